@@ -1,0 +1,108 @@
+"""Everything that lmlab raises on purpose, in one tree.
+
+    LmlabError                 exit code 1
+    ├── UsageError             exit code 2: the call itself is wrong
+    │   ├── SettingError       a setting's value lies outside its bound, or the setting does not exist
+    │   ├── UnknownNameError   no model, codec, corpus, recipe of that name
+    │   ├── RunExistsError     the directory to write is already there
+    │   └── MissingExtraError  an optional library is not installed
+    ├── DataError              the text cannot be used
+    │   ├── EmptyDataError     nothing left to train or score on
+    │   └── DownloadError      a named corpus could not be fetched or verified
+    ├── ArtifactError          a directory is no model, or a damaged one
+    └── TrainingError          training could not go on
+        └── NonFiniteError     the loss became NaN or infinite
+
+Every message names the value, the bound and the remedy, in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LmlabError(Exception):
+    """The root: catch this to catch all of ours.
+
+    Args:
+        problem: what is wrong, naming the value and the bound.
+        remedy: what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}: {remedy}" if remedy else problem)
+
+
+class UsageError(LmlabError):
+    """The call itself is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class SettingError(UsageError):
+    """A setting's value lies outside its bound.
+
+    >>> raise SettingError("temperature", -1, "a number >= 0", "0 is greedy")
+    Traceback (most recent call last):
+    lmlab.errors.SettingError: temperature is -1, but must be a number >= 0: 0 is greedy
+    """
+
+    def __init__(self, name: str, value: object, bound: str, remedy: str = "") -> None:
+        shown = value if isinstance(value, (int, float)) else repr(value)
+        super().__init__(f"{name} is {shown}, but must be {bound}", remedy)
+
+
+class UnknownNameError(UsageError):
+    """No thing of that kind has that name; the closest names are offered.
+
+    >>> raise UnknownNameError("model", "lsmt", ["gru", "lstm"])
+    Traceback (most recent call last):
+    lmlab.errors.UnknownNameError: no model is called 'lsmt': did you mean 'lstm'? There are gru, lstm
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        super().__init__(f"no {kind} is called {name!r}", f"{hint}There are {', '.join(known)}")
+
+
+class RunExistsError(UsageError):
+    """The directory to write is already there; nothing is overwritten silently."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} already exists", "choose another -o, remove it, or go on with --resume")
+
+
+class MissingExtraError(UsageError):
+    """An optional library is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs a library that is not installed", f"pip install 'lmlab[{extra}]'")
+
+
+class DataError(LmlabError):
+    """The text cannot be used."""
+
+
+class EmptyDataError(DataError):
+    """Nothing left to train or score on."""
+
+
+class DownloadError(DataError):
+    """A named corpus could not be fetched or verified."""
+
+
+class ArtifactError(LmlabError):
+    """A directory is no model, or a damaged one."""
+
+
+class TrainingError(LmlabError):
+    """Training could not go on."""
+
+
+class NonFiniteError(TrainingError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""

@@ -1,0 +1,60 @@
+"""Names to classes, resolved only when asked for.
+
+`resolve("model", "lstm")` imports `lmlab.models.neural.rnn` and returns its `LSTM`. Other packages add names through
+the entry-point groups `lmlab.models` and `lmlab.codecs`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from lmlab.errors import UnknownNameError
+
+_BUILT_IN = {
+    "model": {
+        "ngram": "lmlab.models.ngram:Ngram",
+        "cnn": "lmlab.models.neural.cnn:CNN",
+        "rnn": "lmlab.models.neural.rnn:RNN",
+        "lstm": "lmlab.models.neural.rnn:LSTM",
+        "gru": "lmlab.models.neural.rnn:GRU",
+        "transformer": "lmlab.models.neural.transformer:Transformer",
+        "uniform": "lmlab.models.toy:Uniform",
+        "scripted": "lmlab.models.toy:Scripted",
+        "mixture": "lmlab.models.mix:Mixture",
+    },
+    "codec": {
+        "char": "lmlab.codecs.char:CharCodec",
+        "byte": "lmlab.codecs.byte:ByteCodec",
+        "word": "lmlab.codecs.word:WordCodec",
+        "code": "lmlab.codecs.code:CodeCodec",
+        "bpe": "lmlab.codecs.bpe:BPECodec",
+    },
+}
+
+
+def _table(kind: str) -> dict[str, str]:
+    added = {point.name: point.value for point in entry_points(group=f"lmlab.{kind}s")}
+    return _BUILT_IN[kind] | added
+
+
+def names(kind: str) -> list[str]:
+    """Every registered name of a kind (`"model"` or `"codec"`), sorted, importing nothing."""
+    return sorted(_table(kind))
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The class registered under a name.
+
+    Raises:
+        UnknownNameError: naming the closest known names.
+
+    >>> resolve("codec", "char").__name__
+    'CharCodec'
+    """
+    table = _table(kind)
+    if name not in table:
+        raise UnknownNameError(kind, name, table)
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
