@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import tomllib
 import types
 import typing
@@ -186,21 +187,25 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
-    """Read a recipe: a name of `recipe_names()`, or the path of a TOML file.
+    """Read a recipe: a name of `recipe_names()`, the path of a TOML file, or a run to repeat (its `config.json`).
 
     Raises:
         UnknownNameError: no such recipe and no such file.
-        UsageError: the file is not TOML.
+        UsageError: the file is not TOML, or not JSON.
     """
     path = Path(name_or_path)
-    if path.suffix != ".toml":
+    if path.is_dir():
+        path = path / "config.json"
+    elif path.suffix not in (".toml", ".json"):
         path = _recipe_folder() / f"{name_or_path}.toml"
     if not path.is_file():
         raise UnknownNameError("recipe", name_or_path, recipe_names())
+    read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a TOML file ({error})", "see docs/guide/recipes.md") from error
+        recipe: dict[str, Any] = read(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a recipe ({error})", "see docs/guide/recipes.md") from error
+    return recipe
 
 
 def _recipe_folder() -> Path:

@@ -11,6 +11,8 @@ import math
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("[PAD]", "[UNK]", "<bos>", "<eos>")
 NEVER_PREDICTED = (PAD, BOS)
+IGNORE = -100
+"""What stands in a row of targets where nothing is predicted."""
 
 
 def spelling_nats(unknown_tokens: int, unknown_bytes: int) -> float:

@@ -97,4 +97,5 @@ class Registered(Storable, LanguageModel, Protocol):
     """What a class in the registry offers: its settings, and how it learns."""
 
     Settings: ClassVar[Any]
+    nbytes: int  # what its numbers take
     family: ClassVar[str]  # "counted": has estimate(settings, vocab_size, ids); "neural": trained by gradient

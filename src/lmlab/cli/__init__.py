@@ -1,0 +1,99 @@
+"""The command line: `lmlab VERB ...`, one file a verb.
+
+Nothing heavy is imported to show help: a verb's module is loaded when the verb is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lmlab.cli.parser import Parser
+from lmlab.errors import LmlabError, UnknownNameError
+
+VERBS = {
+    "train": "train a model on a text",
+    "eval": "score held-out text with trained models, on one ruler",
+    "generate": "write: greedy, sampling, beam search",
+    "score": "surprisal of every token of a text",
+    "compare": "train several kinds of model on one text, one table",
+    "corpora": "the named corpora: where they are, their licences and splits",
+    "info": "what a model directory holds, or what this machine has",
+    "demo": "two minutes: three models on Python's own library, with no download",
+}
+_INTERRUPTED = 130
+
+
+def verb_parser(verb: str) -> Parser:
+    """The parser of one verb.
+
+    Raises:
+        UnknownNameError: there is no such verb.
+    """
+    if verb not in VERBS:
+        raise UnknownNameError("verb", verb, VERBS)
+    module = importlib.import_module(f"lmlab.cli.{verb}")
+    parser = Parser(prog=f"lmlab {verb}", description=module.__doc__, examples=module.EXAMPLES)
+    module.add_arguments(parser)
+    parser.add_common()
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def overview() -> str:
+    """What `lmlab --help` prints."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {help}" for verb, help in VERBS.items())
+    return (
+        "usage: lmlab VERB ...\n\n"
+        "From any text to an honest language model, in minutes, on the machine you have.\n\n"
+        f"verbs (`lmlab VERB --help` has examples):\n{verbs}\n\n"
+        "exit codes: 0 well, 1 failure, 2 wrong usage, 130 interrupted (saved where it can be)\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns its exit code."""
+    from lmlab.training.machine import share_politely
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    share_politely()
+    try:
+        return _run(words)
+    except LmlabError as error:
+        if "--debug" in words:
+            raise
+        return _fail(" ".join(str(error).split()), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        return _fail("nobody reads the output any more (closed pipe)", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED)
+    except MemoryError:
+        return _fail("out of memory: use a smaller model, vocabulary or batch", 1)
+    except OSError as error:
+        if "--debug" in words:
+            raise
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(), end="")
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from lmlab import __version__
+
+        print(f"lmlab {__version__}")
+        return 0
+    options = verb_parser(words[0]).parse_args(words[1:])
+    code: int = options.run(options)
+    sys.stdout.flush()
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"lmlab: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,54 @@
+"""What a model directory holds: model, data, settings, results. Without one: this machine and the versions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lmlab.cli.parser import Parser
+from lmlab.cli.show import print_json, print_table
+
+EXAMPLES = """\
+  lmlab info runs/lstm
+  lmlab info"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("run_folder", nargs="?", metavar="RUN", help="a model directory")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show a manifest, or the machine."""
+    content = _run(Path(options.run_folder)) if options.run_folder else _machine()
+    if options.json:
+        print_json(content)
+        return 0
+    from lmlab.config import walk
+
+    rows = [{"what": name, "value": str(value)} for name, value in walk(content)]
+    print_table(rows, title=options.run_folder or "this machine")
+    return 0
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    from lmlab import store
+
+    manifest = store.read_manifest(folder)
+    files = {path.name: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {**manifest, "files": files}
+
+
+def _machine() -> dict[str, Any]:
+    from lmlab import registry, store
+    from lmlab.config import recipe_names
+    from lmlab.corpora import cache_dir
+
+    return {
+        **store.versions(),
+        "models": ", ".join(registry.names("model")),
+        "codecs": ", ".join(registry.names("codec")),
+        "recipes": ", ".join(recipe_names()),
+        "cache": str(cache_dir()),
+    }

@@ -1,0 +1,100 @@
+"""argparse, with one-line errors, examples in the help, and the options that verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from lmlab.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """A verb's parser."""
+
+    def __init__(self, prog: str, description: str | None, examples: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog="examples:\n" + examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """One clear line, exit code 2."""
+        raise UsageError(f"{self.prog.removeprefix('lmlab ')}: {message}", f"see {self.prog} --help")
+
+    def add_common(self) -> None:
+        """What every verb has."""
+        group = self.add_argument_group("output")
+        group.add_argument("--json", action="store_true", help="the result as JSON on standard output")
+        group.add_argument("--quiet", action="store_true", help="no progress on standard error")
+        group.add_argument("--debug", action="store_true", help="a traceback where something fails")
+
+    def add_data(self) -> None:
+        """How a source of text is read."""
+        group = self.add_argument_group("text")
+        group.add_argument("--unit", metavar="UNIT", help="what a document is: auto, document, line or record")
+        group.add_argument("--text-field", metavar="NAME", help="the field of a record that holds its text")
+        group.add_argument("--template", metavar="TEXT", help='a text made of fields: "{title} ; {summary}"')
+        group.add_argument("--columns", metavar="A,B,C", help="names of the columns of a CSV without header")
+        group.add_argument("--max-chars", metavar="N", help="cut each document after N characters")
+        group.add_argument("--split", metavar="SHARES", help="none, or shares such as 0.9,0.05,0.05 (train,valid,test)")
+        group.add_argument("--errors", metavar="HOW", help="bytes that are no UTF-8: strict or replace")
+        group.add_argument("--limit", metavar="N", help="read at most N documents")
+
+    def add_learning(self) -> None:
+        """What is trained, how long, on what."""
+        group = self.add_argument_group("model and training")
+        group.add_argument("--codec", metavar="KIND", help="tokens: char, byte, word, code or bpe")
+        group.add_argument("--minutes", metavar="M", help="budget of training in minutes")
+        group.add_argument("--steps", metavar="N", help="budget in steps")
+        group.add_argument("--epochs", metavar="N", help="budget in passes over the text")
+        group.add_argument("--order", metavar="N", help="order of an n-gram")
+        group.add_argument("--seed", type=int, default=None, metavar="N", help="of everything random (default 0)")
+        group.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="GROUP.NAME=VALUE",
+            help="any other setting: --set model.layers=2 --set train.lr=1e-3 (see docs/settings.md)",
+        )
+
+
+DATA_OPTIONS = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
+
+
+def data_named(options: argparse.Namespace) -> dict[str, Any]:
+    """The text options that were given, as the group `data`."""
+    return {name: getattr(options, name) for name in DATA_OPTIONS if getattr(options, name) is not None}
+
+
+def reporter_of(options: argparse.Namespace) -> Any:
+    """Who is told of progress: the console, unless --quiet."""
+    from lmlab.progress import Console, Silent
+
+    return Silent() if options.quiet else Console()
+
+
+def read_text(path: str) -> str:
+    """A text file, or standard input for "-"; UTF-8.
+
+    Raises:
+        DataError: missing, or not UTF-8.
+    """
+    from lmlab.errors import DataError
+
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as file:
+                data = file.read()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})", "name a text file, or - for standard input") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})", "convert it to UTF-8"
+        ) from error

@@ -1,0 +1,71 @@
+"""Results on standard output: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON; what is infinite becomes null, since JSON has no infinity."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = "") -> None:
+    """One table; the columns are the keys of the first row, numbers stand right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, caption=note or None, box=box.SIMPLE_HEAD, title_justify="left")
+    table.title_style, table.caption_style, table.caption_justify = "bold", "dim", "left"
+    columns = list(rows[0]) if rows else []
+    for column in columns:
+        numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+    for row in rows:
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+    Console(width=width, highlight=False, emoji=False).print(table, markup=False)
+
+
+def _cell(column: str, value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        digits = 1 if column in ("seconds", "MB") else 2 if abs(value) >= 100 else 4
+        return f"{value:,.{digits}f}"
+    return escape(str(value))
+
+
+def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The columns that every table of figures has."""
+    return {
+        "model": name,
+        "nats/token": figures.get("nats_per_token"),
+        "perplexity/token": figures.get("perplexity"),
+        "bits/char": figures.get("bits_per_char"),
+        "bits/byte": figures.get("bits_per_byte"),
+        "unk": figures.get("unk_tokens"),
+        **more,
+    }

@@ -1,0 +1,134 @@
+"""Train a language model on any text.
+
+SOURCE is a text file, a folder of source code, records (*.jsonl, *.csv, *.parquet, also .gz and .zst), a named corpus
+(`lmlab corpora`), or - for standard input."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lmlab.cli.parser import Parser, data_named, reporter_of
+from lmlab.cli.show import figures_row, print_json, print_table
+from lmlab.config import merge, parse_assignments, walk
+from lmlab.errors import UsageError
+
+EXAMPLES = """\
+  lmlab train tinyshakespeare --codec char --model lstm --minutes 3 -o runs/lstm
+  lmlab train my.txt --codec word --model ngram --order 5 -o runs/kn5
+  lmlab train papers.jsonl --template "{title} ; {summary}" --max-chars 512 -o runs/papers
+  lmlab train --recipe codesearchnet-cnn --set model.layers=3 -o runs/cnn
+  lmlab train --resume runs/lstm
+  cat my.txt | lmlab train - --model ngram -o runs/mine"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="the text; a recipe may name it instead")
+    parser.add_argument("-o", "--out", metavar="DIR", help="the model directory to write (default runs/SOURCE-MODEL)")
+    parser.add_argument("--resume", metavar="DIR", help="go on with a run that was stopped")
+    parser.add_argument("--recipe", metavar="NAME", help="a named recipe, a TOML file, or a run to repeat")
+    parser.add_learning()
+    parser.add_argument("--model", metavar="KIND", help="ngram, cnn, rnn, lstm, gru or transformer")
+    parser.add_data()
+
+
+def named_tree(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options name, as groups of settings."""
+    from lmlab.workbench.configure import tree_of
+
+    loose = {name: getattr(options, name) for name in ("codec", "minutes", "steps", "epochs", "order")}
+    loose["model"] = getattr(options, "model", None)
+    if loose["order"] is not None and loose["model"] is None:
+        loose["model"] = "ngram"
+    tree = tree_of(**loose)
+    data = data_named(options)
+    return merge(tree, {"data": data} if data else {}, parse_assignments(options.set))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, save, show."""
+    from lmlab.workbench import learn
+
+    reporter = reporter_of(options)
+    if options.resume:
+        _check_same(options)
+        bench = learn.resume(options.resume, reporter)
+    else:
+        out = options.out or _free_name(options)
+        bench = learn.train(
+            options.source,
+            recipe=options.recipe,
+            out=out,
+            seed=options.seed,
+            settings=named_tree(options),
+            reporter=reporter,
+        )
+    return _show(bench, options)
+
+
+def _free_name(options: argparse.Namespace) -> str:
+    stem = Path(options.source or options.recipe or "text").name.split(".")[0] or "stdin"
+    base = f"runs/{'stdin' if stem == '-' else stem}-{options.model or 'lstm'}"
+    taken = 1
+    while Path(base if taken == 1 else f"{base}-{taken}").exists():
+        taken += 1
+    return base if taken == 1 else f"{base}-{taken}"
+
+
+def _check_same(options: argparse.Namespace) -> None:
+    """A resumed run goes on as it was: what the command line names besides must be what the run has."""
+    from lmlab import store
+
+    folder = Path(options.resume)
+    store.read_manifest(folder)
+    stored = dict(walk(store.read_json(folder / store.CONFIG)))
+    named = dict(walk(named_tree(options)))
+    if options.out and Path(options.out).resolve() != folder.resolve():
+        raise UsageError(f"--resume {folder} goes on in that folder, not in {options.out}", "leave out -o")
+    for name, value in named.items():
+        if str(stored.get(name)) not in (str(value), f"{value}.0"):
+            raise UsageError(
+                f"{name} is {stored.get(name)} in {folder}, not {value}: a resumed run goes on as it was",
+                "leave it out, or start a new run",
+            )
+
+
+def _show(bench: Any, options: argparse.Namespace) -> int:
+    results, kind = bench.manifest["results"], bench.config["model"]["kind"]
+    interrupted = bench.manifest["status"] == "interrupted"
+    if options.json:
+        print_json({"run": str(bench.folder), "model": kind, "status": bench.manifest["status"], **results})
+    elif not interrupted:
+        _table(bench, results, kind)
+    if interrupted:
+        reporter_of(options).say(
+            f"interrupted at step {results['steps']}, all saved; go on with: lmlab train --resume {bench.folder}"
+        )
+        return 130
+    return 0
+
+
+def _table(bench: Any, results: dict[str, Any], kind: str) -> None:
+    rows = []
+    baselines = results.get("baselines", {})
+    if "xz" in baselines:
+        rows.append(figures_row("xz", baselines["xz"], seconds=None, MB=None))
+    if "ngram" in baselines:
+        ngram = baselines["ngram"]
+        rows.append(figures_row(f"{ngram['order']}-gram (baseline)", ngram, seconds=ngram["seconds"], MB=None))
+    size = bench.model.nbytes / 1e6
+    rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
+    note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
+    print_table(rows, title=f"validation split of {bench.manifest['data']['name']}", note=note)
+    if "ngram" in baselines and "valid" in results:
+        gain = baselines["ngram"]["nats_per_token"] - results["valid"]["nats_per_token"]
+        if gain <= 0:
+            print(f"The {kind} is not yet worth its time: the n-gram is {-gain:.4f} nats/token better. Train longer.")
+        else:
+            print(f"The {kind} beats the n-gram by {gain:.4f} nats/token.")
+    for note in results.get("notes", ()):
+        print(note)
+    print(f"saved in {bench.folder}", end="")
+    print("; its learning curve is curve.png there" if (bench.folder / "curve.png").exists() else "")

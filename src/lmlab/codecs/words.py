@@ -1,0 +1,122 @@
+"""What the word and the code codec share: a vocabulary of whole words, and gaps put between them again."""
+
+from __future__ import annotations
+
+import abc
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, repeat
+from typing import Any, Self
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, models, normalizers
+
+from lmlab.codecs.base import SILENT, Codec, Encoded, clean, vocabulary
+from lmlab.corpora.document import Document
+from lmlab.vocab import SPECIALS, UNK
+
+GAPS = ("", " ", "\n")
+NO_GAP, SPACE, NEWLINE = range(len(GAPS))
+MOST_TYPES = 1 << 20
+"""Counting holds no more different words than this: above it the rarest are forgotten."""
+
+
+class WordsCodec(Codec):
+    """A codec of whole words. Subclasses say what a word is, and which gap stands between two.
+
+    The gap between two neighbours is the smaller of what the left one wants after it and the right one before it.
+    """
+
+    def __init__(self, settings: Any, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(settings, tokens, merges)
+        self._ids = {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIALS)}
+        self._after_V = np.fromiter(map(self.after, self.tokens), np.uint8, self.vocab_size)
+        self._before_V = np.fromiter(map(self.before, self.tokens), np.uint8, self.vocab_size)
+
+    @abc.abstractmethod
+    def tokenise(self, text: str) -> list[str]:
+        """The words of a text."""
+
+    @abc.abstractmethod
+    def adopt(self, tokens: Iterable[str]) -> list[str]:
+        """The words of a record that came tokenised: taken as they are, but for the settings."""
+
+    @abc.abstractmethod
+    def after(self, token: str) -> int:
+        """The widest gap (an index of `GAPS`) that a token allows after it."""
+
+    @abc.abstractmethod
+    def before(self, token: str) -> int:
+        """The widest gap (an index of `GAPS`) that a token allows before it."""
+
+    @classmethod
+    def train(cls, documents: Iterable[Document], settings: Any) -> Self:
+        """See `Codec`."""
+        reader = cls(settings, SPECIALS)
+        counts: Counter[str] = Counter()
+        forgotten = 0
+        for document in documents:
+            counts.update(reader.words(document))
+            while settings.vocab_size is not None and len(counts) > max(MOST_TYPES, 2 * settings.vocab_size):
+                forgotten += 1
+                counts = Counter({word: count for word, count in counts.items() if count > forgotten})
+        return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
+
+    def words(self, document: Document) -> list[str]:
+        """The words of a document: its tokens where it came with them, else those of its text."""
+        if document.tokens is None:
+            return self.tokenise(document.text)
+        return self.adopt(clean(token) for token in document.tokens if token)
+
+    def encode(self, text: str) -> Encoded:
+        """See `Codec`."""
+        return self._look_up(self.tokenise(text))
+
+    def encode_document(self, document: Document) -> Encoded:
+        """See `Codec`."""
+        return self._look_up(self.words(document))
+
+    def _look_up(self, words: list[str]) -> Encoded:
+        ids_N = np.fromiter(map(self._ids.get, words, repeat(UNK)), np.uint32, len(words))
+        unknown = np.flatnonzero(ids_N == UNK).tolist()
+        return Encoded(ids_N, unknown_bytes=sum(len(words[i].encode()) for i in unknown))
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """See `Codec`."""
+        ids_N = self.checked(ids)
+        ids_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
+        gaps = np.minimum(self._after_V[ids_N[:-1]], self._before_V[ids_N[1:]])
+        pieces = [""] * max(2 * len(ids_N) - 1, 0)
+        pieces[::2] = map(self.tokens.__getitem__, ids_N.tolist())
+        pieces[1::2] = map(GAPS.__getitem__, gaps.tolist())
+        return "".join(pieces)
+
+    def detokenise(self, words: Sequence[str]) -> str:
+        """Words put together again, known or not."""
+        gaps = (GAPS[min(self.after(left), self.before(right))] for left, right in pairwise(words))
+        return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=False))
+
+    def surface(self, id: int, previous: int | None) -> bytes:
+        """See `Codec`."""
+        if id in SILENT:
+            return b""
+        gap = "" if previous is None else GAPS[min(self._after_V[previous], self._before_V[id])]
+        return (gap + self.tokens[id]).encode()
+
+    def normalise(self, text: str) -> str:
+        """See `Codec`."""
+        return self.detokenise(self.tokenise(text))
+
+    def token_text(self, id: int) -> str:
+        """See `Codec`."""
+        return self.tokens[id]
+
+    def spans(self, text: str) -> list[str]:
+        """See `Codec`."""
+        return self.tokenise(text)
+
+    def reference(self) -> Tokenizer:
+        """See `Codec`. A word that is spelled like a special is unknown here too."""
+        tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))
+        tokenizer.normalizer = normalizers.Replace(Regex(r"\A(?:\[PAD\]|<bos>|<eos>)\z"), SPECIALS[UNK])
+        return tokenizer

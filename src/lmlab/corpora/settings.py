@@ -1,0 +1,79 @@
+"""What a user may say about a source of text: the settings group `data`."""
+
+from __future__ import annotations
+
+import functools
+import string
+from dataclasses import dataclass
+
+from lmlab import config
+from lmlab.config import setting
+from lmlab.errors import SettingError
+
+Shares = tuple[float, float, float]
+"""The shares of train, valid and test."""
+
+
+@dataclass(frozen=True)
+class DataSettings(config.Settings):
+    """How a source is read and split.
+
+    Raises:
+        SettingError: a value outside its bound, shares that do not sum to 1, a template without a field.
+    """
+
+    unit: str = setting(
+        "auto",
+        "what one document is: auto takes a record of jsonl, csv and parquet, else a whole file",
+        choices=("auto", "document", "line", "record"),
+    )
+    text_field: str | None = setting(None, "the field of a record that holds its text or its list of tokens")
+    template: str | None = setting(None, 'a text made of a record\'s fields, such as "{title} ; {summary}"')
+    columns: tuple[str, ...] = setting((), "names of the columns of a CSV that has no header row")
+    max_chars: int | None = setting(None, "cut each document after so many characters", ge=1)
+    split: str = setting("auto", 'auto, none (everything trains), or shares of train, valid, test: "0.9,0.05,0.05"')
+    errors: str = setting("strict", "what to do with bytes that are no UTF-8 text", choices=("strict", "replace"))
+    limit: int | None = setting(None, "read at most so many documents", ge=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_shares(self.split)
+        if self.template is not None:
+            parse_template(self.template)
+            if self.text_field is not None:
+                raise SettingError("text_field", self.text_field, "left out beside a template", "choose one of the two")
+
+
+def parse_shares(split: str) -> Shares | None:
+    """The shares that a `split` asks for; None where it is a word.
+
+    >>> parse_shares("0.8,0.1,0.1"), parse_shares("auto")
+    ((0.8, 0.1, 0.1), None)
+    """
+    if split in ("auto", "none"):
+        return None
+    try:
+        train, valid, test = (float(share) for share in split.split(","))
+    except ValueError:
+        train = valid = test = -1.0
+    if min(train, valid, test) < 0 or not abs(train + valid + test - 1) <= 1e-6:
+        bound = "auto, none, or three shares >= 0 of train, valid and test that sum to 1"
+        raise SettingError("split", split, bound, "for example --split 0.9,0.05,0.05")
+    return train, valid, test
+
+
+@functools.cache
+def parse_template(template: str) -> tuple[tuple[str, str | None], ...]:
+    """The literal texts of a template, each with the field that follows it.
+
+    >>> parse_template("{title} ; {summary}")
+    (('', 'title'), (' ; ', 'summary'))
+    """
+    try:
+        parts = tuple(string.Formatter().parse(template))
+    except ValueError:
+        parts = ()
+    fields = [field for _, field, _, _ in parts if field is not None]
+    if not fields or "" in fields or any(form or conversion for _, _, form, conversion in parts):
+        raise SettingError("template", template, "a text with fields in braces", 'for example "{title} ; {summary}"')
+    return tuple((literal, field) for literal, field, _, _ in parts)

@@ -1,0 +1,174 @@
+"""What every trained model shares: an architecture writes `features`, the rest is derived here.
+
+Shapes: B sequences, T positions, H features, V the vocabulary, N = B*T rows, K selected rows.
+
+An architecture is `features(ids_BT, state) -> (features_BTH, state)`, where `state=None` means "nothing read yet" and
+reading a text in one call or in pieces gives the same features. From it follow `forward` (logits), `loss` (training),
+`start` and `step` (the waist) and `logp` (parallel scoring). The output layer lives here too, so that the logits of a
+large vocabulary never need to exist all at once (`loss.py`).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmlab.config import Settings
+from lmlab.errors import ArtifactError, UsageError
+from lmlab.models.neural.loss import cross_entropy_sum
+from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD
+
+_SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TensorState:
+    """A state made of tensors whose first axis is the batch."""
+
+    tensors: tuple[Tensor, ...]
+
+    def select(self, rows_K: Tensor) -> TensorState:
+        """The state of these rows, copied."""
+        return TensorState(tuple(tensor.index_select(0, rows_K) for tensor in self.tensors))
+
+    def detach(self) -> TensorState:
+        """The same values, cut from the graph: truncated backpropagation through time stops here."""
+        return TensorState(tuple(tensor.detach() for tensor in self.tensors))
+
+    @staticmethod
+    def cat(states: Sequence[TensorState]) -> TensorState:
+        """Several batches as one."""
+        return TensorState(tuple(torch.cat(parts) for parts in zip(*(s.tensors for s in states), strict=True)))
+
+
+class NeuralModel(nn.Module, abc.ABC):
+    """Base of the trained models; abstract."""
+
+    family: ClassVar[str] = "neural"
+    Settings: ClassVar[Any]
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    """What `train` settings suit this architecture when the user names none."""
+    bos = BOS
+    eos = EOS
+
+    def __init__(self, settings: Settings, vocab_size: int, features: int, tied: nn.Embedding | None = None) -> None:
+        """Make the output layer: a matrix of its own, or the embedding's (`tied`, of `features` columns)."""
+        super().__init__()
+        self.settings = settings
+        self.vocab_size = vocab_size
+        self._tied = [tied] if tied is not None else []  # in a list, lest the weight be registered twice
+        self.output = nn.Linear(features, vocab_size) if tied is None else None
+        self.output_bias = nn.Parameter(torch.zeros(vocab_size)) if tied is not None else None
+        never_V = torch.zeros(vocab_size)
+        never_V[list(NEVER_PREDICTED)] = -torch.inf
+        self.register_buffer("_never_V", never_V, persistent=False)
+        self._never_V: Tensor
+
+    @abc.abstractmethod
+    def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
+        """What the output layer reads at each position, and what is remembered after the last."""
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
+
+    def _output_layer(self) -> tuple[Tensor, Tensor]:
+        if self.output is None:
+            assert self.output_bias is not None
+            return self._tied[0].weight, self.output_bias + self._never_V
+        return self.output.weight, self.output.bias + self._never_V
+
+    def forward(self, ids_BT: Tensor, state: TensorState | None = None) -> tuple[Tensor, TensorState]:
+        """logits_BTV of the token after each position (-inf where never predicted), and the new state."""
+        features_BTH, state = self.features(ids_BT, state)
+        return F.linear(features_BTH, *self._output_layer()), state
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
+        """Summed nats of the targets (those equal to `IGNORE` not counted), and the new state."""
+        features_BTH, state = self.features(ids_BT, state)
+        return cross_entropy_sum(features_BTH.flatten(0, 1), *self._output_layer(), targets_BT.flatten()), state
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, TensorState]:
+        """See `LanguageModel.start`. Prompts of one length are read together, so that no padding is ever read."""
+        if not prompts:
+            raise UsageError("start was given no prompts", "an empty prompt is [[]]")
+        by_length = defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            by_length[len(prompt)].append(row)
+        logp, states, order = [], [], []
+        for rows in by_length.values():
+            ids_BT = torch.tensor([[self.bos, *prompts[row]] for row in rows], device=self._never_V.device)
+            features_BTH, state = self.features(ids_BT, None)
+            logp.append(self._last_logp(features_BTH))
+            states.append(state)
+            order.extend(rows)
+        back = torch.tensor(order, device=self._never_V.device).argsort()
+        return torch.cat(logp)[back], TensorState.cat(states).select(back)
+
+    @torch.inference_mode()
+    def step(self, state: TensorState, tokens_B: Tensor) -> tuple[Tensor, TensorState]:
+        """See `LanguageModel.step`."""
+        features_BTH, state = self.features(tokens_B[:, None], state)
+        return self._last_logp(features_BTH), state
+
+    def _last_logp(self, features_BTH: Tensor) -> Tensor:
+        return F.linear(features_BTH[:, -1], *self._output_layer()).float().log_softmax(-1)
+
+    @torch.inference_mode()
+    def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """See `ParallelScorer.logp`. Any length: read in segments, the state carried, memory bounded."""
+        rows, length = ids_BT.shape
+        inputs_BT = F.pad(ids_BT[:, :-1], (1, 0), value=self.bos)
+        segment = max(1, _SEGMENT_FLOATS // (rows * self.vocab_size))
+        state, parts = None, []
+        for at in range(0, length, segment):
+            logits_BTV, state = self.forward(inputs_BT[:, at : at + segment], state)
+            chosen_BT1 = logits_BTV.gather(-1, ids_BT[:, at : at + segment, None])
+            parts.append(chosen_BT1[..., 0].float() - logits_BTV.float().logsumexp(-1))
+        return torch.cat(parts, 1).masked_fill(~mask_BT, 0.0) if parts else torch.zeros(ids_BT.shape)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights, as safetensors."""
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS)
+
+    @classmethod
+    def load(cls, folder: Path, settings: Any, vocab_size: int) -> Self:
+        """Build from the weights that `save` wrote.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or of another shape.
+        """
+        model = cls(settings, vocab_size)
+        try:
+            model.load_state_dict(load_file(folder / _WEIGHTS))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({reason})", "train it again") from error
+        return model.eval()
+
+
+def embedding(vocab_size: int, width: int) -> nn.Embedding:
+    """An embedding whose padding is zero, and stays so."""
+    table = nn.Embedding(vocab_size, width, padding_idx=PAD)
+    nn.init.normal_(table.weight, std=width**-0.5)
+    with torch.no_grad():
+        table.weight[PAD] = 0
+    return table

@@ -1,0 +1,84 @@
+"""The causal convolutional network: a stack of filters over a known window of tokens.
+
+Shapes: B sequences, T positions, C channels, R the receptive field.
+
+The text is padded once, by R-1 tokens in front of the embedding, and every convolution is then `valid`: a padding of
+zeros in each layer would make the first R positions differ between reading in one go and reading token by token.
+Sources: Dauphin et al. 2017 (gated linear units); van den Oord et al. 2016, Bai et al. 2018 (dilation, residuals).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmlab import config
+from lmlab.config import setting
+from lmlab.models.neural.base import NeuralModel, TensorState, embedding
+from lmlab.vocab import PAD
+
+
+@final
+class CNN(NeuralModel):
+    """Embedding, causal convolutions, output."""
+
+    @dataclass(frozen=True)
+    class Settings(config.Settings):
+        """The shape of the stack."""
+
+        embedding: int = setting(64, "width of the token embedding", ge=1)
+        channels: int = setting(192, "filters a layer", ge=1)
+        layers: int = setting(4, "convolutions on top of each other", ge=1)
+        kernel: int = setting(5, "tokens that a filter sees", ge=1)
+        dilation: int = setting(1, "growth of the gaps between a filter's taps from layer to layer; 1 is none", ge=1)
+        residual: bool = setting(True, "add each layer's input to its output where their widths agree")
+        gated: bool = setting(False, "gated linear units instead of rectifiers")
+        dropout: float = setting(0.1, "share of the features dropped after each layer", ge=0, lt=1)
+
+    training_defaults: ClassVar = {"lr": 2e-3, "batch_size": 16, "length": 128}
+
+    def __init__(self, settings: Settings, vocab_size: int) -> None:
+        super().__init__(settings, vocab_size, settings.channels)
+        self.embedding = embedding(vocab_size, settings.embedding)
+        widths = [settings.embedding] + [settings.channels] * settings.layers
+        gates = 2 if settings.gated else 1
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, gates * after, (1, settings.kernel), dilation=(1, settings.dilation**layer))
+            for layer, (before, after) in enumerate(zip(widths, widths[1:], strict=False))
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self._gated, self._residual = settings.gated, settings.residual
+
+    @property
+    def receptive_field(self) -> int:
+        """How many tokens, the current one included, a prediction depends on.
+
+        >>> CNN(CNN.Settings(layers=4, kernel=5), 10).receptive_field
+        17
+        >>> CNN(CNN.Settings(layers=4, kernel=2, dilation=2), 10).receptive_field
+        16
+        """
+        settings = self.settings
+        assert isinstance(settings, CNN.Settings)
+        return 1 + sum((settings.kernel - 1) * settings.dilation**layer for layer in range(settings.layers))
+
+    def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
+        """See the base. The state is the last R-1 ids."""
+        past = self.receptive_field - 1
+        before = ids_BT.new_full((len(ids_BT), past), PAD) if state is None else state.tensors[0]
+        window = torch.cat([before, ids_BT], 1)
+        hidden = self.embedding(window).transpose(1, 2)[:, :, None]  # (B, C, 1, T): 2-D kernels like channels last
+        for convolution in self.convolutions:
+            hidden = self._layer(hidden, convolution)
+        return hidden[:, :, 0].transpose(1, 2), TensorState((window[:, window.shape[1] - past :],))
+
+    def _layer(self, hidden_BC1T: Tensor, convolution: nn.Module) -> Tensor:
+        new = convolution(hidden_BC1T.contiguous(memory_format=torch.channels_last))
+        new = self.dropout(F.glu(new, 1) if self._gated else F.relu(new))
+        if self._residual and new.shape[1] == hidden_BC1T.shape[1]:
+            new = new + hidden_BC1T[..., hidden_BC1T.shape[-1] - new.shape[-1] :]
+        return new

@@ -1,0 +1,143 @@
+"""The recurrent family: a plain RNN, the LSTM, the GRU.
+
+Shapes: B sequences, T positions, E embedding, H hidden, L layers, V vocabulary.
+
+Sources: Elman 1990 (RNN); Hochreiter and Schmidhuber 1997, Gers et al. 2000 (LSTM with forget gate); Cho et al. 2014
+(GRU). Recurrent weights start orthogonal and the forget gate open (Jozefowicz et al. 2015, section 2.2), so that
+gradients neither vanish nor explode in the first steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmlab import config
+from lmlab.config import setting
+from lmlab.models.neural.base import NeuralModel, TensorState, embedding
+
+
+@dataclass(frozen=True)
+class RecurrentSettings(config.Settings):
+    """What the three have in common."""
+
+    hidden: int = setting(512, "numbers remembered a layer", ge=1)
+    layers: int = setting(1, "recurrent layers on top of each other", ge=1)
+    embedding: int = setting(64, "width of the learned token embedding", ge=1)
+    input: str = setting(
+        "learned",
+        "how a token enters: learned embedding, the same matrix as the output (tied), or one-hot",
+        choices=("learned", "tied", "one-hot"),
+    )
+    dropout: float = setting(0.1, "share of the features dropped between layers and before the output", ge=0, lt=1)
+
+
+class Recurrent(NeuralModel):
+    """Embedding, recurrent layers, output; abstract in its cell."""
+
+    Settings = RecurrentSettings
+    training_defaults: ClassVar = {"lr": 4e-3, "batch_size": 16, "length": 64}
+    network: ClassVar[type[nn.RNNBase]]
+    cell: ClassVar[Callable[..., Any]]
+    parts: ClassVar[int]  # tensors that a layer remembers: (h,) or (h, c)
+
+    def __init__(self, settings: RecurrentSettings, vocab_size: int) -> None:
+        tied = settings.input == "tied"
+        table = None if settings.input == "one-hot" else embedding(vocab_size, settings.embedding)
+        width = vocab_size if table is None else settings.embedding
+        super().__init__(settings, vocab_size, settings.hidden, table if tied else None)
+        self.embedding = table
+        self.recurrent = self.network(
+            width, settings.hidden, settings.layers, dropout=settings.dropout if settings.layers > 1 else 0.0
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.narrow = nn.Linear(settings.hidden, settings.embedding) if tied else nn.Identity()
+        self._initialise(settings)
+
+    @torch.no_grad()
+    def _initialise(self, settings: RecurrentSettings) -> None:
+        for name, parameter in self.recurrent.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate_HH in parameter.split(settings.hidden):
+                    nn.init.orthogonal_(gate_HH)
+            elif name.startswith("bias"):
+                parameter.zero_()
+
+    def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
+        """See the base. The state is (h_BLH,) or (h_BLH, c_BLH)."""
+        entered_TBE = self._enter(ids_BT.T)
+        if state is None:
+            zeros = entered_TBE.new_zeros(len(ids_BT), self.recurrent.num_layers, self.recurrent.hidden_size)
+            state = TensorState((zeros,) * self.parts)
+        if len(entered_TBE) == 1 and not self.training:
+            hidden_TBH, state = self._one_token(entered_TBE[0], state)
+        else:
+            hidden_TBH, state = self._many_tokens(entered_TBE, state)
+        return self.narrow(self.dropout(hidden_TBH)).transpose(0, 1), state
+
+    def _enter(self, ids_TB: Tensor) -> Tensor:
+        if self.embedding is None:
+            return F.one_hot(ids_TB, self.vocab_size).to(self._never_V.dtype)
+        entered_TBE: Tensor = self.embedding(ids_TB)
+        return entered_TBE
+
+    def _many_tokens(self, entered_TBE: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
+        before = tuple(part_BLH.transpose(0, 1).contiguous() for part_BLH in state.tensors)
+        hidden_TBH, after = self.recurrent(entered_TBE, before if self.parts > 1 else before[0])
+        after = after if self.parts > 1 else (after,)
+        return hidden_TBH, TensorState(tuple(part_LBH.transpose(0, 1) for part_LBH in after))
+
+    def _one_token(self, hidden_BH: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
+        """The cells one by one: a third of the time, since nothing is repacked for one token."""
+        after = []
+        for layer in range(self.recurrent.num_layers):
+            before = tuple(part_BLH[:, layer] for part_BLH in state.tensors)
+            cell_weights = (getattr(self.recurrent, f"{name}_l{layer}") for name in _CELL_WEIGHTS)
+            new = self.cell(hidden_BH, before if self.parts > 1 else before[0], *cell_weights)
+            new = new if self.parts > 1 else (new,)
+            hidden_BH = new[0]
+            after.append(new)
+        return hidden_BH[None], TensorState(tuple(torch.stack(part, 1) for part in zip(*after, strict=True)))
+
+
+_CELL_WEIGHTS: Final = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+@final
+class RNN(Recurrent):
+    """The plain recurrent network: h = tanh(W x + U h + b)."""
+
+    network = nn.RNN
+    cell = staticmethod(torch.rnn_tanh_cell)
+    parts = 1
+    training_defaults: ClassVar = {"lr": 1e-3, "batch_size": 16, "length": 64}
+
+
+@final
+class LSTM(Recurrent):
+    """The long short-term memory: gates decide what to keep, what to write, what to show."""
+
+    network = nn.LSTM
+    cell = staticmethod(torch.lstm_cell)
+    parts = 2
+
+    @torch.no_grad()
+    def _initialise(self, settings: RecurrentSettings) -> None:
+        super()._initialise(settings)
+        for layer in range(settings.layers):
+            bias = getattr(self.recurrent, f"bias_ih_l{layer}")
+            bias[settings.hidden : 2 * settings.hidden] = 1.0  # the forget gate
+
+
+@final
+class GRU(Recurrent):
+    """The gated recurrent unit: two gates, no separate cell."""
+
+    network = nn.GRU
+    cell = staticmethod(torch.gru_cell)
+    parts = 1

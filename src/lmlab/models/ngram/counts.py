@@ -1,0 +1,171 @@
+"""Counting: token ids to one sorted level of distinct k-grams per length k.
+
+    level 1   a  b  c        every word of the vocabulary, node = word id
+    level 2   aa ab ba bc    sorted by (context node at level 1, word), so the children of a context lie side by side
+    level 3   ...
+
+A node is a k-gram's place in its level. Rank chaining makes it: the k-gram that ends at position i is the pair (node of
+the (k-1)-gram ending at i - 1, word at i), so sorting those pairs at level k numbers the k-grams, and the numbers serve
+level k + 1. The sort is of (context node, place) packed into one 64-bit integer over places already ordered by word:
+NumPy sorts plain integers many times faster than it argsorts them.
+
+n-grams never cross documents: a position joins level k only when its document reaches k - 1 tokens back.
+
+Shapes: N tokens of all documents, M places still in play, G distinct k-grams of one level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmlab.errors import DataError, EmptyDataError
+from lmlab.vocab import BOS, PAD
+
+_WORD_BITS = np.uint64(32)
+_PIECE = 1 << 22  # tokens looked at together where a whole-corpus temporary would be wasteful
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The distinct k-grams of one length k, sorted by context and word.
+
+    Attributes:
+        key_G: uint64; the context's node one level down, and the last word in the low 32 bits.
+        suffix_G: uint32; the node, one level down, of the k-gram without its first word.
+        count_G: uint32; how often the k-gram occurs.
+        opens_G: bool; whether it begins with `<bos>`, and so has no longer context.
+    """
+
+    key_G: np.ndarray
+    suffix_G: np.ndarray
+    count_G: np.ndarray
+    opens_G: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.key_G)
+
+
+def pack(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Two arrays of 32-bit numbers as one of 64 bits, ordered by high, then low.
+
+    >>> pack(np.array([0, 2]), np.array([5, 1])).tolist()
+    [5, 8589934593]
+    """
+    packed = high.astype(np.uint64)
+    packed <<= _WORD_BITS
+    packed |= low.astype(np.uint64, copy=False)
+    return packed
+
+
+def high(packed: np.ndarray) -> np.ndarray:
+    """The high halves (contexts) of packed numbers, uint32, as a view.
+
+    >>> high(pack(np.array([0, 2]), np.array([5, 1]))).tolist()
+    [0, 2]
+    """
+    return packed.view("<u4")[1::2]
+
+
+def low(packed: np.ndarray) -> np.ndarray:
+    """The low halves (words) of packed numbers, uint32, as a view.
+
+    >>> low(pack(np.array([0, 2]), np.array([5, 1]))).tolist()
+    [5, 1]
+    """
+    return packed.view("<u4")[::2]
+
+
+def count_ngrams(
+    ids_N: np.ndarray, order: int, vocab_size: int, progress: Callable[[str], None] | None = None
+) -> list[Counts]:
+    """Count every k-gram of every length k <= order.
+
+    Args:
+        ids_N: documents laid end to end, each `<bos> d1 .. dk <eos>`; any unsigned integer type, memory-mapped or not.
+        order: the greatest length, any number >= 1.
+        vocab_size: V; level 1 has all V words as nodes, seen or not.
+        progress: is told a line for each level.
+
+    Returns:
+        One `Counts` for each length, the shortest first.
+
+    Raises:
+        EmptyDataError: nothing in the data is predicted.
+        DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
+    """
+    levels = [_count_words(ids_N, vocab_size)]
+    rank_N = np.array(ids_N, dtype=np.uint32)  # the node of the k-gram ending at each position of inside_N
+    _, by_word_M = _sort_places(rank_N)
+    within_N = rank_N != BOS
+    inside_N = np.ones(len(ids_N), dtype=bool)  # whether the k tokens that end at a position lie in one document
+    for k in range(2, order + 1):
+        inside_N[1:] = inside_N[:-1] & within_N[1:]
+        inside_N[0] = False
+        by_word_M = by_word_M[inside_N[by_word_M]]
+        level, rank_N = _extend(ids_N, rank_N, by_word_M, k)
+        levels.append(level)
+        if progress:
+            progress(f"{k}-grams: {len(level):,} distinct")
+    return levels
+
+
+def _count_words(ids_N: np.ndarray, vocab_size: int) -> Counts:
+    """Level 1, after checking that the ids can be counted at all."""
+    if not len(ids_N):
+        raise EmptyDataError("there are no tokens to count", "give some text")
+    if ids_N[0] != BOS:
+        raise DataError(f"the data begin with id {ids_N[0]}, not {BOS} (<bos>)", "encode it as documents")
+    if len(ids_N) >= 2**32:
+        raise DataError(f"{len(ids_N):,} tokens are more than the 2^32 - 1 that fit", "count a part of the data")
+    count_V = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(ids_N), _PIECE):
+        counted = np.bincount(ids_N[start : start + _PIECE], minlength=vocab_size)
+        if len(counted) > vocab_size:
+            raise DataError(f"token id {len(counted) - 1} is outside 0..{vocab_size - 1}", "use the data's own codec")
+        count_V += counted
+    if count_V[PAD]:
+        raise DataError(f"{count_V[PAD]:,} padding tokens lie among the data", "leave padding out")
+    if count_V[BOS] == len(ids_N):
+        raise EmptyDataError("the documents hold no token to predict", "give some text")
+    words_V = np.arange(vocab_size, dtype=np.uint64)
+    return Counts(
+        key_G=words_V,
+        suffix_G=np.zeros(vocab_size, dtype=np.uint32),
+        count_G=count_V.astype(np.uint32),
+        opens_G=words_V == BOS,
+    )
+
+
+def _extend(ids_N: np.ndarray, shorter_N: np.ndarray, by_word_M: np.ndarray, k: int) -> tuple[Counts, np.ndarray]:
+    """Level k, and the node of the k-gram that ends at each place, from the nodes one level down."""
+    context_M, order_M = _sort_places(shorter_N[by_word_M - np.uint32(1)])
+    place_M = by_word_M[order_M]  # places ordered by context, then word
+    del order_M
+    key_M = pack(context_M, ids_N[place_M])
+    del context_M
+    new_M = np.ones(len(key_M), dtype=bool)
+    np.not_equal(key_M[1:], key_M[:-1], out=new_M[1:])
+    start_G = np.flatnonzero(new_M)
+    first_G = place_M[start_G]  # one place where each k-gram ends
+    level = Counts(
+        key_G=key_M[start_G],
+        suffix_G=shorter_N[first_G],
+        count_G=np.diff(start_G, append=len(key_M)).astype(np.uint32),
+        opens_G=ids_N[first_G - np.uint32(k - 1)] == BOS,
+    )
+    del key_M
+    rank_M = np.cumsum(new_M, dtype=np.uint32)
+    rank_M -= np.uint32(1)
+    rank_N = np.zeros(len(ids_N), dtype=np.uint32)
+    rank_N[place_M] = rank_M
+    return level, rank_N
+
+
+def _sort_places(values_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """32-bit values in order, and the places they come from (uint32), equal values by place."""
+    packed_M = pack(values_M, np.arange(len(values_M), dtype=np.uint32))
+    packed_M.sort()
+    return high(packed_M).copy(), low(packed_M).copy()

@@ -1,0 +1,195 @@
+"""Lookup: the score of known text, whole rows, and a context that steps from word to word.
+
+One form serves every smoothing (see smoothing.py): a stored k-gram has a log-probability, a context that does not
+know the next word adds its backoff weight and the shorter context is asked. Log-probabilities are natural.
+
+Shapes: N tokens of all documents, B contexts, V words, G k-grams of one level, Q questions put to it, M of them open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lmlab.models.ngram.counts import Counts, low, pack
+from lmlab.models.ngram.smoothing import Smoothed
+from lmlab.vocab import BOS
+
+_PIECE = 1 << 20  # tokens scored together: what bounds the memory of a long text
+_SORT_FROM = 1 << 16  # a level this long is searched faster with the questions in order
+
+
+@dataclass(frozen=True)
+class Level:
+    """The k-grams of one length k, sorted by context and word.
+
+    The longest k-grams are never contexts: there, `suffix_G` and `backoff_G` are empty.
+
+    Attributes:
+        key_G: uint64; the context's node one level down, and the last word in the low 32 bits.
+        suffix_G: uint32; the node, one level down, of the k-gram without its first word.
+        logp_G: float32; ln p of the last word after the context.
+        backoff_G: float32; ln of the weight that the k-gram, as a context, gives to the shorter one.
+    """
+
+    key_G: np.ndarray
+    suffix_G: np.ndarray
+    logp_G: np.ndarray
+    backoff_G: np.ndarray
+
+    def find(self, context_Q: np.ndarray, word_Q: np.ndarray) -> np.ndarray:
+        """The node of each context and word, int64, or -1 where it was never seen."""
+        if not len(self.key_G):
+            return np.full(len(word_Q), -1)
+        key_Q = pack(context_Q, word_Q)
+        if len(self.key_G) < _SORT_FROM or len(key_Q) < 2:
+            node_Q = np.searchsorted(self.key_G, key_Q)
+        else:
+            order_Q = np.argsort(key_Q, kind="stable")
+            node_Q = np.empty(len(key_Q), dtype=np.int64)
+            node_Q[order_Q] = np.searchsorted(self.key_G, key_Q[order_Q])
+        node_Q[node_Q == len(self.key_G)] = 0
+        node_Q[self.key_G[node_Q] != key_Q] = -1
+        return node_Q
+
+    def children(self, context_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each context's children begin and end in this level."""
+        nothing_Q = np.zeros_like(context_Q)
+        return (
+            np.searchsorted(self.key_G, pack(context_Q, nothing_Q)),
+            np.searchsorted(self.key_G, pack(context_Q + 1, nothing_Q)),
+        )
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """B contexts: of each the longest that is stored (its level, 0 when empty, and node), and how long it really is.
+
+    The length, at most order - 1 words, matters where a context never seen has its price (stupid backoff).
+    """
+
+    level_B: np.ndarray
+    node_B: np.ndarray
+    length_B: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trie:
+    """Sorted levels of k-grams, the shortest first, and what a context never seen adds."""
+
+    levels: tuple[Level, ...]
+    absent: float
+
+    @classmethod
+    def join(cls, counts: list[Counts], smoothed: Smoothed) -> Trie:
+        """The lookup form of counted and smoothed levels."""
+        triples = zip(counts, smoothed.logp, smoothed.backoff, strict=True)
+        levels = [Level(level.key_G, level.suffix_G, logp_G, backoff_G) for level, logp_G, backoff_G in triples]
+        levels[-1] = replace(levels[-1], suffix_G=np.empty(0, dtype=np.uint32))
+        return cls(tuple(levels), smoothed.absent)
+
+    @property
+    def order(self) -> int:
+        """The length of the longest n-grams."""
+        return len(self.levels)
+
+    # ---- known text
+
+    def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
+        """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""
+        logp_N = np.empty(len(ids_N), dtype=np.float32)
+        for start in range(0, len(ids_N), _PIECE):
+            warm = min(start, self.order - 1)  # tokens before the piece that its first contexts reach
+            piece = np.asarray(ids_N[start - warm : start + _PIECE])
+            logp_N[start : start + _PIECE] = self._score(piece)[warm:]
+        return logp_N
+
+    def _score(self, ids_N: np.ndarray) -> np.ndarray:
+        logp_N = self.levels[0].logp_G[ids_N]
+        stored_N = np.zeros(len(ids_N), dtype=np.int32)  # how long a context of each token is stored
+        at_M, node_M = _next_tokens(np.arange(len(ids_N)), ids_N.astype(np.int64), ids_N)
+        for k in range(2, self.order + 1):
+            stored_N[at_M] = k - 1
+            found_M = self.levels[k - 1].find(node_M, ids_N[at_M])
+            known_M = found_M >= 0
+            logp_N[at_M[~known_M]] += self.levels[k - 2].backoff_G[node_M[~known_M]]
+            at_M, found_M = at_M[known_M], found_M[known_M]
+            logp_N[at_M] = self.levels[k - 1].logp_G[found_M]
+            at_M, node_M = _next_tokens(at_M, found_M, ids_N)
+        opens_N = ids_N == BOS
+        if self.absent:
+            place_N = np.arange(len(ids_N))
+            first_N = np.maximum.accumulate(np.where(opens_N, place_N, 0))
+            logp_N += np.float32(self.absent) * (np.minimum(place_N - first_N, self.order - 1) - stored_N)
+        logp_N[opens_N] = 0
+        return logp_N
+
+    # ---- contexts, stepping
+
+    def begin(self, prompts: list[list[int]]) -> Contexts:
+        """The contexts after these tokens, ragged and possibly empty."""
+        nothing_B = np.zeros(len(prompts), dtype=np.int64)
+        level_B, node_B, length_B = nothing_B, nothing_B.copy(), nothing_B.copy()
+        tails = [prompt[max(0, len(prompt) - self.order + 1) :] for prompt in prompts]
+        for place in range(self.order - 1):
+            rows = np.flatnonzero([len(tail) > place for tail in tails])
+            words = np.array([tails[row][place] for row in rows], dtype=np.int64)
+            after = self.advance(Contexts(level_B[rows], node_B[rows], length_B[rows]), words)
+            level_B[rows], node_B[rows], length_B[rows] = after.level_B, after.node_B, after.length_B
+        return Contexts(level_B, node_B, length_B)
+
+    def advance(self, contexts: Contexts, word_B: np.ndarray) -> Contexts:
+        """The contexts one word further: the longest stored one, found by dropping first words along suffix links."""
+        full = self.order - 1
+        length_B = np.minimum(np.where(word_B == BOS, 1, contexts.length_B + 1), full)
+        from_B, at_B = self._drop(contexts.level_B, contexts.node_B, contexts.level_B == full)
+        level_B, node_B = np.zeros_like(from_B), np.zeros_like(at_B)
+        for k in range(full, 0, -1):
+            open_B = (from_B == k - 1) & (level_B == 0)
+            found_M = self.levels[k - 1].find(at_B[open_B], word_B[open_B])
+            level_B[open_B] = np.where(found_M >= 0, k, 0)
+            node_B[open_B] = np.maximum(found_M, 0)
+            from_B, at_B = self._drop(from_B, at_B, open_B & (level_B == 0))
+        return Contexts(level_B, node_B, length_B)
+
+    def _drop(self, level_B: np.ndarray, node_B: np.ndarray, chosen_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Drop the first word of the chosen contexts, all of one level."""
+        level_B, node_B = level_B.copy(), node_B.copy()
+        rows = np.flatnonzero(chosen_B & (level_B > 0))
+        if len(rows):
+            node_B[rows] = self.levels[level_B[rows[0]] - 1].suffix_G[node_B[rows]]
+            level_B[rows] -= 1
+        return level_B, node_B
+
+    def rows(self, contexts: Contexts) -> np.ndarray:
+        """The log-probability of every word after each context, (B, V) float32.
+
+        The unigrams lie below; each longer context then lays its own children over them, so that every word ends up
+        with the score of the longest n-gram that is stored.
+        """
+        weight_B = (self.absent * (contexts.length_B - contexts.level_B)).astype(np.float32)
+        level_B, node_B = contexts.level_B, contexts.node_B
+        layers = []  # of each length of context: the rows that have it, its node, and the weight that leads there
+        for k in range(self.order - 1, 0, -1):
+            rows = np.flatnonzero(level_B == k)
+            layers.append((rows, node_B[rows], weight_B[rows]))
+            weight_B[rows] += self.levels[k - 1].backoff_G[node_B[rows]]
+            level_B, node_B = self._drop(level_B, node_B, level_B == k)
+        logp_BV = self.levels[0].logp_G + weight_B[:, None]
+        for level, (rows, node_M, weight_M) in zip(self.levels[1:], reversed(layers), strict=True):
+            start_M, stop_M = level.children(node_M)
+            many_M = stop_M - start_M
+            child_Q = np.arange(many_M.sum()) + np.repeat(stop_M - many_M.cumsum(), many_M)
+            row_Q, weight_Q = np.repeat(rows, many_M), np.repeat(weight_M, many_M)
+            logp_BV[row_Q, low(level.key_G)[child_Q]] = level.logp_G[child_Q] + weight_Q
+        return logp_BV
+
+
+def _next_tokens(at_M: np.ndarray, node_M: np.ndarray, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places after these, as far as their documents go, each with the node that lies before it."""
+    at_M = at_M + 1
+    inside_M = at_M < len(ids_N)
+    at_M, node_M = at_M[inside_M], node_M[inside_M]
+    same_M = ids_N[at_M] != BOS
+    return at_M[same_M], node_M[same_M]

@@ -1,0 +1,215 @@
+"""Model directories: what lies in one, how it is written whole or not at all, how it is read back.
+
+    manifest.json      format number, kind, what made it: configuration, seed, data hash, versions; results
+    config.json        the configuration alone: data, codec, model, train, seed
+    tokenizer.json     the codec's vocabulary
+    model.safetensors  the weights of a trained model, or the memory-mapped arrays of a counted one
+    metrics.jsonl      a line an event of training
+    curve.png          the learning curve
+    checkpoints/       what `--resume` needs; see training/checkpoint.py
+
+Every file and folder is written beside its place, synced, and renamed into it. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lmlab import codecs, registry
+from lmlab.codecs.base import Codec
+from lmlab.errors import ArtifactError, RunExistsError
+from lmlab.models.base import Registered
+
+FORMAT = 1
+MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, that appears at `path` only when the block ends well.
+
+    Raises:
+        RunExistsError: `path` is already there.
+        ArtifactError: it cannot be written; nothing is left behind.
+    """
+    if path.exists():
+        raise RunExistsError(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield beside
+            for file in beside.rglob("*"):
+                _sync(file)
+            _sync(beside)
+            beside.chmod(0o755)
+            beside.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replace a file atomically: a reader sees the old content or the new, never half.
+
+    Raises:
+        ArtifactError: it cannot be written; the old content stands.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file atomically."""
+    write_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "free some space, or write elsewhere with -o",
+            errno.EACCES: "write where you may, with -o",
+            errno.EROFS: "write where you may, with -o",
+            errno.ENOTDIR: "a file stands where a folder is needed; choose another -o",
+            errno.EEXIST: "a file stands where a folder is needed; choose another -o",
+        }.get(error.errno or 0, "see that the place exists and may be written")
+        raise ArtifactError(f"{path} cannot be written ({error.strerror or error})", remedy) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ArtifactError: missing, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path.parent} is no model directory (no {path.name})", "see `lmlab info`") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error})", "train it again") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is damaged (not an object)", "train it again")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """What made this: the versions of what the numbers depend on, and the machine."""
+    packages = {name: version(name) for name in ("lmlab", "numpy", "torch", "tokenizers")}
+    return {"python": platform.python_version(), **packages, "machine": platform.machine(), "cores": str(os.cpu_count())}
+
+
+def new_manifest(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that begins."""
+    return {
+        "format": FORMAT,
+        "kind": config["model"]["kind"],
+        "status": "running",
+        "config": dict(config),
+        "seed": config["seed"],
+        "data": dict(data),
+        "made_by": versions(),
+        "results": {},
+    }
+
+
+def write_description(folder: Path, codec: Codec, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Everything of a model directory but the weights."""
+    write_json(folder / CONFIG, config)
+    write_json(folder / MANIFEST, manifest)
+    with writing(folder):
+        codec.save(folder)
+
+
+def save(
+    path: Path, model: Registered, codec: Codec, config: Mapping[str, Any], manifest: Mapping[str, Any], curve: Path | None
+) -> None:
+    """Write a whole model directory, atomically."""
+    with atomic_folder(path) as folder:
+        write_description(folder, codec, config, manifest)
+        model.save(folder)
+        for extra in (METRICS, CURVE):
+            if curve is not None and (curve / extra).is_file():
+                shutil.copyfile(curve / extra, folder / extra)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model directory read back."""
+
+    model: Registered
+    codec: Codec
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def load(path: Path) -> Stored:
+    """Read a model directory.
+
+    Raises:
+        ArtifactError: it is none, of another format, or damaged.
+    """
+    manifest = read_manifest(path)
+    config = read_json(path / CONFIG)
+    try:
+        codec_kind, model_kind = config["codec"]["kind"], config["model"]["kind"]
+        vocab_size = int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path / CONFIG} is damaged (no {error})", "train it again") from error
+    codec = codecs.load(path, codec_kind, _without_kind(config["codec"]))
+    if codec.vocab_size != vocab_size:
+        raise ArtifactError(
+            f"{path} is inconsistent: {codec.vocab_size} tokens in tokenizer.json, {vocab_size} in config.json",
+            "train it again",
+        )
+    model_class = registry.resolve("model", model_kind)
+    settings = model_class.Settings.make(_without_kind(config["model"]), "model")
+    return Stored(model_class.load(path, settings, vocab_size), codec, config, manifest)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a model directory, its format checked."""
+    if not path.is_dir():
+        raise ArtifactError(f"{path} is no model directory (no such folder)", "see `lmlab train --help`")
+    manifest = read_json(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path} has format {manifest.get('format')}, but this version reads {FORMAT}", "install the one that wrote it"
+        )
+    return manifest
+
+
+def _without_kind(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "kind"}

@@ -1,0 +1,327 @@
+"""The laws: what every language model must obey, shipped so that models of others can be held to them too.
+
+    from lmlab.testing import check_laws
+    check_laws(my_model)
+
+A law takes a model and raises AssertionError with a telling message. `laws_for(model)` lists those that apply: what a
+model does not declare (parallel scoring, storage, normalised rows) is not asked of it. The models are small: a few
+tokens of vocabulary, on the CPU, in evaluation mode.
+
+Shapes: B contexts, T positions, V the vocabulary, N ids.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmlab.decode import Beam, Branch, Sample, decode, finish
+from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, State, Storable, Unnormalised
+from lmlab.vocab import NEVER_PREDICTED, PAD, SPECIALS, UNK
+
+Law = Callable[[LanguageModel], None]
+_LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
+
+
+def rows_sum_to_one(model: LanguageModel) -> None:
+    """The probabilities of what follows a context sum to one."""
+    prompts = _prompts(model)
+    first_BV, state = model.start(prompts)
+    next_BV, _ = model.step(state, _tokens(model, len(prompts)))
+    for where, logp_BV in (("start", first_BV), ("step", next_BV)):
+        sums_B = logp_BV.double().exp().sum(-1)
+        assert (sums_B - 1).abs().max() < 1e-4, f"{where}: the rows sum to {sums_B.tolist()}, not to one"
+
+
+def never_predicts_pad_bos(model: LanguageModel) -> None:
+    """`[PAD]` and `<bos>` have probability exactly 0, after every context."""
+    prompts = _prompts(model)
+    first_BV, state = model.start(prompts)
+    next_BV, _ = model.step(state, _tokens(model, len(prompts)))
+    for where, logp_BV in (("start", first_BV), ("step", next_BV)):
+        for token in NEVER_PREDICTED:
+            shown = f"{where}: {SPECIALS[token]} is predicted"
+            assert (logp_BV[:, token] == -math.inf).all(), f"{shown}, logp {logp_BV[:, token].tolist()}"
+
+
+def batch_equals_single(model: LanguageModel) -> None:
+    """A prompt gets the same row alone as among prompts of other lengths, empty ones included; so after a step."""
+    prompts, tokens_B = _prompts(model), _tokens(model, len(_LENGTHS))
+    first_BV, state = model.start(prompts)
+    next_BV, _ = model.step(state, tokens_B)
+    for row, prompt in enumerate(prompts):
+        alone_1V, state_1 = model.start([prompt])
+        _same(first_BV[row], alone_1V[0], f"start: row {row} (prompt {prompt}) differs from the same prompt alone")
+        alone_1V, _ = model.step(state_1, tokens_B[row : row + 1])
+        _same(next_BV[row], alone_1V[0], f"step: row {row} (prompt {prompt}) differs from the same prompt alone")
+
+
+def step_equals_start(model: LanguageModel) -> None:
+    """Reading a prompt and then tokens one by one equals reading them all as the prompt."""
+    prompts = _prompts(model)
+    _, state = model.start(prompts)
+    for count in range(4):
+        tokens_B = _tokens(model, len(prompts), seed=count)
+        prompts = _grown(prompts, tokens_B)
+        stepped_BV, state = model.step(state, tokens_B)
+        _same(stepped_BV, model.start(prompts)[0], f"step {count + 1} differs from start on the same ids")
+
+
+def state_is_a_value(model: LanguageModel) -> None:
+    """Neither `step` nor `select` alters the state it is given, or any row handed out before."""
+    prompts = _prompts(model)
+    one_B, other_B = (_tokens(model, len(prompts), seed) for seed in (0, 1))
+    handed, kept = [], []
+
+    def keep(answer: tuple[Tensor, State]) -> State:
+        handed.append(answer[0])
+        kept.append(answer[0].clone())
+        return answer[1]
+
+    state = keep(model.start(prompts))
+    after = keep(model.step(state, one_B))
+    keep(model.step(after, other_B))
+    model.step(state.select(torch.arange(len(prompts)).flip(0)), other_B)
+    model.step(state, other_B)
+    _same(model.step(state, one_B)[0], kept[1], "stepping twice from one state differs: step or select altered it")
+    _same(model.step(after, other_B)[0], kept[2], "a state changed when the state it came from was stepped again")
+    for now_BV, then_BV in zip(handed, kept, strict=True):
+        _same(now_BV, then_BV, "rows handed out before were altered by a later step")
+
+
+def select_repeats_and_reorders(model: LanguageModel) -> None:
+    """`select` repeats, reorders and drops rows: each goes on as its own text does."""
+    prompts = _prompts(model)
+    tokens_B = _tokens(model, len(prompts))
+    _, state = model.step(model.start(prompts)[1], tokens_B)
+    prompts = _grown(prompts, tokens_B)
+    for rows in ([2, 0, 0, 6, 1], [5], [3, 3, 3], [6, 5, 4, 3, 2, 1, 0]):
+        next_B = _tokens(model, len(rows), seed=1)
+        chosen = _grown([prompts[row] for row in rows], next_B)
+        moved_BV, _ = model.step(state.select(torch.tensor(rows)), next_B)
+        _same(moved_BV, model.start(chosen)[0], f"after select({rows}) the rows are not those of their texts")
+
+
+def parallel_equals_stepwise(model: LanguageModel) -> None:
+    """`logp` agrees with `start` and `step`; padding on the right scores 0 and changes nothing."""
+    assert isinstance(model, ParallelScorer), "the model declares no logp(ids_BT, mask_BT)"
+    texts = [[*prompt, model.eos] for prompt in _prompts(model)]
+    logp_BT = model.logp(*_padded(texts, 0))
+    wider_BT = model.logp(*_padded(texts, 4))
+    for row, text in enumerate(texts):
+        _same(logp_BT[row, : len(text)], _stepwise(model, text), f"logp of {text} differs from step by step")
+        assert not logp_BT[row, len(text) :].any(), f"row {row}: padding scores {logp_BT[row, len(text) :].tolist()}"
+    assert not wider_BT[:, logp_BT.shape[1] :].any(), "padding scores other than 0"
+    _same(wider_BT[:, : logp_BT.shape[1]], logp_BT, "more padding on the right changed scores")
+
+
+def array_equals_stepwise(model: LanguageModel) -> None:
+    """`logp_array` over documents laid end to end agrees with `start` and `step` on each."""
+    assert isinstance(model, ArrayScorer), "the model declares no logp_array(ids_N)"
+    documents = [[*prompt, model.eos] for prompt in _prompts(model)]
+    ids_N = np.array([token for document in documents for token in (model.bos, *document)])
+    expected = torch.cat([torch.cat([torch.zeros(1), _stepwise(model, document)]) for document in documents])
+    _same(torch.from_numpy(np.asarray(model.logp_array(ids_N))), expected, "logp_array differs from step by step")
+
+
+def future_changes_nothing(model: LanguageModel) -> None:
+    """No look-ahead: changing the later tokens of a text leaves the scores of the earlier ones as they were."""
+    text, others = _prompts(model, (8, 8))
+    for at in range(1, len(text)):
+        changed = text[:at] + others[at:]
+        message = f"tokens from position {at} on changed the scores before it"
+        if isinstance(model, ParallelScorer):
+            before_BT, after_BT = (model.logp(*_padded([ids], 0)) for ids in (text, changed))
+            _same(after_BT[:, :at], before_BT[:, :at], f"logp looks ahead: {message}")
+        if isinstance(model, ArrayScorer):
+            before_N, after_N = (torch.from_numpy(model.logp_array(np.array([model.bos, *i]))) for i in (text, changed))
+            _same(after_N[: at + 1], before_N[: at + 1], f"logp_array looks ahead: {message}")
+
+
+def beam_is_exhaustive(model: LanguageModel) -> None:
+    """A beam as wide as all texts finds the best of them, under the total and under the mean per token."""
+    depth = _depth(model, 3)
+    prompt = _prompts(model, (3,))[0]
+    totals = _all_texts(model, prompt, depth)
+    n = min(5, len(totals))
+    for penalty in (0.0, 1.0):
+        beam = Beam(width=max(n, model.vocab_size**depth), length_penalty=penalty)
+        found = finish(decode(model, prompt, beam, n=n, max_tokens=depth))
+        best = sorted((total / len(ids) ** penalty for ids, total in totals.items()), reverse=True)[:n]
+        _same(torch.tensor([beam.score(b) for b in found]), torch.tensor(best), "the beam missed the best texts")
+        for branch in found:
+            total = totals.get(_read(branch))
+            assert total is not None, f"the beam found {_read(branch)}, which is no text of up to {depth} tokens"
+            _same(torch.tensor(branch.total), torch.tensor(total), f"the beam's total for {_read(branch)} is wrong")
+    assert len(set(map(_read, found))) == len(found), "the beam found one text twice"
+
+
+def seeded_sampling_repeats(model: LanguageModel) -> None:
+    """One seed gives one text, whatever else is drawn beside it."""
+    prompt = _prompts(model, (3,))[0]
+    texts = [[_read(b) for b in finish(decode(model, prompt, Sample(seed=7), n=n, max_tokens=12))] for n in (3, 3, 1)]
+    assert texts[0] == texts[1], f"the same seed gave {texts[0]}, then {texts[1]}"
+    assert texts[2][0] == texts[0][0], f"alone the first row is {texts[2][0]}, among three {texts[0][0]}"
+
+
+def sampling_matches_scorer(model: LanguageModel) -> None:
+    """Drawn texts of up to two tokens come as often as the model says (chi-square, about five standard deviations)."""
+    draws, prompt = 1000, _prompts(model, (3,))[0]
+    depth = _depth(model, 2)
+    drawn = Counter(map(_read, finish(decode(model, prompt, Sample(seed=5), n=draws, max_tokens=depth))))
+    expected = {ids: draws * math.exp(total) for ids, total in _all_texts(model, prompt, depth).items()}
+    for ids in drawn:
+        assert ids in expected, f"{ids} was drawn, but has probability 0"
+    bins = _bins(drawn, expected)
+    squares = [(seen - count) ** 2 / count for _, seen, count in bins]
+    name, seen, count = bins[squares.index(max(squares))]
+    freedom = max(len(bins) - 1, 1)
+    message = f"worst is {name}: drawn {seen} times of {draws}, expected {count:.1f}"
+    assert sum(squares) < freedom + 5 * math.sqrt(2 * freedom) + 10, f"sampling is not the scorer's: {message}"
+
+
+def save_load_same(model: LanguageModel) -> None:
+    """Saved and loaded, a model gives the same numbers."""
+    assert isinstance(model, Storable), "the model declares no save and load"
+    prompts = _prompts(model)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder))
+        loaded = type(model).load(Path(folder), model.settings, model.vocab_size)
+        assert loaded.settings == model.settings, f"settings {model.settings} came back as {loaded.settings}"
+        _same(loaded.start(prompts)[0], model.start(prompts)[0], "the loaded model gives other numbers", within=1e-7)
+
+
+LAWS: tuple[Law, ...] = (
+    rows_sum_to_one,
+    never_predicts_pad_bos,
+    batch_equals_single,
+    step_equals_start,
+    state_is_a_value,
+    select_repeats_and_reorders,
+    parallel_equals_stepwise,
+    array_equals_stepwise,
+    future_changes_nothing,
+    beam_is_exhaustive,
+    seeded_sampling_repeats,
+    sampling_matches_scorer,
+    save_load_same,
+)
+
+
+def laws_for(model: LanguageModel) -> tuple[Law, ...]:
+    """The laws that apply to a model, by what it declares."""
+    excused: set[Law] = set()
+    if isinstance(model, Unnormalised) and model.unnormalised:
+        excused |= {rows_sum_to_one, sampling_matches_scorer}
+    if not isinstance(model, ParallelScorer):
+        excused |= {parallel_equals_stepwise}
+    if not isinstance(model, ArrayScorer):
+        excused |= {array_equals_stepwise}
+    if not isinstance(model, ParallelScorer | ArrayScorer):
+        excused |= {future_changes_nothing}
+    if not isinstance(model, Storable):
+        excused |= {save_load_same}
+    return tuple(law for law in LAWS if law not in excused)
+
+
+def check_laws(model: LanguageModel) -> None:
+    """Hold a model to every law that applies to it.
+
+    Raises:
+        AssertionError: naming the law first broken, and how.
+    """
+    for law in laws_for(model):
+        try:
+            law(model)
+        except AssertionError as error:
+            raise AssertionError(f"{law.__name__}: {error}") from error
+
+
+def _prompts(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> list[list[int]]:
+    """Random prompts of ordinary and unknown tokens, always the same."""
+    rng = np.random.default_rng(0)
+    return [rng.choice(_ordinary(model), size=length).tolist() for length in lengths]
+
+
+def _tokens(model: LanguageModel, rows: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed + 1).choice(_ordinary(model), size=rows))
+
+
+def _ordinary(model: LanguageModel) -> list[int]:
+    return [UNK, *range(len(SPECIALS), model.vocab_size)]
+
+
+def _grown(prompts: Sequence[Sequence[int]], tokens_B: Tensor) -> list[list[int]]:
+    return [[*prompt, token] for prompt, token in zip(prompts, tokens_B.tolist(), strict=True)]
+
+
+def _same(got: Tensor, expected: Tensor, message: str, within: float = 1e-4) -> None:
+    got, expected = got.double(), expected.double()
+    assert got.shape == expected.shape, f"{message}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
+    gap = torch.where(got == expected, 0.0, (got - expected).abs())  # equal infinities have no gap
+    assert (gap <= within).all(), f"{message}: off by up to {gap.max().item():.3g} nats"
+
+
+def _stepwise(model: LanguageModel, ids: Sequence[int]) -> Tensor:
+    """What each id scores after `<bos>` and the ids before it, one step at a time."""
+    logp_1V, state = model.start([[]])
+    scores = []
+    for token in ids:
+        scores.append(logp_1V[0, token])
+        logp_1V, state = model.step(state, torch.tensor([token]))
+    return torch.stack(scores).double()
+
+
+def _padded(texts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, Tensor]:
+    """ids_BT and mask_BT of texts padded on the right to the longest, and further."""
+    width = max(map(len, texts)) + more
+    ids_BT = torch.tensor([[*text, *[PAD] * (width - len(text))] for text in texts])
+    mask_BT = torch.tensor([[at < len(text) for at in range(width)] for text in texts])
+    return ids_BT, mask_BT
+
+
+def _depth(model: LanguageModel, most: int) -> int:
+    """How long texts can be, such that all of them can be listed."""
+    return max(depth for depth in range(1, most + 1) if depth == 1 or model.vocab_size**depth <= 1000)
+
+
+def _all_texts(model: LanguageModel, prompt: list[int], depth: int) -> dict[tuple[int, ...], float]:
+    """Every possible text of up to `depth` tokens (shorter ones end in `<eos>`) with its total, from `start` alone."""
+    continued = [token for token in range(model.vocab_size) if token not in (*NEVER_PREDICTED, model.eos)]
+    totals: dict[tuple[int, ...], float] = {(): 0.0}
+    texts: dict[tuple[int, ...], float] = {}
+    for length in range(depth):
+        if not totals:
+            break
+        logp_BV = model.start([[*prompt, *ids] for ids in totals])[0].double()
+        grown: dict[tuple[int, ...], float] = {}
+        for (ids, total), row in zip(totals.items(), logp_BV.tolist(), strict=True):
+            grown |= {(*ids, token): total + row[token] for token in (*continued, model.eos)}
+        grown = {ids: total for ids, total in grown.items() if total > -math.inf}
+        texts |= {ids: total for ids, total in grown.items() if ids[-1] == model.eos or length == depth - 1}
+        totals = {ids: total for ids, total in grown.items() if ids[-1] != model.eos}
+    return texts
+
+
+def _bins(
+    drawn: Mapping[tuple[int, ...], int], expected: Mapping[tuple[int, ...], float]
+) -> list[tuple[str, int, float]]:
+    """Each text expected five times or more, and all others together: its name, how often drawn, how often expected."""
+    frequent = [ids for ids, count in expected.items() if count >= 5]
+    bins = [(str(ids), drawn.get(ids, 0), expected[ids]) for ids in frequent]
+    others = sum(expected.values()) - sum(count for _, _, count in bins)
+    if others >= 5:
+        bins.append(("all others", sum(drawn.values()) - sum(seen for _, seen, _ in bins), others))
+    return bins
+
+
+def _read(branch: Branch) -> tuple[int, ...]:
+    """All generated tokens, `<eos>` included."""
+    return tuple(node.token for node in branch.path())

@@ -1,0 +1,427 @@
+"""The one training loop.
+
+    outcome = Fit(model, batches, settings, seed=0, run=folder).go()
+
+A step reads some batches, sums their gradients weighted by tokens, clips, and moves the weights. Everything that a
+later step depends on (weights, optimiser, random state, position in the data, carried state, plan) is in a checkpoint,
+so a resumed run ends with the same weights, bit for bit. The weights kept are those of the best validation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmlab.batches import Batch, Batches
+from lmlab.errors import NonFiniteError
+from lmlab.models.neural.base import NeuralModel, TensorState
+from lmlab.training import checkpoint as checkpoints
+from lmlab.training import machine
+from lmlab.training.checkpoint import Checkpoint
+from lmlab.training.events import Began, Ended, Evaluated, Event, Listener, Sampled, Stepped
+from lmlab.training.optim import Plan, learning_rate, make_optimizer
+from lmlab.training.settings import TrainSettings
+
+_LOGS = 200  # Stepped events of a whole run, about
+_SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
+_SAMPLES = 4  # Sampled events of a whole run, about
+_VALIDATION_SHARE = 0.1  # of a timed run's budget goes to scoring the validation split, at most
+_LEAST_VALIDATION = 4096  # tokens scored an evaluation, at least
+_DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what of a checkpoint is plain numbers."""
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_nats: float | None = None
+    best_step: int = 0
+    worse: int = 0  # evaluations since the best
+    plan: str = ""
+    precision: str = ""
+    threads: int = 0
+    validation_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `reason` is done, early or interrupted."""
+
+    reason: str
+    progress: Progress
+
+
+@dataclass
+class Fit:
+    """One run of training.
+
+    Attributes:
+        model: trained in place; holds the best weights at the end.
+        batches: the training split.
+        settings: see `TrainSettings`.
+        seed: of dropout and batches.
+        run: the run's directory, for checkpoints and weights; None keeps nothing.
+        validation: batches of the validation split, scored in order; None if there is none.
+        resume: go on from here.
+        listeners: receive every event.
+        sample: writes a text with the model as it is.
+    """
+
+    model: NeuralModel
+    batches: Batches
+    settings: TrainSettings
+    seed: int = 0
+    run: Path | None = None
+    validation: Sequence[Batch] | None = None
+    resume: Checkpoint | None = None
+    listeners: Sequence[Listener] = ()
+    sample: Callable[[], str] | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    def go(self) -> Outcome:
+        """Train to the end of the budget, early stopping, or an interruption.
+
+        Raises:
+            NonFiniteError: the loss became NaN or infinite; the last good checkpoint is kept.
+        """
+        machine.keep_freed_memory()
+        with torch.random.fork_rng(devices=[]), _own_threads(), _Interrupt() as interrupt:
+            torch.manual_seed(self.seed)
+            self._prepare()
+            reason = self._loop(interrupt)
+            return self._finish(reason)
+
+    # -- before the first step ------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._state: TensorState | None = None
+        self._began = time.perf_counter()
+        resumed = self.resume.counters if self.resume else {}
+        self.progress = Progress(**resumed)
+        self.progress.precision = resumed.get("precision") or machine.choose_precision(self.settings.precision)
+        self.progress.validation_tokens = resumed.get("validation_tokens") or self.settings.validation_tokens
+        self.progress.threads = resumed.get("threads") or self.settings.threads or _cores()
+        torch.set_num_threads(self.progress.threads)
+        self.optimizer = make_optimizer(self.model, self.settings)
+        if self.resume:
+            self._restore(self.resume)
+            self._began -= self.progress.seconds
+        else:
+            self.progress.plan = str(self._first_plan())
+        self.plan = Plan.parse(self.progress.plan)
+        self._last_save = time.perf_counter()
+        if not self.resume:
+            self._save()
+        self._emit(
+            Began(
+                self.progress.step,
+                self.plan.total,
+                self.model.parameter_count,
+                self.progress.precision,
+                torch.get_num_threads(),
+                self._seconds(),
+            )
+        )
+
+    def _first_plan(self) -> Plan:
+        settings = self.settings
+        if settings.plan:
+            return Plan.parse(settings.plan)
+        if settings.steps:
+            return Plan(((0, settings.steps),))
+        if settings.epochs:
+            steps = len(self.batches.epoch(0)) * settings.epochs / settings.accumulate
+            return Plan(((0, max(1, math.ceil(steps))),))
+        return Plan(((0, self._steps_for(self._budget_seconds())),))
+
+    def _budget_seconds(self) -> float:
+        return 60 * (self.settings.minutes or 3.0)
+
+    def _steps_for(self, budget: float) -> int:
+        """How many steps fit, by trying some with one thread and with all: nothing of the trial remains."""
+        weights, random = copy.deepcopy(self.model.state_dict()), torch.get_rng_state()
+        wanted = self.settings.threads
+        speeds = {count: self._seconds_a_step(count, budget) for count in {wanted or 1, wanted or _cores()}}
+        fastest = min(speeds, key=lambda count: speeds[count])
+        torch.set_num_threads(fastest)
+        evaluation, affordable = self._price_of_evaluation(budget)
+        self.model.load_state_dict(weights)
+        torch.set_rng_state(random)
+        self.optimizer = make_optimizer(self.model, self.settings)
+        self._state = None
+        self.progress = Progress(
+            precision=self.progress.precision, threads=fastest, validation_tokens=affordable
+        )
+        left = budget - self._seconds() - self.settings.evaluations * evaluation
+        return max(self.settings.evaluations, 1, int(left / speeds[fastest]))
+
+    def _price_of_evaluation(self, budget: float) -> tuple[float, int]:
+        """Seconds that an evaluation takes, and how many tokens it may score to stay within its share."""
+        began = time.perf_counter()
+        scored = self._validate_tokens()[1]
+        seconds = time.perf_counter() - began
+        share = _VALIDATION_SHARE * budget / max(1e-9, self.settings.evaluations * seconds)
+        affordable = max(_LEAST_VALIDATION, int(scored * min(1.0, share)))
+        return seconds * min(1.0, affordable / max(1, scored)), min(affordable, self.settings.validation_tokens)
+
+    def _seconds_a_step(self, threads: int, budget: float) -> float:
+        torch.set_num_threads(threads)
+        self._one_step(0.0)  # first-time costs
+        began, steps = time.perf_counter(), 0
+        while steps < 2 or time.perf_counter() - began < min(2.0, 0.02 * budget):
+            self._one_step(0.0)
+            steps += 1
+        return (time.perf_counter() - began) / steps
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _loop(self, interrupt: _Interrupt) -> str:
+        self.model.train()
+        progress, nats, tokens = self.progress, 0.0, 0
+        while progress.step < self.plan.total:
+            share = self.plan.progress(progress.step + 1)
+            step_nats, step_tokens = self._one_step(learning_rate(self.settings, share))
+            nats, tokens = nats + step_nats, tokens + step_tokens
+            if self._due(_LOGS):
+                self._emit(self._stepped(nats / max(1, tokens)))
+                nats, tokens = 0.0, 0
+            if self._due(self.settings.evaluations) and self._evaluate():
+                return "early"
+            if interrupt.asked:
+                self._save()
+                return "interrupted"
+            if time.perf_counter() - self._last_save > _SAVE_SECONDS:
+                self._save()
+        return "done"
+
+    def _due(self, times: int) -> bool:
+        """Whether this step ends one of `times` equal parts of the run; the last step always does."""
+        if not times:
+            return False
+        step, total = self.progress.step, self.plan.total
+        return step >= total or step * times // total > (step - 1) * times // total
+
+    def _one_step(self, lr: float) -> tuple[float, int]:
+        """Move the weights once; the step's summed nats and its tokens."""
+        batches = [self._next_batch() for _ in range(self.settings.accumulate)]
+        tokens = sum(batch.tokens for batch in batches)
+        nats = 0.0
+        for batch in batches:
+            with self._autocast():
+                loss, state = self.model.loss(batch.ids_BT, batch.targets_BT, self._state if batch.carry else None)
+            (loss / max(1, tokens)).backward()
+            self._state = state.detach() if self.batches.carries and self.settings.carry else None
+            nats += loss.item()
+        self._clip_and_check(nats)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        return nats, tokens
+
+    def _next_batch(self) -> Batch:
+        progress = self.progress
+        if getattr(self, "_epoch_number", None) != progress.epoch:
+            self._epoch, self._epoch_number = self.batches.epoch(progress.epoch), progress.epoch
+        batch = self._epoch[progress.index]
+        progress.index += 1
+        if progress.index == len(self._epoch):
+            progress.epoch, progress.index = progress.epoch + 1, 0
+        return batch
+
+    def _clip_and_check(self, nats: float) -> None:
+        norm: Tensor | float = 0.0
+        if self.settings.clip_value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_value)
+        if self.settings.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        if not (math.isfinite(nats) and math.isfinite(float(norm))):
+            kept = "the weights of the last checkpoint are kept" if self.run else "the weights are lost"
+            raise NonFiniteError(
+                f"the loss is {nats} at step {self.progress.step + 1}, but must be finite; {kept}",
+                "lower train.lr or set train.clip_norm",
+            )
+
+    def _autocast(self) -> Any:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.progress.precision == "bf16")
+
+    # -- evaluation, checkpoints ----------------------------------------------------------------------------------
+
+    def _evaluate(self) -> bool:
+        """Score the validation split, keep the weights if they are the best; whether to stop early."""
+        progress, nats = self.progress, self._validate()
+        if nats is not None:
+            best = progress.best_nats is None or nats < progress.best_nats
+            if best:
+                progress.best_nats, progress.best_step, progress.worse = nats, progress.step, 0
+                self._keep()
+            else:
+                progress.worse += 1
+            self._emit(Evaluated(progress.step, nats, best, self._seconds()))
+        nth = progress.step * self.settings.evaluations // self.plan.total
+        if self.sample and self.settings.samples and nth % -(-self.settings.evaluations // _SAMPLES) == 0:
+            self._emit(Sampled(progress.step, self._write_sample(self.sample)))
+        self._replan()
+        self._save()
+        return self.settings.patience is not None and progress.worse >= self.settings.patience
+
+    def _validate(self) -> float | None:
+        """Mean nats/token over the validation batches, from their start to the wanted number of tokens."""
+        if self.validation is None:
+            return None
+        nats, tokens = self._validate_tokens()
+        return nats / max(1, tokens)
+
+    def _validate_tokens(self) -> tuple[float, int]:
+        self.model.eval()
+        nats, tokens, state = 0.0, 0, None
+        with torch.no_grad(), self._autocast():
+            for batch in self.validation or ():
+                loss, state = self.model.loss(batch.ids_BT, batch.targets_BT, state if batch.carry else None)
+                nats, tokens = nats + loss.item(), tokens + batch.tokens
+                if tokens >= self.progress.validation_tokens:
+                    break
+        self.model.train()
+        return nats, tokens
+
+    def _write_sample(self, sample: Callable[[], str]) -> str:
+        self.model.eval()
+        with torch.random.fork_rng(devices=[]):
+            text = sample()
+        self.model.train()
+        return text
+
+    def _replan(self) -> None:
+        """A timed run that drifts from its budget changes its number of steps, while there is time to do so."""
+        timed = not (self.settings.steps or self.settings.epochs or self.settings.plan)
+        step, total, budget = self.progress.step, self.plan.total, self._budget_seconds()
+        if not timed or not 0.1 < step / total < 0.95:
+            return
+        predicted = self._seconds() / step * total
+        if abs(predicted - budget) > _DRIFT * budget:
+            left = max(1, int((budget - self._seconds()) / (self._seconds() / step)))
+            self.plan = self.plan.change(step, step + left)
+            self.progress.plan = str(self.plan)
+
+    def _keep(self) -> None:
+        if self.run is not None:
+            checkpoints.keep_weights(self.model, self.run)
+        else:
+            self._best = copy.deepcopy(self.model.state_dict())
+
+    def _save(self) -> None:
+        self._last_save = time.perf_counter()
+        self.progress.seconds = self._seconds()
+        if self.run is None:
+            return
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= checkpoints.optimizer_tensors(self.optimizer)
+        tensors["random/torch"] = torch.get_rng_state()
+        for at, tensor in enumerate(self._state.tensors if self._state else ()):
+            tensors[f"carried/{at}"] = tensor
+        checkpoints.write(self.run, Checkpoint(tensors, vars(self.progress)))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.model.load_state_dict(checkpoint.group("model"))
+        checkpoints.restore_optimizer(self.optimizer, checkpoint)
+        torch.set_rng_state(checkpoint.tensors["random/torch"])
+        carried = checkpoint.group("carried")
+        self._state = TensorState(tuple(carried[str(at)] for at in range(len(carried)))) if carried else None
+
+    def _finish(self, reason: str) -> Outcome:
+        progress = self.progress
+        if reason != "interrupted":
+            self._save()
+            if progress.best_nats is None:
+                self._keep()
+        self._take_best()
+        self.model.eval()
+        self._emit(
+            Ended(progress.step, reason, progress.best_nats, progress.best_step, progress.tokens, self._seconds())
+        )
+        return Outcome(reason, progress)
+
+    def _take_best(self) -> None:
+        """Leave the best weights in the model; those of the last step if none were scored."""
+        if self.run is not None and (self.run / "model.safetensors").is_file():
+            best = type(self.model).load(self.run, self.model.settings, self.model.vocab_size)
+            self.model.load_state_dict(best.state_dict())
+        elif self.run is None and self.progress.best_nats is not None:
+            self.model.load_state_dict(self._best)
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _stepped(self, nats: float) -> Stepped:
+        progress, seconds = self.progress, self._seconds()
+        return Stepped(
+            step=progress.step,
+            total_steps=self.plan.total,
+            train_nats=nats,
+            lr=self.optimizer.param_groups[0]["lr"],
+            epoch=progress.epoch + progress.index / max(1, len(self._epoch)),
+            tokens=progress.tokens,
+            tokens_per_second=progress.tokens / max(1e-9, seconds),
+            seconds=seconds,
+            remaining=seconds / progress.step * (self.plan.total - progress.step),
+        )
+
+    def _emit(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C (or a polite kill) into a request to stop after the step; the second one acts at once."""
+
+    def __enter__(self) -> _Interrupt:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _own_threads() -> Iterator[None]:
+    """Whatever number of threads the run sets, the caller's comes back."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,305 @@
+"""A trained model and its codec, side by side on the bench: score, evaluate, generate, stream, save."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab import score, store
+from lmlab.codecs.base import Codec
+from lmlab.config import merge
+from lmlab.corpora import DataSettings, open_text
+from lmlab.errors import UsageError
+from lmlab.models.base import Registered
+from lmlab.progress import Reporter, Silent
+from lmlab.stream import TextStream
+from lmlab.tokens import TokenStore
+from lmlab.vocab import EOS, UNK, spelling_nats
+from lmlab.workbench.configure import settings_of
+from lmlab.workbench.prepare import check_unchanged, encode_held_out, open_source
+
+if TYPE_CHECKING:
+    from lmlab.decode import Branch, Step
+    from lmlab.decode.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A text scored token by token.
+
+    Attributes:
+        total: the same figures as `Bench.evaluate` gives.
+        rows: a dict a token: text, bits (surprisal), rank (1 is the likeliest), cumulative_bits, unknown.
+    """
+
+    total: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def table(self) -> Any:
+        """The rows as a pandas DataFrame where pandas is installed, else as they are."""
+        if importlib.util.find_spec("pandas") is None:
+            return self.rows
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text.
+
+    Attributes:
+        text: what follows the prompt.
+        tokens: how many, `<eos>` not counted.
+        logp: the model's log-probability of them all, in nats, `<eos>` included where it was drawn.
+        end: why it ended: eos, stop or length.
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    logp: float
+    end: str
+
+
+class TextStep:
+    """One step of a generation, in text.
+
+    Attributes:
+        step: the step below, in ids.
+        new: text that the first sample gained and that is now certain; empty for beams, which may change their mind.
+    """
+
+    def __init__(self, step: Step, codec: Codec, prompt_ids: Sequence[int], new: str) -> None:
+        self.step = step
+        self.new = new
+        self._codec, self._prompt_ids = codec, prompt_ids
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """What each live row says so far, the best first for beams."""
+        return tuple(_continuation(self._codec, self._prompt_ids, branch.ids()) for branch in self.step.live)
+
+
+class Bench:
+    """A model with its codec.
+
+    Attributes:
+        model: a member of the narrow waist (`lmlab.models.base`).
+        codec: text to ids and back.
+        config: the whole configuration that made it.
+        manifest: what made it, on which data, with which result.
+        folder: where it lies, None if nowhere yet.
+    """
+
+    def __init__(
+        self,
+        model: Registered,
+        codec: Codec,
+        config: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        folder: Path | None = None,
+    ) -> None:
+        self.model, self.codec = model, codec
+        self.config, self.manifest, self.folder = dict(config), dict(manifest), folder
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return f"<Bench {self.config['model']['kind']} on {self.config['source']}{where}>"
+
+    # -- scoring --------------------------------------------------------------------------------------------------
+
+    def score(self, text: str) -> Scores:
+        """Surprisal of every token of a text, read as one document: `<bos>` before it, `<eos>` predicted after it.
+
+        Raises:
+            EmptyDataError: the text is empty.
+        """
+        corpus = open_text(text, DataSettings(unit="document", split="none"))
+        tokens = TokenStore.from_documents(self.codec, corpus.documents("all"))
+        ids = tokens.document(0)[1:]
+        pieces = [*self.codec.spans(text), ""]
+        rows, cumulative = [], 0.0
+        for scored, piece in zip(score.token_scores(self.model, ids), pieces, strict=True):
+            nats = -scored.logp
+            if scored.id == UNK:
+                nats += spelling_nats(1, len(piece.encode()))
+            cumulative += nats / math.log(2)
+            rows.append(
+                {
+                    "text": "<eos>" if scored.id == EOS else piece,
+                    "bits": nats / math.log(2),
+                    "rank": scored.rank,
+                    "cumulative_bits": cumulative,
+                    "unknown": scored.id == UNK,
+                }
+            )
+        return Scores(self._figures(tokens, corpus.sha256, "text"), rows)
+
+    def evaluate(self, on: str | None = None, *, split: str | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+        """Figures on a text that the model was not trained on.
+
+        Args:
+            on: a file, folder, named corpus or "-"; None is the run's own corpus.
+            split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
+            reporter: is told of progress.
+
+        Returns:
+            A dict ready for JSON; see `score.Report` for the figures, and `protocol` for how they were taken.
+        """
+        reporter = reporter or Silent()
+        data = dict(self.config["data"])
+        if on is not None and split is None:
+            data["split"], split = "none", "all"
+        corpus = open_source(on or self.config["source"], settings_of(merge(self.config, {"data": data}), "data"), reporter)
+        if on is None:
+            check_unchanged(corpus, self.manifest)
+            split = split or ("test" if corpus.sizes["test"].documents else "valid")
+        assert split is not None
+        tokens = encode_held_out(corpus, self.codec, split, reporter)
+        with reporter.stage(f"scoring {corpus.name}", tokens.tokens, " tokens") as advance:
+            return self._figures(tokens, corpus.sha256, corpus.name, split, advance)
+
+    def _figures(
+        self,
+        tokens: TokenStore,
+        sha256: str,
+        name: str,
+        split: str = "all",
+        advance: Callable[[int], None] | None = None,
+    ) -> dict[str, Any]:
+        report = score.evaluate(self.model, tokens, advance)
+        protocol = {
+            **score.PROTOCOL,
+            "normalisation": self.codec.normalisation or "none",
+            "data": name,
+            "split": split,
+            "data_sha256": sha256,
+            "tokens": f"{self.config['codec']['kind']} tokens, vocabulary {self.codec.vocab_size}",
+        }
+        run = str(self.folder) if self.folder else None
+        return {"run": run, "model": self.config["model"]["kind"], **asdict(report), "protocol": protocol}
+
+    # -- generating -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str = "",
+        strategy: Strategy | None = None,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+        allow_unknown: bool = False,
+    ) -> list[Generation]:
+        """Continue a prompt.
+
+        Args:
+            prompt: text to go on from; may be empty.
+            strategy: `Greedy()`, `Sample(...)` (the default) or `Beam(...)`.
+            n: how many continuations.
+            max_tokens: at most so many tokens each.
+            stop: end a continuation where one of these strings appears; it is left out.
+            allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prompt.
+
+        Raises:
+            UsageError: the prompt has characters or words that the model does not know.
+        """
+        from lmlab.decode import Sample, finish
+
+        strategy = strategy or Sample()
+        ids = self._prompt(prompt, allow_unknown)
+        branches = finish(self._steps(ids, strategy, n, max_tokens, stop))
+        return [self._generation(prompt, ids, branch, stop) for branch in branches]
+
+    def stream(
+        self,
+        prompt: str = "",
+        strategy: Strategy | None = None,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+        allow_unknown: bool = False,
+    ) -> Iterator[TextStep]:
+        """The same, step by step: `generate` is this iterator drained."""
+        from lmlab.decode import Beam, Sample
+
+        strategy = strategy or Sample()
+        ids = self._prompt(prompt, allow_unknown)
+        certain = TextStream(self.codec)
+        for id in ids:
+            certain.push(id)
+        followed = None  # the first row's branch, while there is one
+        for step in self._steps(ids, strategy, n, max_tokens, stop):
+            new = ""
+            if not isinstance(strategy, Beam):
+                here = next((b for b in (*step.live, *step.ended) if b.parent is followed or followed is None), None)
+                if here is not None:
+                    new = certain.push(here.token)
+                    followed = here
+                if step.done:
+                    new += certain.flush()
+            yield TextStep(step, self.codec, ids, new)
+
+    def _steps(
+        self, ids: Sequence[int], strategy: Strategy, n: int, max_tokens: int, stop: Sequence[str]
+    ) -> Iterator[Step]:
+        from lmlab.decode import StopText, decode
+
+        stopper = StopText(self.codec.decode, tuple(stop)) if stop else None
+        return decode(self.model, ids, strategy, n=n, max_tokens=max_tokens, stop=stopper)
+
+    def _prompt(self, prompt: str, allow_unknown: bool) -> list[int]:
+        encoded = self.codec.encode(prompt)
+        if encoded.unknown_bytes and not allow_unknown:
+            pieces = zip(self.codec.spans(prompt), encoded.ids, strict=True)
+            unknown = sorted({piece for piece, id in pieces if id == UNK})
+            shown = ", ".join(map(repr, unknown[:5]))
+            raise UsageError(
+                f"the prompt has {shown}, which the vocabulary of {self.codec.vocab_size} lacks",
+                "write it otherwise, or allow unknown tokens (--allow-unknown)",
+            )
+        return [int(id) for id in encoded.ids]
+
+    def _generation(self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str]) -> Generation:
+        generated = branch.ids()
+        text = _continuation(self.codec, ids, generated)
+        cuts = [text.find(mark) for mark in stop if mark in text]
+        text = text[: min(cuts)] if cuts else text
+        return Generation(prompt, text, len(generated), branch.total, branch.end or "length")
+
+    # -- keeping --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a model directory; never over an existing one.
+
+        Raises:
+            RunExistsError: `path` is already there.
+        """
+        store.save(Path(path), self.model, self.codec, self.config, self.manifest, self.folder)
+        self.folder = Path(path)
+        return self.folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bench:
+        """Read a model directory.
+
+        Raises:
+            ArtifactError: it is none, or damaged.
+        """
+        stored = store.load(Path(path))
+        return cls(stored.model, stored.codec, stored.config, stored.manifest, Path(path))
+
+
+def _continuation(codec: Codec, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of `ids` as it stands after the prompt: a word codec puts the space between them."""
+    before = codec.decode(prompt_ids)
+    whole = codec.decode([*prompt_ids, *ids])
+    return whole[len(before) :] if whole.startswith(before) else codec.decode(ids)

@@ -1,0 +1,352 @@
+"""Learning: from a source and a few names to a `Bench`; several models side by side."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab import registry, score, store
+from lmlab.batches import Batches, Columns, Epoch, Lines, Windows
+from lmlab.codecs.base import Codec
+from lmlab.config import load_recipe, merge
+from lmlab.corpora import Corpus, DataSettings, open_text
+from lmlab.errors import EmptyDataError, RunExistsError, UsageError
+from lmlab.progress import Reporter, default_reporter
+from lmlab.tokens import TokenStore
+from lmlab.workbench.bench import Bench
+from lmlab.workbench.configure import complete, settings_of, tree_of
+from lmlab.workbench.prepare import Prepared, check_unchanged, open_source, prepare
+
+if TYPE_CHECKING:
+    from lmlab.training.checkpoint import Checkpoint
+    from lmlab.training.events import Listener
+
+DEFAULT_MODEL = "lstm"
+_LONG = 2  # documents this many times longer than a row are read in columns
+_VALIDATION_ROWS = 16
+
+
+def train(
+    source: str | None = None,
+    *,
+    text: str | None = None,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    listeners: Sequence[Listener] = (),
+    **named: Any,
+) -> Bench:
+    """Train a model on a text.
+
+    Args:
+        source: a file, folder, named corpus, or "-" for standard input.
+        text: the text itself, instead of a source.
+        recipe: a named recipe, a TOML file, or a run to repeat.
+        out: the model directory to write; None keeps the model in memory.
+        seed: of everything random; None is the recipe's, else 0.
+        settings: groups of settings, `{"model": {"layers": 2}}`.
+        reporter: is told what goes on; None draws a bar in a terminal.
+        listeners: receive the events of training.
+        **named: `codec`, `model`, `minutes`, `order`...: see `configure.tree_of`.
+
+    Raises:
+        LmlabError: see `lmlab.errors`.
+    """
+    reporter = reporter or default_reporter()
+    tree = merge(load_recipe(recipe) if recipe else {}, tree_of(**named), settings or {})
+    source = source or tree.get("source")
+    if (source is None) == (text is None):
+        raise UsageError("train needs one source of text", "name a file, a folder, a corpus or a recipe that does")
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
+    data = settings_of({"data": tree.get("data", {})}, "data")
+    corpus = open_text(text, data) if text is not None else open_source(str(source), data, reporter)
+    tree = with_kinds(tree, corpus)
+    seed = tree.get("seed", 0) if seed is None else seed
+    whole = complete(tree, source=_lasting(source) if source else "(text in hand)", seed=seed)
+    prepared = prepare(corpus, whole["codec"], reporter)
+    return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners)
+
+
+def _lasting(source: str) -> str:
+    """A source that can be found again from another folder: a path made absolute, a corpus's name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def with_kinds(tree: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
+    """A tree in which the model and the codec have their kinds: code tokens for records of tokens, else characters."""
+    codec = "code" if corpus.pretokenised else "char"
+    return merge({"model": {"kind": DEFAULT_MODEL}, "codec": {"kind": codec}}, tree)
+
+
+def learn(
+    prepared: Prepared, whole: dict[str, Any], out: Path | None, reporter: Reporter, listeners: Sequence[Listener] = ()
+) -> Bench:
+    """Train one model on prepared data, with a whole configuration."""
+    whole = whole | {"vocab_size": prepared.codec.vocab_size}
+    manifest = store.new_manifest(whole, prepared.describe())
+    family = registry.resolve("model", whole["model"]["kind"]).family
+    if "train" not in prepared.stores:
+        raise EmptyDataError("the training split is empty", "give it more text, or set --split")
+    if family == "counted":
+        return _count(prepared, whole, manifest, out, reporter)
+    if family != "neural":
+        raise UsageError(f"a {whole['model']['kind']} is not trained from text", "see `lmlab train --help` for models")
+    return _fit(prepared, whole, manifest, out, reporter, listeners)
+
+
+def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequence[Listener] = ()) -> Bench:
+    """Go on with a run that was stopped, to the same weights that it would have had.
+
+    Raises:
+        ArtifactError: there is no run to go on with.
+        DataError: its text has changed.
+    """
+    from lmlab.training import checkpoint
+
+    reporter, folder = reporter or default_reporter(), Path(path)
+    manifest, whole = store.read_manifest(folder), store.read_json(folder / store.CONFIG)
+    if manifest["status"] in ("done", "early"):
+        reporter.say(f"{folder} is finished; nothing is left to do")
+        return Bench.load(folder)
+    corpus = open_source(whole["source"], settings_of(whole, "data"), reporter)
+    check_unchanged(corpus, manifest)
+    prepared = prepare(corpus, whole["codec"], reporter)
+    return _fit(prepared, whole, manifest, folder, reporter, listeners, checkpoint.newest(folder), resumed=True)
+
+
+# -- counted models ---------------------------------------------------------------------------------------------------
+
+
+def _count(
+    prepared: Prepared, whole: dict[str, Any], manifest: dict[str, Any], out: Path | None, reporter: Reporter
+) -> Bench:
+    model_class = registry.resolve("model", whole["model"]["kind"])
+    began = time.perf_counter()
+    ids_N = prepared.stores["train"].ids
+    with reporter.stage("counting") as advance:
+        model = model_class.estimate(settings_of(whole, "model"), prepared.codec.vocab_size, ids_N)
+        advance(len(ids_N))
+    seconds = time.perf_counter() - began
+    for note in getattr(model, "notes", ()):
+        reporter.say(note)
+    manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), **_held_out(model, prepared, reporter)}
+    manifest["status"] = "done"
+    bench = Bench(model, prepared.codec, whole, manifest)
+    if out is not None:
+        bench.save(out)
+    return bench
+
+
+def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
+    """The figures on the validation split, where there is one and the model has probabilities."""
+    if "valid" not in prepared.stores or getattr(model, "unnormalised", False):
+        return {}
+    tokens = prepared.stores["valid"]
+    with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:
+        return {"valid": vars(score.evaluate(model, tokens, advance))}
+
+
+# -- trained models ---------------------------------------------------------------------------------------------------
+
+
+def _fit(
+    prepared: Prepared,
+    whole: dict[str, Any],
+    manifest: dict[str, Any],
+    out: Path | None,
+    reporter: Reporter,
+    listeners: Sequence[Listener] = (),
+    checkpoint: Checkpoint | None = None,
+    *,
+    resumed: bool = False,
+) -> Bench:
+    import torch
+
+    from lmlab.training.fit import Fit
+
+    settings, seed = settings_of(whole, "train"), whole["seed"]
+    model_class = registry.resolve("model", whole["model"]["kind"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(settings_of(whole, "model"), prepared.codec.vocab_size)
+    batches = training_batches(prepared.stores["train"], settings, seed)
+    validation = validation_batches(prepared.stores.get("valid"), batches, settings)
+    if settings.baseline and "baselines" not in manifest["results"]:
+        manifest["results"]["baselines"] = _baselines(prepared, whole, reporter)
+    if out is not None and not resumed:
+        with store.atomic_folder(out) as folder:
+            store.write_description(folder, prepared.codec, whole, manifest)
+    run = Fit(
+        model=model,
+        batches=batches,
+        settings=settings,
+        seed=seed,
+        run=out,
+        validation=validation,
+        resume=checkpoint,
+        listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
+        sample=_sampler(model, prepared.codec, seed),
+    )
+    outcome = run.go()
+    chosen = {name: getattr(outcome.progress, name) for name in ("plan", "precision", "threads", "validation_tokens")}
+    whole["train"] = {**whole["train"], **chosen}  # with these the run repeats bit for bit
+    manifest["config"] = whole
+    manifest["status"] = outcome.reason
+    manifest["results"] |= {
+        "train_seconds": outcome.progress.seconds,
+        "steps": outcome.progress.step,
+        "tokens_seen": outcome.progress.tokens,
+        "parameters": model.parameter_count,
+        "best_step": outcome.progress.best_step,
+    }
+    if outcome.reason != "interrupted":
+        manifest["results"] |= _held_out(model, prepared, reporter)
+    if out is not None:
+        store.write_json(out / store.CONFIG, whole)
+        store.write_json(out / store.MANIFEST, manifest)
+    return Bench(model, prepared.codec, whole, manifest, out)
+
+
+def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
+    """The training split cut as the settings say."""
+    kind = settings.batching
+    if kind == "auto":
+        kind = "columns" if tokens.tokens / len(tokens) > _LONG * settings.length else "lines"
+    if kind == "columns":
+        return Columns(tokens, settings.batch_size, settings.length, seed)
+    if kind == "windows":
+        return Windows(tokens, settings.batch_size, settings.length, seed)
+    return Lines(
+        tokens, settings.batch_size, settings.length, seed, budget=settings.batch_tokens, bucket=settings.bucket
+    )
+
+
+def validation_batches(tokens: TokenStore | None, batches: Batches, settings: Any) -> Epoch | None:
+    """The validation split in order: columns for a run in columns, else lines as they come."""
+    if tokens is None:
+        return None
+    if batches.carries:
+        return Columns(tokens, _VALIDATION_ROWS, 4 * settings.length, roll=False).epoch(0)
+    return Lines(tokens, 4 * _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
+
+
+def _baselines(prepared: Prepared, whole: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """What an n-gram and xz make of the validation split."""
+    from lmlab.training.baseline import ngram_baseline, xz_bits_per_byte
+
+    if "valid" not in prepared.stores:
+        return {}
+    with reporter.stage("fitting the n-gram baseline"):
+        baseline = ngram_baseline(
+            prepared.stores["train"], prepared.stores["valid"], whole["codec"]["kind"], prepared.codec.vocab_size
+        )
+        xz = xz_bits_per_byte(
+            prepared.corpus.text("train", max_bytes=8 << 20), prepared.corpus.text("valid", max_bytes=4 << 20)
+        )
+    reporter.say(
+        f"baseline on the validation split: {baseline.order}-gram {baseline.report.nats_per_token:.4f} nats/token, "
+        f"{baseline.report.bits_per_byte:.3f} bits/byte in {baseline.seconds:.1f} s; xz {xz:.3f} bits/byte"
+    )
+    ngram = {"order": baseline.order, "seconds": baseline.seconds, **vars(baseline.report)}
+    return {"ngram": ngram, "xz": {"bits_per_byte": xz}}
+
+
+def _recorders(out: Path | None, checkpoint: Checkpoint | None, settings: Any) -> list[Listener]:
+    """Who writes down what happens: metrics, the learning curve, TensorBoard."""
+    if out is None:
+        return []
+    from lmlab.plots import LiveCurve
+    from lmlab.training.events import MetricsFile, TensorBoard
+
+    _forget_after(out / store.METRICS, checkpoint.counters["step"] if checkpoint else 0)
+    recorders: list[Any] = [MetricsFile(out / store.METRICS), LiveCurve(out / store.METRICS, out / store.CURVE)]
+    if settings.tensorboard:
+        recorders.append(TensorBoard(out / "tensorboard"))
+    return recorders
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop from the metrics what a killed run wrote after its last checkpoint: it will happen again."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue  # the line that the kill cut short
+    store.write_file(metrics, "".join(kept))
+
+
+def _sampler(model: Any, codec: Codec, seed: int) -> Callable[[], str]:
+    from lmlab.decode import Sample, decode, finish
+
+    def sample() -> str:
+        strategy = Sample(temperature=0.8, seed=seed)
+        (branch,) = finish(decode(model, [], strategy, n=1, max_tokens=120))
+        return codec.decode(branch.ids())
+
+    return sample
+
+
+# -- several models ---------------------------------------------------------------------------------------------------
+
+
+def compare(
+    source: str,
+    models: Sequence[str] = ("ngram", "cnn", "lstm"),
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    reporter: Reporter | None = None,
+    **named: Any,
+) -> list[Bench]:
+    """Train several kinds of model on the same tokens, each for the same budget.
+
+    Args:
+        source: a file, folder, named corpus, or "-".
+        models: their kinds.
+        seed: of each run.
+        out: a folder for the runs, one subfolder a model; None keeps none.
+        settings: groups of settings for one kind: `{"ngram": {"model": {"order": 4}}}`.
+        reporter: is told what goes on.
+        **named: settings for all, as in `train`.
+
+    Returns:
+        A bench a model, whose `manifest["results"]["test"]` holds the figures of the test split.
+    """
+    reporter = reporter or default_reporter()
+    shared = tree_of(**named)
+    for kind in models:
+        registry.resolve("model", kind)
+    data: DataSettings = settings_of({"data": shared.get("data", {})}, "data")
+    corpus = open_source(source, data, reporter)
+    prepared: Prepared | None = None
+    benches = []
+    for kind in models:
+        own = (settings or {}).get(kind, {})
+        tree = with_kinds(merge(shared, {"model": {"kind": kind}, "train": {"baseline": False}}, own), corpus)
+        whole = complete(tree, source=_lasting(source), seed=seed)
+        prepared = prepared or prepare(corpus, whole["codec"], reporter)
+        reporter.say(f"{kind}:")
+        bench = learn(prepared, whole, Path(out) / kind if out else None, reporter)
+        bench.manifest["results"]["test"] = _test_figures(bench, prepared, reporter)
+        benches.append(bench)
+    return benches
+
+
+def _test_figures(bench: Bench, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
+    split = "test" if "test" in prepared.stores else "valid"
+    if split not in prepared.stores:
+        raise EmptyDataError("there is no held-out text to compare on", "leave a share for it with --split")
+    tokens = prepared.stores[split]
+    with reporter.stage("scoring the held-out split", tokens.tokens, " tokens") as advance:
+        return {"split": split, **vars(score.evaluate(bench.model, tokens, advance))}

@@ -1,0 +1,122 @@
+"""From a source to what models learn from: the corpus, the codec made from its training split, the encoded splits.
+
+The encoded splits are kept in the cache under a key of the text's hash, the split rule and the codec's settings, so a
+text is encoded once however many models are trained on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmlab import codecs, store
+from lmlab.codecs.base import Codec
+from lmlab.corpora import Corpus, DataSettings, cache_dir, open_corpus
+from lmlab.corpora.document import Document
+from lmlab.errors import ArtifactError, DataError
+from lmlab.progress import Reporter
+from lmlab.tokens import TokenStore
+
+SPLITS = ("train", "valid", "test")
+_KEY_VERSION = 1  # changes when the encoding does
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus, its codec, and its encoded splits (`train`; `valid` and `test` where they are not empty)."""
+
+    corpus: Corpus
+    codec: Codec
+    stores: Mapping[str, TokenStore]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the data."""
+        sizes = {name: vars(size) | {"tokens": self.stores[name].tokens} for name, size in self._sizes().items()}
+        return {
+            "name": self.corpus.name,
+            "sha256": self.corpus.sha256,
+            "split_rule": self.corpus.rule,
+            "splits": sizes,
+            "normalisation": self.codec.normalisation or "none: decoding gives the text back exactly",
+        }
+
+    def _sizes(self) -> dict[str, Any]:
+        return {name: self.corpus.sizes[name] for name in SPLITS if name in self.stores}
+
+
+def open_source(source: str, settings: DataSettings, reporter: Reporter) -> Corpus:
+    """Open a corpus, showing progress."""
+    with reporter.stage(f"reading {source}") as advance:
+        return open_corpus(source, settings, progress=lambda done, total: advance(done))
+
+
+def prepare(corpus: Corpus, codec_config: Mapping[str, Any], reporter: Reporter) -> Prepared:
+    """Build the codec from the training split, encode every split, or find both in the cache."""
+    folder = cache_dir() / "tokens" / _key(corpus, codec_config)
+    kind = codec_config["kind"]
+    settings = {name: value for name, value in codec_config.items() if name != "kind"}
+    codec = _find_codec(folder, kind, settings)
+    if codec is None:
+        with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:
+            codec = codecs.build(kind, settings, _counted(corpus.documents("train"), advance))
+        if not (folder / "codec").exists():
+            with store.atomic_folder(folder / "codec") as beside:
+                codec.save(beside)
+    stores = {}
+    for split in SPLITS:
+        if corpus.sizes[split].documents:
+            stores[split] = _encoded(folder / split, corpus, codec, split, reporter)
+    return Prepared(corpus, codec, stores)
+
+
+def _key(corpus: Corpus, codec_config: Mapping[str, Any]) -> str:
+    parts = [_KEY_VERSION, corpus.sha256, corpus.rule, dict(codec_config)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _find_codec(folder: Path, kind: str, settings: Mapping[str, Any]) -> Codec | None:
+    if not (folder / "codec").is_dir():
+        return None
+    try:
+        return codecs.load(folder / "codec", kind, settings)
+    except ArtifactError:
+        return None  # a damaged cache entry: made anew
+
+
+def _encoded(folder: Path, corpus: Corpus, codec: Codec, split: str, reporter: Reporter) -> TokenStore:
+    if folder.is_dir():
+        try:
+            return TokenStore.open(folder)
+        except ArtifactError:
+            reporter.say(f"the cached tokens in {folder} are damaged; encoding again")
+            return TokenStore.from_documents(codec, corpus.documents(split))
+    with reporter.stage(f"encoding {split}", corpus.sizes[split].bytes) as advance:
+        return TokenStore.build(folder, codec, corpus.documents(split), advance)
+
+
+def _counted(documents: Iterable[Document], advance: Any) -> Iterable[Document]:
+    done = 0
+    for document in documents:
+        yield document
+        done += len(document.text)
+        advance(done)
+
+
+def encode_held_out(corpus: Corpus, codec: Codec, split: str, reporter: Reporter) -> TokenStore:
+    """Encode one split of another text, for evaluation; kept in memory."""
+    with reporter.stage(f"encoding {corpus.name}", corpus.sizes[split].bytes):
+        return TokenStore.from_documents(codec, corpus.documents(split))
+
+
+def check_unchanged(corpus: Corpus, manifest: Mapping[str, Any]) -> None:
+    """Raise DataError when the text behind a run is not what it was trained on."""
+    before = manifest["data"]["sha256"]
+    if corpus.sha256 != before:
+        raise DataError(
+            f"{corpus.name} is not the text of this run (sha256 {corpus.sha256[:12]}, trained on {before[:12]})",
+            "put the old text back, or name a text with --on",
+        )

@@ -1,0 +1,39 @@
+import pytest
+
+from lmlab.codecs import build, words
+from lmlab.corpora.document import Document
+from lmlab.vocab import UNK
+
+
+def test_counting_forgets_the_rarest_only(monkeypatch):
+    monkeypatch.setattr(words, "MOST_TYPES", 50)
+    documents = [Document(f"often rare{i} also{i % 40} often") for i in range(500)]
+    codec = build("word", {"vocab_size": 20}, documents)
+    assert codec.tokens[4] == "often"
+    assert not any(token.startswith("rare") for token in codec.tokens)
+    assert build("word", {"vocab_size": None}, documents).vocab_size == 4 + 1 + 40 + 500
+
+
+@pytest.mark.parametrize("kind", ["word", "code"])
+def test_tokens_of_a_record_are_taken_as_they_are(kind):
+    record = Document("if a b :", tokens=("if", "a b", "", ":", "<bos>", "\ud800"))
+    codec = build(kind, {}, [record])
+    assert set(codec.tokens[4:]) == {"if", "a b", ":", "\ufffd"}
+    encoded = codec.encode_document(record)
+    assert [codec.token_text(id) for id in encoded.ids] == ["if", "a b", ":", "[UNK]", "\ufffd"]
+    assert (encoded.unknown_tokens, encoded.unknown_bytes) == (1, len("<bos>"))
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_codecs_without_words_read_the_text_of_a_record(kind):
+    record = Document("if a", tokens=("if", "a"))
+    codec = build(kind, {}, [record])
+    assert codec.encode_document(record).ids.tolist() == codec.encode("if a").ids.tolist()
+
+
+@pytest.mark.parametrize("special", ["[PAD]", "[UNK]", "<bos>", "<eos>"])
+def test_a_word_spelled_like_a_special_is_unknown_here_and_in_the_library(special):
+    codec = build("word", {"split": "space"}, [Document(f"{special} a {special}")])
+    assert codec.tokens[4:] == ("a",)
+    assert codec.encode(special).ids.tolist() == [UNK]
+    assert codec.reference().encode([special, "a"], is_pretokenized=True).ids == [UNK, 4]

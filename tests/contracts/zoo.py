@@ -1,0 +1,112 @@
+"""Small instances of every registered model, by registry name and variant; each is imported when it is built.
+
+Weights are random but large, lest a fault drown in rows that are all nearly uniform; counts come from random documents.
+"""
+
+import importlib
+from functools import cache, partial
+
+import numpy as np
+import torch
+
+from lmlab.models.base import LanguageModel
+from lmlab.models.toy import Scripted, Uniform
+from lmlab.vocab import BOS, EOS, SPECIALS, UNK
+
+VOCAB = 8
+SMOOTHINGS = ("mle", "add-k", "witten-bell", "stupid-backoff", "absolute", "kneser-ney")
+
+
+@cache
+def documents(count: int = 60) -> np.ndarray:
+    """Random documents that prefer some words after others, laid end to end; a few are empty."""
+    rng = np.random.default_rng(0)
+    words = [UNK, *range(len(SPECIALS), VOCAB)]
+    follow = rng.dirichlet(np.full(len(words), 0.5), size=len(words))
+    ids: list[int] = []
+    for _ in range(count):
+        at = rng.integers(len(words))
+        ids.append(BOS)
+        for _ in range(rng.integers(0, 9)):
+            at = rng.choice(len(words), p=follow[at])
+            ids.append(words[at])
+        ids.append(EOS)
+    return np.array(ids, dtype=np.uint16)
+
+
+def _ngram(order: int, smoothing: str) -> LanguageModel:
+    from lmlab.models.ngram import Ngram
+
+    return Ngram.estimate(Ngram.Settings(order=order, smoothing=smoothing), VOCAB, documents())
+
+
+def _neural(path: str, **settings) -> LanguageModel:
+    module, name = path.split(":")
+    architecture = getattr(importlib.import_module(f"lmlab.models.neural.{module}"), name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = architecture(architecture.Settings(**settings), VOCAB)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return model.eval()
+
+
+def _mixture(kind: str, *parts, weights=()) -> LanguageModel:
+    from lmlab.models.mix import Mixture, mix
+
+    return mix(Mixture.Settings(kind=kind, weights=weights), [part() for part in parts])
+
+
+def _recurrent(name: str):
+    build = partial(_neural, f"rnn:{name}")
+    return {
+        "plain": partial(build, hidden=8, embedding=6),
+        "stacked": partial(build, hidden=8, embedding=6, layers=3),
+        "tied": partial(build, hidden=8, embedding=8, input="tied"),
+        "one-hot": partial(build, hidden=8, input="one-hot"),
+    }
+
+
+_bigram = partial(_ngram, 2, "witten-bell")
+_lstm = partial(_neural, "rnn:LSTM", hidden=8, embedding=6)
+_cnn = partial(_neural, "cnn:CNN", embedding=6, channels=8, layers=2, kernel=3)
+_transformer = partial(_neural, "transformer:Transformer", width=8, layers=2, heads=2)
+
+
+def _script() -> LanguageModel:
+    return Scripted.estimate(Scripted.Settings(), VOCAB, documents())
+
+
+ZOO = {
+    "ngram": {f"{s}-{order}": partial(_ngram, order, s) for s in SMOOTHINGS for order in (1, 2, 3, 5)},
+    "cnn": {
+        "plain": _cnn,
+        "one-layer": partial(_cnn, layers=1),
+        "kernel-1": partial(_cnn, kernel=1),
+        "dilated": partial(_cnn, layers=3, kernel=2, dilation=2),
+        "gated": partial(_cnn, gated=True, residual=False),
+    },
+    "rnn": _recurrent("RNN"),
+    "lstm": _recurrent("LSTM"),
+    "gru": _recurrent("GRU"),
+    "transformer": {
+        "plain": partial(_transformer, window=64),
+        "narrow-window": partial(_transformer, window=3),
+        "window-1": partial(_transformer, window=1),
+    },
+    "uniform": {"plain": partial(Uniform, VOCAB)},
+    "scripted": {"estimated": _script},
+    "mixture": {
+        "linear": partial(_mixture, "linear", _bigram, _lstm, _cnn, weights=(0.5, 0.3, 0.2)),
+        "linear-stepwise": partial(_mixture, "linear", _bigram, _script),
+        "log-linear": partial(_mixture, "log-linear", _bigram, _transformer, weights=(0.7, 0.6)),
+        "nested": partial(_mixture, "linear", partial(_mixture, "log-linear", _lstm, _cnn), _bigram),
+    },
+}
+
+
+@cache
+def build(name: str, variant: str) -> LanguageModel:
+    """One instance, made once."""
+    return ZOO[name][variant]()
