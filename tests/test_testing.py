@@ -17,7 +17,7 @@ V, H = 8, 6
 
 @dataclass(frozen=True)
 class Memory:
-    h_BH: torch.Tensor  # noqa: N815 - shapes live in names
+    h_BH: torch.Tensor
 
     def select(self, rows_K):
         return Memory(self.h_BH[rows_K])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +27,9 @@ from lmlab.errors import EmptyDataError, SettingError
 from lmlab.tokens import TokenStore
 from lmlab.vocab import BOS, IGNORE, PAD
 
-_POOL_BATCHES = 50  # documents are sorted by length within a pool of this many batches: hardly any padding, still random
+_POOL_BATCHES = (
+    50  # documents are sorted by length within a pool of this many batches: hardly any padding, still random
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class Batch:
         ids_BT: int64, what is read.
         targets_BT: int64, what is predicted; `IGNORE` where nothing is.
         carry: whether the rows go on where those of the batch before stopped.
+        fresh_B: of a batch that carries, the rows that begin anew all the same; their first input is `<bos>`.
     """
 
     ids_BT: Tensor
     targets_BT: Tensor
     carry: bool
+    fresh_B: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -87,21 +91,32 @@ def _pair(rows_BT: np.ndarray, carry: bool) -> Batch:
 class Columns(Batches):
     """The store as one stream in B columns, read T tokens at a time, the state carried.
 
-    Each epoch starts the columns elsewhere, so that their cuts do not always fall on the same tokens.
+    Each epoch starts the columns elsewhere, so that their cuts do not always fall on the same tokens. A text is scored
+    from `<bos>` and an empty state, which a stream hardly ever shows: so some rows begin anew at some batches.
+
+    Args:
+        store: the tokens.
+        rows: columns.
+        length: tokens a batch of each column.
+        seed: of the starts.
+        restart: the chance that a row begins anew at a batch.
+        roll: False starts every epoch at the first token and keeps the last, shorter batch.
     """
 
     carries = True
 
-    def __init__(self, store: TokenStore, rows: int, length: int, seed: int = 0, *, roll: bool = True) -> None:
+    def __init__(
+        self, store: TokenStore, rows: int, length: int, seed: int = 0, *, restart: float = 0.0, roll: bool = True
+    ) -> None:
         self._ids_N = store.ids
         self._rows = max(1, min(rows, (len(store.ids) - 1) // 2))
         self._length = min(length, (len(store.ids) - 1) // self._rows)
         if self._length < 1:
             raise EmptyDataError(f"the split holds {len(store.ids)} tokens, fewer than 2", "give it more text")
-        self._seed, self._roll = seed, roll
+        self._seed, self._restart, self._roll = seed, restart, roll
 
     def epoch(self, number: int) -> Epoch:
-        """See `Batches`. The last, shorter batch of the columns is left out unless the columns are not rolled."""
+        """See `Batches`."""
         total = len(self._ids_N)
         column = (total - 1) // self._rows
         start = int(np.random.default_rng([self._seed, number]).integers(total)) if self._roll else 0
@@ -111,6 +126,10 @@ class Columns(Batches):
             at = index * self._length
             take = min(self._length, column - at)
             rows_BT = self._ids_N[(bases_B1 + at + np.arange(take + 1)) % total]
+            fresh_B = np.random.default_rng([self._seed, number, index]).random(self._rows) < self._restart
+            if index > 0 and fresh_B.any():
+                rows_BT[fresh_B, 0] = BOS
+                return replace(_pair(rows_BT, carry=True), fresh_B=torch.from_numpy(fresh_B))
             return _pair(rows_BT, carry=index > 0)
 
         return Epoch(column // self._length if self._roll else -(-column // self._length), make)

@@ -126,7 +126,7 @@ class Field:
 
 
 @functools.cache
-def described(cls: type[Settings]) -> tuple[Field, ...]:
+def described(cls: Any) -> tuple[Field, ...]:
     """Every field of a settings class, in order."""
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)

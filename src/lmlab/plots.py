@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from io import BytesIO
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ def draw_curves(
     axes = figure.add_subplot()
     for (name, curve), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
         axes.plot(*_xy(curve["train"]), color=colour, alpha=0.35, linewidth=1)
-        axes.plot(*_xy(curve["valid"]), color=colour, linewidth=2, marker="o", markersize=3, label=f"{name}, validation")
+        axes.plot(
+            *_xy(curve["valid"]), color=colour, linewidth=2, marker="o", markersize=3, label=f"{name}, validation"
+        )
     for (name, level), style in zip((levels or {}).items(), ("--", ":", "-.", "--"), strict=False):
         axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=name)
     _frame(axes, curves)

@@ -24,7 +24,9 @@ class Reporter(Protocol):
         """A notice of one line."""
         ...
 
-    def stage(self, title: str, total: int | None = None, unit: str = "B") -> contextlib.AbstractContextManager[Advance]:
+    def stage(
+        self, title: str, total: int | None = None, unit: str = "B"
+    ) -> contextlib.AbstractContextManager[Advance]:
         """A piece of work of `total` units (None: unknown)."""
         ...
 

@@ -133,8 +133,8 @@ def _scored(model: LanguageModel, store: TokenStore) -> Iterator[np.ndarray]:
             ids, mask = torch.from_numpy(ids_BT), torch.from_numpy(ids_BT != PAD)
             yield model.logp(ids, mask)[mask].numpy()
     else:
-        for document in store:
-            yield np.array([token.logp for token in token_scores(model, document[1:])])
+        for number in range(len(store)):
+            yield np.array([token.logp for token in token_scores(model, store.document(number)[1:])])
 
 
 def _groups(offsets: np.ndarray) -> Iterator[tuple[int, int]]:

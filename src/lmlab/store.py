@@ -128,7 +128,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """What made this: the versions of what the numbers depend on, and the machine."""
     packages = {name: version(name) for name in ("lmlab", "numpy", "torch", "tokenizers")}
-    return {"python": platform.python_version(), **packages, "machine": platform.machine(), "cores": str(os.cpu_count())}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+    }
 
 
 def new_manifest(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +159,12 @@ def write_description(folder: Path, codec: Codec, config: Mapping[str, Any], man
 
 
 def save(
-    path: Path, model: Registered, codec: Codec, config: Mapping[str, Any], manifest: Mapping[str, Any], curve: Path | None
+    path: Path,
+    model: Registered,
+    codec: Codec,
+    config: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    curve: Path | None,
 ) -> None:
     """Write a whole model directory, atomically."""
     with atomic_folder(path) as folder:
@@ -206,7 +216,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise ArtifactError(
-            f"{path} has format {manifest.get('format')}, but this version reads {FORMAT}", "install the one that wrote it"
+            f"{path} has format {manifest.get('format')}, but this version reads {FORMAT}",
+            "install the one that wrote it",
         )
     return manifest
 

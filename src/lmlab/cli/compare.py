@@ -1,6 +1,7 @@
 """Train several kinds of model on the same tokens, each for the same budget, and show one table.
 
-The figures are those of the test split, which no model has seen and on which nothing is chosen."""
+The figures are those of the test split, which no model has seen and on which nothing is chosen.
+"""
 
 from __future__ import annotations
 

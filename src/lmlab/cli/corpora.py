@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from lmlab.corpora import DataSettings, corpus_table
 
     if options.name is None:
-        rows = corpus_table()
+        rows = [vars(row) for row in corpus_table()]
         print_json(rows) if options.json else print_table(rows, title="named corpora")
         return 0
     from lmlab.workbench.prepare import open_source

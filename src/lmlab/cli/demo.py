@@ -1,7 +1,8 @@
 """Two minutes, no download: an n-gram, a CNN and an LSTM on Python's own standard library.
 
 The library's functions become records of code tokens in the CodeSearchNet schema, split by module. Three models learn
-from the same tokens; one table compares them on modules that none has seen, and each strategy completes a prompt."""
+from the same tokens; one table compares them on modules that none has seen, and each strategy completes a prompt.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ EXAMPLES = """\
 
 PROMPT = "def train ("
 _VOCABULARY = 8_000
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "ngram": {"model": {"order": 5}},
     "cnn": {"model": {"embedding": 128, "channels": 192, "layers": 3, "kernel": 4}, "train": {"lr": 3e-3}},
     "lstm": {"model": {"embedding": 128, "hidden": 192}, "train": {"lr": 6e-3}},

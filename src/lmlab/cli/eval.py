@@ -1,6 +1,7 @@
 """Score held-out text with trained models, all on one ruler.
 
-Without --on, each run is scored on the test split of the text it was trained on."""
+Without --on, each run is scored on the test split of the text it was trained on.
+"""
 
 from __future__ import annotations
 

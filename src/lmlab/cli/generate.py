@@ -1,7 +1,8 @@
 """Write: continue a prompt by greedy choice, sampling, or beam search.
 
 --temperature, --top-k, --top-p and the others are applied in the order in which you write them; the order changes the
-result."""
+result.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("sampling, applied in the order given")
     for name, (kind, help) in _PROCESSORS.items():
         flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=kind, action=_InOrder, dest="processors", metavar=kind.__name__[0].upper(), help=help)
+        group.add_argument(
+            flag, type=kind, action=_InOrder, dest="processors", metavar=kind.__name__[0].upper(), help=help
+        )
     group = parser.add_argument_group("beam search")
     group.add_argument("--beams", type=int, default=None, metavar="N", help="hypotheses kept (default 5)")
     group.add_argument("--length-penalty", type=float, default=None, metavar="A", help="score = log p / length ** A")

@@ -93,8 +93,11 @@ def read_text(path: str) -> str:
                 data = file.read()
         return data.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", "name a text file, or - for standard input") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror})", "name a text file, or - for standard input"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})", "convert it to UTF-8"
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})",
+            "convert it to UTF-8",
         ) from error

@@ -1,6 +1,7 @@
 """Surprisal of every token of a text: how unexpected it is, its rank among all tokens, the bits so far.
 
-The text is read as one document; its end (<eos>) is predicted too. An unknown token pays for its spelling."""
+The text is read as one document; its end (<eos>) is predicted too. An unknown token pays for its spelling.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Train a language model on any text.
 
 SOURCE is a text file, a folder of source code, records (*.jsonl, *.csv, *.parquet, also .gz and .zst), a named corpus
-(`lmlab corpora`), or - for standard input."""
+(`lmlab corpora`), or - for standard input.
+"""
 
 from __future__ import annotations
 

@@ -166,9 +166,7 @@ class Fit:
         torch.set_rng_state(random)
         self.optimizer = make_optimizer(self.model, self.settings)
         self._state = None
-        self.progress = Progress(
-            precision=self.progress.precision, threads=fastest, validation_tokens=affordable
-        )
+        self.progress = Progress(precision=self.progress.precision, threads=fastest, validation_tokens=affordable)
         left = budget - self._seconds() - self.settings.evaluations * evaluation
         return max(self.settings.evaluations, 1, int(left / speeds[fastest]))
 
@@ -225,7 +223,7 @@ class Fit:
         nats = 0.0
         for batch in batches:
             with self._autocast():
-                loss, state = self.model.loss(batch.ids_BT, batch.targets_BT, self._state if batch.carry else None)
+                loss, state = self.model.loss(batch.ids_BT, batch.targets_BT, self._state_before(batch))
             (loss / max(1, tokens)).backward()
             self._state = state.detach() if self.batches.carries and self.settings.carry else None
             nats += loss.item()
@@ -237,6 +235,11 @@ class Fit:
         self.progress.step += 1
         self.progress.tokens += tokens
         return nats, tokens
+
+    def _state_before(self, batch: Batch) -> TensorState | None:
+        if not batch.carry or self._state is None:
+            return None
+        return self._state if batch.fresh_B is None else self._state.clear(batch.fresh_B)
 
     def _next_batch(self) -> Batch:
         progress = self.progress

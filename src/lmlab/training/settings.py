@@ -27,6 +27,7 @@ class TrainSettings(config.Settings):
     length: int = setting(64, "tokens a row at most; back-propagation is truncated here", ge=1)
     bucket: bool = setting(True, "batch documents of like length together (lines only)")
     carry: bool = setting(True, "carry the state from batch to batch (columns only)")
+    restart: float = setting(0.03, "chance that a row begins anew at a batch (columns only)", ge=0, le=1)
     accumulate: int = setting(1, "batches whose gradients make one step", ge=1)
     optimizer: str = setting("adamw", "AdamW (Loshchilov and Hutter 2019) or plain SGD", choices=("adamw", "sgd"))
     lr: float = setting(3e-3, "peak learning rate", gt=0)
@@ -45,5 +46,7 @@ class TrainSettings(config.Settings):
     precision: str = setting(
         "auto", "bf16 where a probe shows the machine multiplies it faster, else fp32", choices=("auto", "fp32", "bf16")
     )
-    threads: int | None = setting(None, "processor threads; none is one a core, or one alone where a timed run measures it to be faster", ge=1)
+    threads: int | None = setting(
+        None, "processor threads; none is one a core, or one alone where a timed run measures it to be faster", ge=1
+    )
     tensorboard: bool = setting(False, "also write TensorBoard events (extra `tensorboard`)")

@@ -142,7 +142,9 @@ class Bench:
             )
         return Scores(self._figures(tokens, corpus.sha256, "text"), rows)
 
-    def evaluate(self, on: str | None = None, *, split: str | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, on: str | None = None, *, split: str | None = None, reporter: Reporter | None = None
+    ) -> dict[str, Any]:
         """Figures on a text that the model was not trained on.
 
         Args:
@@ -157,7 +159,9 @@ class Bench:
         data = dict(self.config["data"])
         if on is not None and split is None:
             data["split"], split = "none", "all"
-        corpus = open_source(on or self.config["source"], settings_of(merge(self.config, {"data": data}), "data"), reporter)
+        corpus = open_source(
+            on or self.config["source"], settings_of(merge(self.config, {"data": data}), "data"), reporter
+        )
         if on is None:
             check_unchanged(corpus, self.manifest)
             split = split or ("test" if corpus.sizes["test"].documents else "valid")

@@ -219,7 +219,7 @@ def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
     if kind == "auto":
         kind = "columns" if tokens.tokens / len(tokens) > _LONG * settings.length else "lines"
     if kind == "columns":
-        return Columns(tokens, settings.batch_size, settings.length, seed)
+        return Columns(tokens, settings.batch_size, settings.length, seed, restart=settings.restart)
     if kind == "windows":
         return Windows(tokens, settings.batch_size, settings.length, seed)
     return Lines(

@@ -46,6 +46,13 @@ class TensorState:
         """The same values, cut from the graph: truncated backpropagation through time stops here."""
         return TensorState(tuple(tensor.detach() for tensor in self.tensors))
 
+    def clear(self, rows_B: Tensor) -> TensorState:
+        """These rows (bool) as if nothing had been read; in every architecture that is zeros."""
+        keep_B = ~rows_B
+        return TensorState(
+            tuple(tensor * keep_B.view(-1, *[1] * (tensor.ndim - 1)).to(tensor.dtype) for tensor in self.tensors)
+        )
+
     @staticmethod
     def cat(states: Sequence[TensorState]) -> TensorState:
         """Several batches as one."""
@@ -156,7 +163,7 @@ class NeuralModel(nn.Module, abc.ABC):
         Raises:
             ArtifactError: the file is missing, damaged, or of another shape.
         """
-        model = cls(settings, vocab_size)
+        model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
         try:
             model.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, SafetensorError, RuntimeError) as error:

@@ -9,6 +9,7 @@ Sources: Dauphin et al. 2017 (gated linear units); van den Oord et al. 2016, Bai
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -48,7 +49,7 @@ class CNN(NeuralModel):
         gates = 2 if settings.gated else 1
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, gates * after, (1, settings.kernel), dilation=(1, settings.dilation**layer))
-            for layer, (before, after) in enumerate(zip(widths, widths[1:], strict=False))
+            for layer, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.dropout = nn.Dropout(settings.dropout)
         self._gated, self._residual = settings.gated, settings.residual

@@ -42,7 +42,7 @@ class Recurrent(NeuralModel):
 
     Settings = RecurrentSettings
     training_defaults: ClassVar = {"lr": 4e-3, "batch_size": 16, "length": 64}
-    network: ClassVar[type[nn.RNNBase]]
+    network: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
     cell: ClassVar[Callable[..., Any]]
     parts: ClassVar[int]  # tensors that a layer remembers: (h,) or (h, c)
 
