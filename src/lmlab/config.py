@@ -14,7 +14,6 @@ A run's configuration is a plain nested dict, `{"data": {...}, "codec": {"kind":
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import tomllib
 import types
@@ -125,8 +124,7 @@ class Field:
         raise SettingError(f"{where}.{self.name}", value, self.bound, self.help)
 
 
-@functools.cache
-def described(cls: Any) -> tuple[Field, ...]:
+def described(cls: type[Settings]) -> tuple[Field, ...]:
     """Every field of a settings class, in order."""
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)

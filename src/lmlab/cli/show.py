@@ -67,5 +67,6 @@ def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str,
         "bits/char": figures.get("bits_per_char"),
         "bits/byte": figures.get("bits_per_byte"),
         "unk": figures.get("unk_tokens"),
+        "perplexity, unk as class": figures.get("perplexity_unk_as_class"),
         **more,
     }
