@@ -53,16 +53,16 @@ def draw_curves(
             *_xy(curve["valid"]), color=colour, linewidth=2, marker="o", markersize=3, label=f"{name}, validation"
         )
     for (name, level), style in zip((levels or {}).items(), ("--", ":", "-.", "--"), strict=False):
-        axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=name)
-    _frame(axes, curves)
+        axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=f"{name}, validation")
+    _frame(axes, curves, list((levels or {}).values()))
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_file(path, picture.getvalue())
 
 
-def _frame(axes: Any, curves: Mapping[str, Any]) -> None:
+def _frame(axes: Any, curves: Mapping[str, Any], levels: Sequence[float]) -> None:
     axes.set_xlabel("seconds of training")
-    axes.set_ylabel("nats/token")
+    axes.set_ylabel("nats/token, [UNK] as a class")
     axes.set_title("thin: training batches; thick: validation split", fontsize=10, loc="left", color="#555555")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -70,7 +70,7 @@ def _frame(axes: Any, curves: Mapping[str, Any]) -> None:
         y for curve in curves.values() for _, y in curve["train"]
     ]
     if seen:
-        low, first = min(seen), seen[0]
+        low, first = min([*seen, *levels]), seen[0]
         axes.set_ylim(bottom=low - 0.08 * abs(low), top=max(first, low) * 1.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)

@@ -26,6 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from lmlab import codecs, registry
 from lmlab.codecs.base import Codec
 from lmlab.errors import ArtifactError, RunExistsError
@@ -50,10 +52,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield beside
-            for file in beside.rglob("*"):
-                _sync(file)
-            _sync(beside)
-            beside.chmod(0o755)
+            for file in [*beside.rglob("*"), beside]:
+                settle(file)
             beside.rename(path)
             _sync(path.parent)
         finally:
@@ -98,6 +98,16 @@ def writing(path: Path) -> Iterator[None]:
             errno.EEXIST: "a file stands where a folder is needed; choose another -o",
         }.get(error.errno or 0, "see that the place exists and may be written")
         raise ArtifactError(f"{path} cannot be written ({error.strerror or error})", remedy) from error
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"{path} cannot be written ({error})", "free some space, or write elsewhere with -o"
+        ) from error
+
+
+def settle(path: Path) -> None:
+    """Make what was written safe on the disk, and readable as files are: a library may write for its owner alone."""
+    path.chmod(0o755 if path.is_dir() else 0o644)
+    _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -6,6 +6,7 @@ The figures are those of the test split, which no model has seen and on which no
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,6 @@ def draw(benches: list[Any], folder: Path) -> Path:
         if bench.folder and (bench.folder / METRICS).is_file():
             curves[kind] = read_curve(bench.folder / METRICS)
         elif "valid" in bench.manifest["results"]:
-            levels[kind] = bench.manifest["results"]["valid"]["nats_per_token"]
+            levels[kind] = math.log(bench.manifest["results"]["valid"]["perplexity_unk_as_class"])
     draw_curves(curves, folder / "curves.png", levels)
     return folder / "curves.png"

@@ -97,6 +97,7 @@ def keep_weights(model: NeuralModel, run: Path) -> None:
     with store.writing(run), _beside(run) as folder:
         model.save(folder)
         for file in folder.iterdir():
+            store.settle(file)
             os.replace(file, run / file.name)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmlab.batches import Batch, Batches
 from lmlab.errors import NonFiniteError
@@ -193,27 +193,34 @@ class Fit:
     def _loop(self, interrupt: _Interrupt) -> str:
         self.model.train()
         progress, nats, tokens = self.progress, 0.0, 0
-        while progress.step < self.plan.total:
+        while not self._out_of_patience():
+            if progress.step >= self.plan.total:
+                return "done"
             share = self.plan.progress(progress.step + 1)
             step_nats, step_tokens = self._one_step(learning_rate(self.settings, share))
             nats, tokens = nats + step_nats, tokens + step_tokens
             if self._due(_LOGS):
                 self._emit(self._stepped(nats / max(1, tokens)))
                 nats, tokens = 0.0, 0
-            if self._due(self.settings.evaluations) and self._evaluate():
-                return "early"
+            if self._due(self.settings.evaluations):
+                self._evaluate()
             if interrupt.asked:
                 self._save()
                 return "interrupted"
             if time.perf_counter() - self._last_save > _SAVE_SECONDS:
                 self._save()
-        return "done"
+        return "early"
+
+    def _out_of_patience(self) -> bool:
+        """Whether validation has been worse for too long; asked before a step, so that a resumed run asks it too."""
+        return self.settings.patience is not None and self.progress.worse >= self.settings.patience
 
     def _due(self, times: int) -> bool:
         """Whether this step ends one of `times` equal parts of the run; the last step always does."""
         if not times:
             return False
-        step, total = self.progress.step, self.plan.total
+        step = self.progress.step
+        total = self.plan.total_at(step)  # not the last total: a repeated run knows the changes of its plan beforehand
         return step >= total or step * times // total > (step - 1) * times // total
 
     def _one_step(self, lr: float) -> tuple[float, int]:
@@ -252,15 +259,17 @@ class Fit:
         return batch
 
     def _clip_and_check(self, nats: float) -> None:
-        norm: Tensor | float = 0.0
         if self.settings.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_value)
-        if self.settings.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        if not (math.isfinite(nats) and math.isfinite(float(norm))):
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
+        self._check_finite("loss", nats)
+        self._check_finite("norm of the gradient", float(norm))
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             kept = "the weights of the last checkpoint are kept" if self.run else "the weights are lost"
             raise NonFiniteError(
-                f"the loss is {nats} at step {self.progress.step + 1}, but must be finite; {kept}",
+                f"the {what} is {value} after step {self.progress.step}, but must be finite; {kept}",
                 "lower train.lr or set train.clip_norm",
             )
 
@@ -269,10 +278,11 @@ class Fit:
 
     # -- evaluation, checkpoints ----------------------------------------------------------------------------------
 
-    def _evaluate(self) -> bool:
-        """Score the validation split, keep the weights if they are the best; whether to stop early."""
+    def _evaluate(self) -> None:
+        """Score the validation split, keep the weights if they are the best."""
         progress, nats = self.progress, self._validate()
         if nats is not None:
+            self._check_finite("validation loss", nats)
             best = progress.best_nats is None or nats < progress.best_nats
             if best:
                 progress.best_nats, progress.best_step, progress.worse = nats, progress.step, 0
@@ -285,7 +295,6 @@ class Fit:
             self._emit(Sampled(progress.step, self._write_sample(self.sample)))
         self._replan()
         self._save()
-        return self.settings.patience is not None and progress.worse >= self.settings.patience
 
     def _validate(self) -> float | None:
         """Mean nats/token over the validation batches, from their start to the wanted number of tokens."""

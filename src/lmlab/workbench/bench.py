@@ -14,7 +14,7 @@ from lmlab import score, store
 from lmlab.codecs.base import Codec
 from lmlab.config import merge
 from lmlab.corpora import DataSettings, open_text
-from lmlab.errors import UsageError
+from lmlab.errors import EmptyDataError, UnknownNameError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.stream import TextStream
@@ -83,8 +83,8 @@ class TextStep:
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """What each live row says so far, the best first for beams."""
-        return tuple(_continuation(self._codec, self._prompt_ids, branch.ids()) for branch in self.step.live)
+        """The results as they stand: the best first for beams, in row order for samples."""
+        return tuple(_continuation(self._codec, self._prompt_ids, branch.ids()) for branch in self.step.best)
 
 
 class Bench:
@@ -96,6 +96,8 @@ class Bench:
         config: the whole configuration that made it.
         manifest: what made it, on which data, with which result.
         folder: where it lies, None if nowhere yet.
+
+    A bench fresh from training also holds the encoded splits (`held_out`), so that its own text is not read again.
     """
 
     def __init__(
@@ -105,9 +107,11 @@ class Bench:
         config: Mapping[str, Any],
         manifest: Mapping[str, Any],
         folder: Path | None = None,
+        held_out: Mapping[str, TokenStore] | None = None,
     ) -> None:
         self.model, self.codec = model, codec
         self.config, self.manifest, self.folder = dict(config), dict(manifest), folder
+        self._held_out = dict(held_out or {})
 
     def __repr__(self) -> str:
         where = f" in {self.folder}" if self.folder else ""
@@ -156,6 +160,10 @@ class Bench:
             A dict ready for JSON; see `score.Report` for the figures, and `protocol` for how they were taken.
         """
         reporter = reporter or Silent()
+        if on is None and self._held_out:
+            return self._own(split or ("test" if "test" in self._held_out else "valid"), reporter)
+        if on is None and not self.folder:
+            raise EmptyDataError("this run kept no held-out text", "name a text with `on`, or leave a share with split")
         data = dict(self.config["data"])
         if on is not None and split is None:
             data["split"], split = "none", "all"
@@ -169,6 +177,13 @@ class Bench:
         tokens = encode_held_out(corpus, self.codec, split, reporter)
         with reporter.stage(f"scoring {corpus.name}", tokens.tokens, " tokens") as advance:
             return self._figures(tokens, corpus.sha256, corpus.name, split, advance)
+
+    def _own(self, split: str, reporter: Reporter) -> dict[str, Any]:
+        if split not in self._held_out:
+            raise UnknownNameError("split", split, self._held_out)
+        data, tokens = self.manifest["data"], self._held_out[split]
+        with reporter.stage(f"scoring {data['name']}", tokens.tokens, " tokens") as advance:
+            return self._figures(tokens, data["sha256"], data["name"], split, advance)
 
     def _figures(
         self,

@@ -137,7 +137,7 @@ def _count(
         reporter.say(note)
     manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), **_held_out(model, prepared, reporter)}
     manifest["status"] = "done"
-    bench = Bench(model, prepared.codec, whole, manifest)
+    bench = Bench(model, prepared.codec, whole, manifest, held_out=prepared.stores)
     if out is not None:
         bench.save(out)
     return bench
@@ -210,7 +210,7 @@ def _fit(
     if out is not None:
         store.write_json(out / store.CONFIG, whole)
         store.write_json(out / store.MANIFEST, manifest)
-    return Bench(model, prepared.codec, whole, manifest, out)
+    return Bench(model, prepared.codec, whole, manifest, out, prepared.stores)
 
 
 def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:

@@ -70,7 +70,13 @@ def prepare(corpus: Corpus, codec_config: Mapping[str, Any], reporter: Reporter)
     for split in SPLITS:
         if corpus.sizes[split].documents:
             stores[split] = _encoded(folder / split, corpus, codec, split, reporter)
+    _tell_coverage(codec, stores, reporter)
     return Prepared(corpus, codec, stores)
+
+
+def _tell_coverage(codec: Codec, stores: Mapping[str, TokenStore], reporter: Reporter) -> None:
+    shares = (f"{100 * s.unknown_tokens / max(1, s.tokens):.2g} % of {split}" for split, s in stores.items())
+    reporter.say(f"{codec.kind} codec: vocabulary {codec.vocab_size:,}; unknown tokens: {', '.join(shares)}")
 
 
 def _key(corpus: Corpus, codec_config: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ def cross_entropy_sum(features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, ta
     if torch.is_autocast_enabled(features_NH.device.type):
         kind = torch.get_autocast_dtype(features_NH.device.type)
         features_NH, weight_VH = features_NH.to(kind), weight_VH.to(kind)
-    total: Tensor = _ChunkedCrossEntropy.apply(features_NH, weight_VH, bias_V, targets_N)
+    total: Tensor = _ChunkedCrossEntropy.apply(features_NH, weight_VH, bias_V, targets_N, torch.is_grad_enabled())
     return total
 
 
@@ -40,7 +40,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Computes the gradients during the forward pass: they are linear in the one number that backward brings."""
 
     @staticmethod
-    def forward(ctx: Any, features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, learning: bool
+    ) -> Tensor:
         kept = (targets_N != IGNORE).nonzero()[:, 0]
         grad_features_NH = torch.zeros_like(features_NH)
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
@@ -51,6 +53,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             probs_CV = (features_CH @ weight_VH.T).float().add_(bias_V)
             probs_CV -= probs_CV.logsumexp(-1, keepdim=True)
             total -= probs_CV.gather(-1, target_C1).sum()
+            if not learning:  # only the loss is wanted: two products of three are spared
+                continue
             grad_CV = probs_CV.exp_()
             grad_CV.scatter_add_(-1, target_C1, grad_CV.new_full(target_C1.shape, -1.0))
             grad_bias_V += grad_CV.sum(0)
@@ -63,4 +67,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_features_NH, grad_weight_VH, grad_bias_V = ctx.saved_tensors
-        return grad_features_NH * grad.to(grad_features_NH.dtype), grad_weight_VH * grad, grad_bias_V * grad, None
+        grads = grad_features_NH * grad.to(grad_features_NH.dtype), grad_weight_VH * grad, grad_bias_V * grad
+        return *grads, None, None

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from lmlab import registry
+from lmlab.codecs.base import Codec
+from lmlab.config import Settings
+from lmlab.errors import UnknownNameError
+from lmlab.models.base import LanguageModel, Storable
+
+
+@pytest.mark.parametrize("name", registry.names("model"))
+def test_a_model_is_a_member_of_the_waist(name):
+    model = registry.resolve("model", name)
+    for power in ("start", "step", "save", "load"):
+        assert callable(getattr(model, power))
+    assert issubclass(model.Settings, Settings)
+    assert model.family in ("counted", "neural", "composed")
+
+
+@pytest.mark.parametrize("name", registry.names("codec"))
+def test_a_codec_is_one(name):
+    codec = registry.resolve("codec", name)
+    assert issubclass(codec, Codec)
+    assert issubclass(codec.Settings, Settings)
+
+
+def test_a_built_model_answers_to_the_protocols():
+    model = registry.resolve("model", "cnn")
+    built = model(model.Settings(channels=2, embedding=2, layers=1), 6)
+    assert isinstance(built, LanguageModel)
+    assert isinstance(built, Storable)
+
+
+def test_names_are_sorted_and_import_nothing():
+    code = (
+        "import sys; from lmlab import registry; names = registry.names('model');"
+        "assert names == sorted(names) and 'lstm' in names;"
+        "print([m for m in sys.modules if m in ('torch', 'lmlab.models.neural.rnn', 'lmlab.models.ngram')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_unknown_name_offers_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'transformer'"):
+        registry.resolve("model", "transfomer")
+
+
+def test_another_package_adds_a_name(monkeypatch):
+    point = EntryPoint("abacus", "fractions:Fraction", "lmlab.models")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "lmlab.models" else [])
+    assert "abacus" in registry.names("model")
+    assert "abacus" not in registry.names("codec")
+    assert registry.resolve("model", "abacus").__name__ == "Fraction"
