@@ -28,7 +28,10 @@ def test_problem_and_remedy_share_a_line():
 
 
 def test_a_setting_names_value_bound_and_remedy():
-    assert str(SettingError("lr", "fast", "a number > 0", "try 1e-3")) == "lr is 'fast', but must be a number > 0: try 1e-3"
+    assert (
+        str(SettingError("lr", "fast", "a number > 0", "try 1e-3"))
+        == "lr is 'fast', but must be a number > 0: try 1e-3"
+    )
 
 
 def test_the_nearest_name_is_offered_and_all_are_listed():

@@ -92,7 +92,8 @@ class Columns(Batches):
     """The store as one stream in B columns, read T tokens at a time, the state carried.
 
     Each epoch starts the columns elsewhere, so that their cuts do not always fall on the same tokens. A text is scored
-    from `<bos>` and an empty state, which a stream hardly ever shows: so some rows begin anew at some batches.
+    from `<bos>` and an empty state, which a stream hardly ever shows: so every column begins so, and some rows begin anew
+    at some batches.
 
     Args:
         store: the tokens.
@@ -126,11 +127,13 @@ class Columns(Batches):
             at = index * self._length
             take = min(self._length, column - at)
             rows_BT = self._ids_N[(bases_B1 + at + np.arange(take + 1)) % total]
+            if index == 0:
+                rows_BT[:, 0] = BOS
+                return _pair(rows_BT, carry=False)
             fresh_B = np.random.default_rng([self._seed, number, index]).random(self._rows) < self._restart
-            if index > 0 and fresh_B.any():
-                rows_BT[fresh_B, 0] = BOS
-                return replace(_pair(rows_BT, carry=True), fresh_B=torch.from_numpy(fresh_B))
-            return _pair(rows_BT, carry=index > 0)
+            rows_BT[fresh_B, 0] = BOS
+            batch = _pair(rows_BT, carry=True)
+            return replace(batch, fresh_B=torch.from_numpy(fresh_B)) if fresh_B.any() else batch
 
         return Epoch(column // self._length if self._roll else -(-column // self._length), make)
 

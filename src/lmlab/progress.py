@@ -34,6 +34,10 @@ class Reporter(Protocol):
         """Something happened in training."""
         ...
 
+    def rest(self) -> None:
+        """Training is over, however it ended: nothing is drawn any more."""
+        ...
+
 
 class Silent:
     """Says nothing."""
@@ -47,6 +51,9 @@ class Silent:
         yield lambda done: None
 
     def event(self, event: Event) -> None:
+        """Nothing."""
+
+    def rest(self) -> None:
         """Nothing."""
 
 
@@ -90,9 +97,13 @@ class Console:
                 text = " ".join(event.text.split())
                 self.say(f"  sample at step {event.step}: {text[:160]}")
             case Ended():
-                if self._training is not None:
-                    self._training.stop()
-                    self._training = None
+                self.rest()
+
+    def rest(self) -> None:
+        """Take the bar away, lest it hide the cursor for good."""
+        if self._training is not None:
+            self._training.stop()
+            self._training = None
 
     def _begin(self, event: Any) -> None:
         self._valid = ""
@@ -107,7 +118,8 @@ class Console:
             self._task = self._training.add_task("train", total=event.total_steps, unit=" steps", note="")
 
     def _advance(self, event: Any) -> None:
-        note = f"{event.train_nats:.3f} nats/token · {event.tokens_per_second / 1e3:.1f} k tokens/s · {self._valid}"
+        rate = f"{event.tokens_per_second / 1e3:.1f} k tokens/s"
+        note = " · ".join(filter(None, (f"{event.train_nats:.3f} nats/token", rate, self._valid)))
         if self._training is not None:
             self._training.update(self._task, completed=event.step, total=event.total_steps, note=note)
             return

@@ -6,6 +6,7 @@ Nothing heavy is imported to show help: a verb's module is loaded when the verb 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ VERBS = {
     "demo": "two minutes: three models on Python's own library, with no download",
 }
 _INTERRUPTED = 130
+_NO_MEMORY = "out of memory: use a smaller model, vocabulary or batch"
 
 
 def verb_parser(verb: str) -> Parser:
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     share_politely()
+    _print_whatever()
     try:
         return _run(words)
     except LmlabError as error:
@@ -72,26 +75,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
     except MemoryError:
-        return _fail("out of memory: use a smaller model, vocabulary or batch", 1)
+        return _fail(_NO_MEMORY, 1)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what torch says of it
+            raise
+        return _fail(_NO_MEMORY, 1)
     except OSError as error:
         if "--debug" in words:
             raise
-        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+        where = error.filename or "the output"
+        return _fail(
+            f"{where} is not usable ({error.strerror or error}): see that it is there, allowed, and has room", 1
+        )
+
+
+def _print_whatever() -> None:
+    """Let no character fail to print: a path or a prompt may hold bytes that are no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(overview(), end="")
-        return 0 if words else 2
-    if words[0] in ("-V", "--version"):
-        from lmlab import __version__
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(overview(), end="")
+            return 0 if words else 2
+        if words[0] in ("-V", "--version"):
+            from lmlab import __version__
 
-        print(f"lmlab {__version__}")
-        return 0
-    options = verb_parser(words[0]).parse_args(words[1:])
-    code: int = options.run(options)
-    sys.stdout.flush()
-    return code
+            print(f"lmlab {__version__}")
+            return 0
+        options = verb_parser(words[0]).parse_args(words[1:])
+        code: int = options.run(options)
+        return code
+    finally:
+        sys.stdout.flush()  # here, where a closed pipe can still be told
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 
-from lmlab.cli.parser import Parser, reporter_of
+from lmlab.cli.parser import Parser, data_named, reporter_of
 from lmlab.cli.show import figures_row, print_json, print_table
+from lmlab.errors import UsageError
 
 EXAMPLES = """\
   lmlab eval runs/lstm runs/kn5 --on held-out.txt
+  lmlab eval runs/news --on papers.jsonl --template "{title} ; {summary}"
   lmlab eval runs/lstm --split valid --json"""
 
 
@@ -20,14 +22,18 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="model directories")
     parser.add_argument("--on", metavar="SOURCE", help="a text that they were not trained on")
     parser.add_argument("--split", metavar="NAME", help="of the corpus: train, valid, test or all")
+    parser.add_data(shares=False)
 
 
 def run(options: argparse.Namespace) -> int:
     """Score each run, show one table."""
     from lmlab.workbench.bench import Bench
 
-    reporter = reporter_of(options)
-    figures = [Bench.load(path).evaluate(options.on, split=options.split, reporter=reporter) for path in options.runs]
+    reporter, data = reporter_of(options), data_named(options, shares=False)
+    if data and options.on is None:
+        raise UsageError(f"{', '.join(data)} say how a text is read, but --on names none", "name one with --on")
+    benches = [Bench.load(path) for path in options.runs]
+    figures = [bench.evaluate(options.on, split=options.split, data=data, reporter=reporter) for bench in benches]
     if options.json:
         print_json(figures)
         return 0
@@ -35,10 +41,17 @@ def run(options: argparse.Namespace) -> int:
         figures_row(each["run"], each, tokens=each["tokens"], chars=each["chars"], bytes=each["bytes"])
         for each in figures
     ]
+    texts = [_text(each["protocol"]) for each in figures]
+    if len(set(texts)) > 1:
+        rows = [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
     protocol = figures[0]["protocol"]
     print_table(
         rows,
-        title=f"{protocol['data']}, split {protocol['split']}, sha256 {protocol['data_sha256'][:12]}",
+        title=texts[0] if len(set(texts)) == 1 else "each on its own text: only bits/byte compare, and roughly",
         note=f"{protocol['boundaries']}; {protocol['context']}; unknown tokens: {protocol['unknown']}",
     )
     return 0
+
+
+def _text(protocol: dict[str, str]) -> str:
+    return f"{protocol['data']}, split {protocol['split']}, sha256 {protocol['data_sha256'][:12]}"

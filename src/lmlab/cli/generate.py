@@ -7,6 +7,7 @@ result.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -53,7 +54,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-n", type=int, default=1, metavar="N", help="how many continuations")
     parser.add_argument("--max-tokens", type=int, default=200, metavar="N", help="at most N tokens each (default 200)")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of sampling; repeats the same text")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end where TEXT appears")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end where TEXT appears; \\n is a newline"
+    )
     parser.add_argument("--stream", action="store_true", help="show the text as it grows")
     parser.add_argument("--allow-unknown", action="store_true", help="read what the vocabulary lacks as [UNK]")
     group = parser.add_argument_group("sampling, applied in the order given")
@@ -72,16 +75,10 @@ def strategy_of(options: argparse.Namespace) -> Any:
     from lmlab.decode import Beam, Greedy, Sample
     from lmlab.errors import UnknownNameError
 
-    name = options.strategy or ("beam" if options.beams else "sample")
-    foreign = {
-        "sample": {"--beams": options.beams, "--length-penalty": options.length_penalty},
-        "greedy": {
-            "--beams": options.beams,
-            "--length-penalty": options.length_penalty,
-            "sampling options": options.processors,
-        },
-        "beam": {"sampling options": options.processors},
-    }
+    name = options.strategy or ("sample" if options.beams is None else "beam")
+    sampling = {"--" + option.replace("_", "-"): value for option, value in (options.processors or {}).items()}
+    beams = {"--beams": options.beams, "--length-penalty": options.length_penalty}
+    foreign = {"sample": beams, "greedy": {**beams, **sampling}, "beam": sampling}
     if name not in foreign:
         raise UnknownNameError("strategy", name, foreign)
     for option, value in foreign[name].items():
@@ -91,8 +88,17 @@ def strategy_of(options: argparse.Namespace) -> Any:
         return Greedy()
     if name == "beam":
         named = {"length_penalty": options.length_penalty} if options.length_penalty is not None else {}
-        return Beam(width=options.beams or max(5, options.n), **named)
+        return Beam(width=max(5, options.n) if options.beams is None else options.beams, **named)
     return Sample(seed=options.seed, **(options.processors or {}))
+
+
+def unescaped(mark: str) -> str:
+    r"""`\n`, `\t` and `\\` as a shell hands them over, meant as a newline, a tab and a backslash.
+
+    >>> unescaped(r"é\n")
+    'é\n'
+    """
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), mark)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -101,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
     strategy = strategy_of(options)
     bench = Bench.load(options.run_folder)
-    stop = [mark.encode().decode("unicode_escape") if "\\" in mark else mark for mark in options.stop]
+    stop = [unescaped(mark) for mark in options.stop]
     asked = {"n": options.n, "max_tokens": options.max_tokens, "stop": stop, "allow_unknown": options.allow_unknown}
     if options.stream and not options.json:
         _stream(bench, options, strategy, asked)

@@ -36,7 +36,7 @@ def _run(folder: Path) -> dict[str, Any]:
     from lmlab import store
 
     manifest = store.read_manifest(folder)
-    files = {path.name: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     return {**manifest, "files": files}
 
 

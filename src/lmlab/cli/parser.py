@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lmlab.errors import UsageError
@@ -32,15 +32,18 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--quiet", action="store_true", help="no progress on standard error")
         group.add_argument("--debug", action="store_true", help="a traceback where something fails")
 
-    def add_data(self) -> None:
-        """How a source of text is read."""
+    def add_data(self, *, shares: bool = True) -> None:
+        """How a source of text is read, and in which shares it is split."""
         group = self.add_argument_group("text")
         group.add_argument("--unit", metavar="UNIT", help="what a document is: auto, document, line or record")
         group.add_argument("--text-field", metavar="NAME", help="the field of a record that holds its text")
         group.add_argument("--template", metavar="TEXT", help='a text made of fields: "{title} ; {summary}"')
         group.add_argument("--columns", metavar="A,B,C", help="names of the columns of a CSV without header")
         group.add_argument("--max-chars", metavar="N", help="cut each document after N characters")
-        group.add_argument("--split", metavar="SHARES", help="none, or shares such as 0.9,0.05,0.05 (train,valid,test)")
+        if shares:
+            group.add_argument(
+                "--split", metavar="SHARES", help="none, or shares of train, valid and test: 0.9,0.05,0.05"
+            )
         group.add_argument("--errors", metavar="HOW", help="bytes that are no UTF-8: strict or replace")
         group.add_argument("--limit", metavar="N", help="read at most N documents")
 
@@ -65,9 +68,10 @@ class Parser(argparse.ArgumentParser):
 DATA_OPTIONS = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
 
 
-def data_named(options: argparse.Namespace) -> dict[str, Any]:
+def data_named(options: argparse.Namespace, *, shares: bool = True) -> dict[str, Any]:
     """The text options that were given, as the group `data`."""
-    return {name: getattr(options, name) for name in DATA_OPTIONS if getattr(options, name) is not None}
+    names = [name for name in DATA_OPTIONS if shares or name != "split"]
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def reporter_of(options: argparse.Namespace) -> Any:
@@ -77,27 +81,22 @@ def reporter_of(options: argparse.Namespace) -> Any:
     return Silent() if options.quiet else Console()
 
 
-def read_text(path: str) -> str:
-    """A text file, or standard input for "-"; UTF-8.
+def read_text(path: str, errors: str = "strict") -> str:
+    """A text file, or standard input for "-", under the same rules as a corpus.
 
     Raises:
-        DataError: missing, or not UTF-8.
+        DataError: missing, binary, or not UTF-8.
+        EmptyDataError: there is not one character in it.
     """
-    from lmlab.errors import DataError
+    from lmlab.corpora import DataSettings
+    from lmlab.corpora.raw import decode, file_origin, inflate, stdin_origin
+    from lmlab.errors import DataError, EmptyDataError
 
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, "rb") as file:
-                data = file.read()
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror})", "name a text file, or - for standard input"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})",
-            "convert it to UTF-8",
-        ) from error
+    DataSettings(errors=errors)
+    if path != "-" and not Path(path).exists():
+        raise DataError(f"{path!r} is not there", "name a text file, or - for standard input")
+    origin = stdin_origin() if path == "-" else file_origin(Path(path))
+    text = "".join(decode(inflate(origin.read(), origin.name), origin.name, errors))
+    if not text:
+        raise EmptyDataError(f"{origin.name} holds no text", "give at least one character")
+    return text

@@ -19,13 +19,14 @@ def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("run_folder", metavar="RUN", help="a model directory")
     parser.add_argument("text", metavar="FILE", help="a UTF-8 text file, or - for standard input")
+    parser.add_argument("--errors", metavar="HOW", default="strict", help="bytes that are no UTF-8: strict or replace")
 
 
 def run(options: argparse.Namespace) -> int:
     """Score, print the table and the totals."""
     from lmlab.workbench.bench import Bench
 
-    text = read_text(options.text)
+    text = read_text(options.text, options.errors)
     scores = Bench.load(options.run_folder).score(text)
     if options.json:
         print_json({**scores.total, "scores": scores.rows})

@@ -36,11 +36,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = 
     columns = list(rows[0]) if rows else []
     for column in columns:
         numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
-    Console(width=width, highlight=False, emoji=False).print(table, markup=False)
+    console = Console(width=width, highlight=False, emoji=False)
+    with console.capture() as drawn:
+        console.print(table, markup=False)
+    print(drawn.get(), end="")  # not by rich, which leaves without a word where the pipe is closed
 
 
 def _cell(column: str, value: Any) -> str:

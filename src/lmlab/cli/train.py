@@ -7,6 +7,7 @@ SOURCE is a text file, a folder of source code, records (*.jsonl, *.csv, *.parqu
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,24 @@ def run(options: argparse.Namespace) -> int:
         _check_same(options)
         bench = learn.resume(options.resume, reporter)
     else:
-        out = options.out or _free_name(options)
+        named = named_tree(options)
         bench = learn.train(
             options.source,
             recipe=options.recipe,
-            out=out,
+            out=options.out or _free_name(options, named),
             seed=options.seed,
-            settings=named_tree(options),
+            settings=named,
             reporter=reporter,
         )
     return _show(bench, options)
 
 
-def _free_name(options: argparse.Namespace) -> str:
-    stem = Path(options.source or options.recipe or "text").name.split(".")[0] or "stdin"
-    base = f"runs/{'stdin' if stem == '-' else stem}-{options.model or 'lstm'}"
+def _free_name(options: argparse.Namespace, named: dict[str, Any]) -> str:
+    from lmlab.workbench.configure import DEFAULT_MODEL
+
+    text = "stdin" if options.source == "-" else Path(options.source or "/").resolve().name.split(".")[0]
+    recipe = Path(options.recipe).stem if options.recipe else DEFAULT_MODEL
+    base = "runs/" + "-".join(filter(None, (text, named.get("model", {}).get("kind", recipe))))
     taken = 1
     while Path(base if taken == 1 else f"{base}-{taken}").exists():
         taken += 1
@@ -104,9 +108,8 @@ def _show(bench: Any, options: argparse.Namespace) -> int:
     elif not interrupted:
         _table(bench, results, kind)
     if interrupted:
-        reporter_of(options).say(
-            f"interrupted at step {results['steps']}, all saved; go on with: lmlab train --resume {bench.folder}"
-        )
+        said = f"interrupted at step {results['steps']}, all saved; go on with: lmlab train --resume {bench.folder}"
+        print(f"lmlab: {said}", file=sys.stderr)
         return 130
     return 0
 
@@ -122,14 +125,16 @@ def _table(bench: Any, results: dict[str, Any], kind: str) -> None:
     size = bench.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
-    print_table(rows, title=f"validation split of {bench.manifest['data']['name']}", note=note)
+    title = f"validation split of {bench.manifest['data']['name']}"
+    if "valid" not in results:
+        lacking = "its scores do not sum to one" if getattr(bench.model, "unnormalised", False) else "no text held out"
+        title, note = f"trained on {bench.manifest['data']['name']}; no figures: {lacking}", ""
+    print_table(rows, title=title, note=note)
     if "ngram" in baselines and "valid" in results:
         gain = baselines["ngram"]["nats_per_token"] - results["valid"]["nats_per_token"]
         if gain <= 0:
             print(f"The {kind} is not yet worth its time: the n-gram is {-gain:.4f} nats/token better. Train longer.")
         else:
             print(f"The {kind} beats the n-gram by {gain:.4f} nats/token.")
-    for note in results.get("notes", ()):
-        print(note)
     print(f"saved in {bench.folder}", end="")
     print("; its learning curve is curve.png there" if (bench.folder / "curve.png").exists() else "")

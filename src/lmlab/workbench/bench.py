@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from lmlab import score, store
 from lmlab.codecs.base import Codec
 from lmlab.config import merge
-from lmlab.corpora import DataSettings, open_text
-from lmlab.errors import EmptyDataError, UnknownNameError, UsageError
+from lmlab.corpora import Corpus, DataSettings, open_text
+from lmlab.errors import EmptyDataError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.stream import TextStream
 from lmlab.tokens import TokenStore
 from lmlab.vocab import EOS, UNK, spelling_nats
 from lmlab.workbench.configure import settings_of
-from lmlab.workbench.prepare import check_unchanged, encode_held_out, open_source
+from lmlab.workbench.prepare import encode_held_out, open_again, open_source
 
 if TYPE_CHECKING:
     from lmlab.decode import Branch, Step
@@ -128,7 +128,7 @@ class Bench:
         corpus = open_text(text, DataSettings(unit="document", split="none"))
         tokens = TokenStore.from_documents(self.codec, corpus.documents("all"))
         ids = tokens.document(0)[1:]
-        pieces = [*self.codec.spans(text), ""]
+        pieces = [piece for document in corpus.documents("all") for piece in self.codec.spans(document.text)] + [""]
         rows, cumulative = [], 0.0
         for scored, piece in zip(score.token_scores(self.model, ids), pieces, strict=True):
             nats = -scored.logp
@@ -147,43 +147,61 @@ class Bench:
         return Scores(self._figures(tokens, corpus.sha256, "text"), rows)
 
     def evaluate(
-        self, on: str | None = None, *, split: str | None = None, reporter: Reporter | None = None
+        self,
+        on: str | None = None,
+        *,
+        split: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        reporter: Reporter | None = None,
     ) -> dict[str, Any]:
         """Figures on a text that the model was not trained on.
 
         Args:
             on: a file, folder, named corpus or "-"; None is the run's own corpus.
             split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
+            data: how `on` is read, where it is not read as the run's own text was.
             reporter: is told of progress.
 
         Returns:
             A dict ready for JSON; see `score.Report` for the figures, and `protocol` for how they were taken.
+
+        Raises:
+            EmptyDataError: there is nothing to score.
+            DataError: the run's own text has changed.
         """
         reporter = reporter or Silent()
-        if on is None and self._held_out:
-            return self._own(split or ("test" if "test" in self._held_out else "valid"), reporter)
-        if on is None and not self.folder:
-            raise EmptyDataError("this run kept no held-out text", "name a text with `on`, or leave a share with split")
-        data = dict(self.config["data"])
-        if on is not None and split is None:
-            data["split"], split = "none", "all"
-        corpus = open_source(
-            on or self.config["source"], settings_of(merge(self.config, {"data": data}), "data"), reporter
-        )
-        if on is None:
-            check_unchanged(corpus, self.manifest)
-            split = split or ("test" if corpus.sizes["test"].documents else "valid")
-        assert split is not None
+        if on is not None:
+            corpus = self._open_other(on, split, data or {}, reporter)
+            split = split or "all"
+        else:
+            split = split or self._held_out_split()
+            if split in self._held_out:
+                own = self.manifest["data"]
+                return self._scored(self._held_out[split], own["sha256"], own["name"], split, reporter)
+            corpus = self._open_own(reporter)
         tokens = encode_held_out(corpus, self.codec, split, reporter)
-        with reporter.stage(f"scoring {corpus.name}", tokens.tokens, " tokens") as advance:
-            return self._figures(tokens, corpus.sha256, corpus.name, split, advance)
+        return self._scored(tokens, corpus.sha256, corpus.name, split, reporter)
 
-    def _own(self, split: str, reporter: Reporter) -> dict[str, Any]:
-        if split not in self._held_out:
-            raise UnknownNameError("split", split, self._held_out)
-        data, tokens = self.manifest["data"], self._held_out[split]
-        with reporter.stage(f"scoring {data['name']}", tokens.tokens, " tokens") as advance:
-            return self._figures(tokens, data["sha256"], data["name"], split, advance)
+    def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
+        """Another text, whole, whatever part of its own text the run was trained on."""
+        whole = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
+        return open_source(on, settings_of(merge(self.config, {"data": whole}, {"data": data}), "data"), reporter)
+
+    def _open_own(self, reporter: Reporter) -> Corpus:
+        source = self.config["source"]
+        if source == "-":
+            raise UsageError("this run's text came from standard input, which is gone", "name a text with --on")
+        return open_again(source, settings_of(self.config, "data"), self.manifest, reporter)
+
+    def _held_out_split(self) -> str:
+        held_out = [split for split in ("test", "valid") if split in self.manifest["data"]["splits"]]
+        if not held_out:
+            raise EmptyDataError("this run held no text out", "name a text with --on, or leave a share with --split")
+        return held_out[0]
+
+    def _scored(self, tokens: TokenStore, sha256: str, name: str, split: str, reporter: Reporter) -> dict[str, Any]:
+        with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
+            return self._figures(tokens, sha256, name, split, advance)
 
     def _figures(
         self,
@@ -255,17 +273,18 @@ class Bench:
         certain = TextStream(self.codec)
         for id in ids:
             certain.push(id)
-        followed = None  # the first row's branch, while there is one
+        said, shown, followed = "", 0, None  # of the first row
         for step in self._steps(ids, strategy, n, max_tokens, stop):
-            new = ""
             if not isinstance(strategy, Beam):
-                here = next((b for b in (*step.live, *step.ended) if b.parent is followed or followed is None), None)
-                if here is not None:
-                    new = certain.push(here.token)
-                    followed = here
-                if step.done:
-                    new += certain.flush()
-            yield TextStep(step, self.codec, ids, new)
+                if step.best[0] is not followed:
+                    followed = step.best[0]
+                    said += certain.push(followed.token)
+                if followed.end:
+                    said += certain.flush()
+                before, shown = shown, max(shown, _certain_until(said, stop, ended=followed.end is not None))
+                yield TextStep(step, self.codec, ids, said[before:shown])
+            else:
+                yield TextStep(step, self.codec, ids, "")
 
     def _steps(
         self, ids: Sequence[int], strategy: Strategy, n: int, max_tokens: int, stop: Sequence[str]
@@ -290,8 +309,7 @@ class Bench:
     def _generation(self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str]) -> Generation:
         generated = branch.ids()
         text = _continuation(self.codec, ids, generated)
-        cuts = [text.find(mark) for mark in stop if mark in text]
-        text = text[: min(cuts)] if cuts else text
+        text = text[: _certain_until(text, stop, ended=True)]
         return Generation(prompt, text, len(generated), branch.total, branch.end or "length")
 
     # -- keeping --------------------------------------------------------------------------------------------------
@@ -315,6 +333,21 @@ class Bench:
         """
         stored = store.load(Path(path))
         return cls(stored.model, stored.codec, stored.config, stored.manifest, Path(path))
+
+
+def _certain_until(text: str, stop: Sequence[str], *, ended: bool) -> int:
+    """How much of a text will stand: up to the first stop string, or what may yet become one.
+
+    >>> _certain_until("to be. Or", [". And"], ended=False), _certain_until("to be. A", [". And"], ended=False)
+    (9, 5)
+    """
+    cuts = [text.find(mark) for mark in stop if mark in text]
+    if cuts:
+        return min(cuts)
+    if ended:
+        return len(text)
+    held = (size for mark in stop for size in range(1, len(mark)) if text.endswith(mark[:size]))
+    return len(text) - max(held, default=0)
 
 
 def _continuation(codec: Codec, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:

@@ -6,18 +6,21 @@ the caller names. The result is a plain nested dict, kept in `config.json`, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lmlab import config, registry
-from lmlab.config import Settings
+from lmlab.config import Settings, merge, walk
 from lmlab.corpora import DataSettings
-from lmlab.errors import UnknownNameError, UsageError
+from lmlab.errors import SettingError, UnknownNameError, UsageError
 from lmlab.training.settings import TrainSettings
 
 GROUPS = ("train", "data", "model", "codec")
 """Where a setting named without its group is looked for, in this order."""
+DEFAULT_MODEL = "lstm"
 _BUDGETS = ("minutes", "steps", "epochs", "plan")
+_LARGEST_SEED = 2**63 - 1
 
 
 def group_class(group: str, kind: str | None = None) -> type[Settings]:
@@ -28,11 +31,15 @@ def group_class(group: str, kind: str | None = None) -> type[Settings]:
     return {"train": TrainSettings, "data": DataSettings}[group]
 
 
-def tree_of(**named: Any) -> dict[str, Any]:
+def tree_of(recipe: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, Any]:
     """Names as a caller writes them, sorted into groups.
 
     `codec="word"` names a kind, `codec={"kind": "word", "lower": True}` a whole group, and `order=5` one setting of
     the first group in `GROUPS` that has it. None means not named.
+
+    Args:
+        recipe: says the kinds of model and codec where no name does.
+        **named: the names.
 
     Raises:
         UnknownNameError: no group has such a setting.
@@ -41,30 +48,69 @@ def tree_of(**named: Any) -> dict[str, Any]:
     {'codec': {'kind': 'word'}, 'model': {'kind': 'ngram', 'order': 3}, 'train': {'minutes': 1}}
     """
     tree: dict[str, Any] = {}
+    kinds = {group: (recipe or {}).get(group, {}).get("kind") for group in ("model", "codec")}
     loose = {}
     for name, value in named.items():
         if value is None:
             continue
         if name in GROUPS:
             tree[name] = dict(value) if isinstance(value, Mapping) else {"kind": value}
+            kinds[name] = tree[name].get("kind") or kinds.get(name)
         else:
             loose[name] = value
     for name, value in loose.items():
-        tree.setdefault(_group_with(name, tree), {})[name] = value
+        tree.setdefault(_group_with(name, kinds), {})[name] = value
     return tree
 
 
-def _group_with(name: str, tree: Mapping[str, Any]) -> str:
+def _group_with(name: str, kinds: Mapping[str, str | None]) -> str:
     known: list[str] = []
     for group in GROUPS:
-        kind = tree.get(group, {}).get("kind")
-        if group in ("model", "codec") and kind is None:
-            continue
+        kind = kinds.get(group) or (DEFAULT_MODEL if group == "model" else None)
+        if group == "codec" and kind is None:
+            continue  # the text will tell
         names = [field.name for field in config.described(group_class(group, kind))]
         if name in names:
             return group
         known += names
     raise UnknownNameError("setting", name, known)
+
+
+def laid_over(recipe: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller names, laid over a recipe; a budget that is named takes the place of the recipe's.
+
+    >>> laid_over({"train": {"minutes": 3, "lr": 0.01}}, {"train": {"steps": 100}})
+    {'train': {'lr': 0.01, 'steps': 100}}
+    """
+    if not any(named.get("train", {}).get(budget) is not None for budget in _BUDGETS):
+        return merge(recipe, named)
+    train = {name: value for name, value in recipe.get("train", {}).items() if name not in _BUDGETS}
+    return merge({**recipe, "train": train}, named)
+
+
+def check_shape(tree: Mapping[str, Any]) -> None:
+    """Raise unless a tree is made of known groups, each a table, and of a source and a seed.
+
+    Raises:
+        UnknownNameError: a name that is none of them.
+        SettingError: a value of another shape.
+    """
+    if not isinstance(tree, Mapping):
+        raise SettingError("a recipe", tree, "a table of settings", "see docs/guide/recipes.md")
+    for name, value in tree.items():
+        if name not in (*GROUPS, "source", "seed", "vocab_size"):
+            raise UnknownNameError("group of settings", name, GROUPS)
+        if name in GROUPS and not isinstance(value, Mapping):
+            raise SettingError(name, value, "a table of settings", f'for example [{name}] and under it a = "b"')
+        if name == "source" and not isinstance(value, str):
+            raise SettingError(name, value, "text", "a file, a folder or a named corpus")
+        if name == "seed":
+            _check_seed(value)
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
+        raise SettingError("seed", seed, "an integer >= 0 and < 2**63", "any will do; the same gives the same run")
 
 
 def complete(tree: Mapping[str, Any], *, source: str, seed: int) -> dict[str, Any]:
@@ -78,10 +124,8 @@ def complete(tree: Mapping[str, Any], *, source: str, seed: int) -> dict[str, An
     Raises:
         SettingError, UnknownNameError: a value or a name that cannot be.
     """
-    known = {*GROUPS, "source", "seed", "vocab_size"}
-    for name in tree:
-        if name not in known:
-            raise UnknownNameError("group of settings", name, known)
+    check_shape(tree)
+    _check_seed(seed)
     model_class = registry.resolve("model", tree["model"]["kind"])
     train = {**getattr(model_class, "training_defaults", {}), **tree.get("train", {})}
     budgets = [name for name in _BUDGETS[:-1] if train.get(name) is not None]
@@ -92,6 +136,9 @@ def complete(tree: Mapping[str, Any], *, source: str, seed: int) -> dict[str, An
     whole = {"source": source, "seed": seed, "data": _filled("data", tree), "codec": _filled("codec", tree)}
     whole["model"] = _filled("model", tree)
     whole["train"] = TrainSettings.make(train, "train").dump()
+    for name, value in walk(whole):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(name, value, "finite", "leave it out for its default")
     return whole
 
 

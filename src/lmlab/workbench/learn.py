@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,24 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab import registry, score, store
-from lmlab.batches import Batches, Columns, Epoch, Lines, Windows
 from lmlab.codecs.base import Codec
 from lmlab.config import load_recipe, merge
 from lmlab.corpora import Corpus, DataSettings, open_text
-from lmlab.errors import EmptyDataError, RunExistsError, UsageError
+from lmlab.corpora.named import CORPORA
+from lmlab.errors import EmptyDataError, MissingExtraError, RunExistsError, UsageError
 from lmlab.progress import Reporter, default_reporter
 from lmlab.tokens import TokenStore
 from lmlab.workbench.bench import Bench
-from lmlab.workbench.configure import complete, settings_of, tree_of
-from lmlab.workbench.prepare import Prepared, check_unchanged, open_source, prepare
+from lmlab.workbench.configure import DEFAULT_MODEL, check_shape, complete, laid_over, settings_of, tree_of
+from lmlab.workbench.prepare import IN_HAND, Prepared, open_again, open_source, prepare
 
 if TYPE_CHECKING:
+    from lmlab.batches import Batches, Epoch
     from lmlab.training.checkpoint import Checkpoint
     from lmlab.training.events import Listener
 
-DEFAULT_MODEL = "lstm"
 _LONG = 2  # documents this many times longer than a row are read in columns
 _VALIDATION_ROWS = 16
+_MOST_NOTES = 5  # said of an estimation; the manifest keeps them all
 
 
 def train(
@@ -58,24 +60,27 @@ def train(
         LmlabError: see `lmlab.errors`.
     """
     reporter = reporter or default_reporter()
-    tree = merge(load_recipe(recipe) if recipe else {}, tree_of(**named), settings or {})
-    source = source or tree.get("source")
+    base = load_recipe(recipe) if recipe else {}
+    check_shape(base)
+    tree = laid_over(base, merge(tree_of(base, **named), settings or {}))
+    check_shape(tree)
+    source = source or (tree.get("source") if text is None else None)
     if (source is None) == (text is None):
         raise UsageError("train needs one source of text", "name a file, a folder, a corpus or a recipe that does")
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
     data = settings_of({"data": tree.get("data", {})}, "data")
-    corpus = open_text(text, data) if text is not None else open_source(str(source), data, reporter)
+    corpus = open_text(text, data) if text is not None else open_source(source or "", data, reporter)
     tree = with_kinds(tree, corpus)
     seed = tree.get("seed", 0) if seed is None else seed
-    whole = complete(tree, source=_lasting(source) if source else "(text in hand)", seed=seed)
+    whole = complete(tree, source=_lasting(source) if source else IN_HAND, seed=seed)
     prepared = prepare(corpus, whole["codec"], reporter)
     return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners)
 
 
 def _lasting(source: str) -> str:
     """A source that can be found again from another folder: a path made absolute, a corpus's name as it is."""
-    return str(Path(source).resolve()) if Path(source).exists() else source
+    return source if source in CORPORA or not Path(source).exists() else str(Path(source).resolve())
 
 
 def with_kinds(tree: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
@@ -114,8 +119,7 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
     if manifest["status"] in ("done", "early"):
         reporter.say(f"{folder} is finished; nothing is left to do")
         return Bench.load(folder)
-    corpus = open_source(whole["source"], settings_of(whole, "data"), reporter)
-    check_unchanged(corpus, manifest)
+    corpus = open_again(whole["source"], settings_of(whole, "data"), manifest, reporter)
     prepared = prepare(corpus, whole["codec"], reporter)
     return _fit(prepared, whole, manifest, folder, reporter, listeners, checkpoint.newest(folder), resumed=True)
 
@@ -133,9 +137,12 @@ def _count(
         model = model_class.estimate(settings_of(whole, "model"), prepared.codec.vocab_size, ids_N)
         advance(len(ids_N))
     seconds = time.perf_counter() - began
-    for note in getattr(model, "notes", ()):
+    notes = list(getattr(model, "notes", ()))
+    for note in notes[:_MOST_NOTES]:
         reporter.say(note)
-    manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), **_held_out(model, prepared, reporter)}
+    if len(notes) > _MOST_NOTES:
+        reporter.say(f"and {len(notes) - _MOST_NOTES} notes more, all in the manifest")
+    manifest["results"] = {"train_seconds": seconds, "notes": notes, **_held_out(model, prepared, reporter)}
     manifest["status"] = "done"
     bench = Bench(model, prepared.codec, whole, manifest, held_out=prepared.stores)
     if out is not None:
@@ -147,7 +154,7 @@ def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, A
     """The figures on the validation split, where there is one and the model has probabilities."""
     if "valid" not in prepared.stores or getattr(model, "unnormalised", False):
         return {}
-    tokens = prepared.stores["valid"]
+    tokens = prepared.validation()
     with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:
         return {"valid": vars(score.evaluate(model, tokens, advance))}
 
@@ -171,6 +178,8 @@ def _fit(
     from lmlab.training.fit import Fit
 
     settings, seed = settings_of(whole, "train"), whole["seed"]
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise MissingExtraError("TensorBoard", "tensorboard")
     model_class = registry.resolve("model", whole["model"]["kind"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -193,7 +202,10 @@ def _fit(
         listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
         sample=_sampler(model, prepared.codec, seed),
     )
-    outcome = run.go()
+    try:
+        outcome = run.go()
+    finally:
+        reporter.rest()
     chosen = {name: getattr(outcome.progress, name) for name in ("plan", "precision", "threads", "validation_tokens")}
     whole["train"] = {**whole["train"], **chosen}  # with these the run repeats bit for bit
     manifest["config"] = whole
@@ -215,6 +227,8 @@ def _fit(
 
 def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
     """The training split cut as the settings say."""
+    from lmlab.batches import Columns, Lines, Windows
+
     kind = settings.batching
     if kind == "auto":
         kind = "columns" if tokens.tokens / len(tokens) > _LONG * settings.length else "lines"
@@ -229,6 +243,8 @@ def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
 
 def validation_batches(tokens: TokenStore | None, batches: Batches, settings: Any) -> Epoch | None:
     """The validation split in order: columns for a run in columns, else lines as they come."""
+    from lmlab.batches import Columns, Lines
+
     if tokens is None:
         return None
     if batches.carries:
@@ -244,7 +260,7 @@ def _baselines(prepared: Prepared, whole: Mapping[str, Any], reporter: Reporter)
         return {}
     with reporter.stage("fitting the n-gram baseline"):
         baseline = ngram_baseline(
-            prepared.stores["train"], prepared.stores["valid"], whole["codec"]["kind"], prepared.codec.vocab_size
+            prepared.stores["train"], prepared.validation(), whole["codec"]["kind"], prepared.codec.vocab_size
         )
         xz = xz_bits_per_byte(
             prepared.corpus.text("train", max_bytes=8 << 20), prepared.corpus.text("valid", max_bytes=4 << 20)
@@ -315,38 +331,55 @@ def compare(
         source: a file, folder, named corpus, or "-".
         models: their kinds.
         seed: of each run.
-        out: a folder for the runs, one subfolder a model; None keeps none.
+        out: a new folder for the runs, one subfolder a model; None keeps none.
         settings: groups of settings for one kind: `{"ngram": {"model": {"order": 4}}}`.
         reporter: is told what goes on.
         **named: settings for all, as in `train`.
 
     Returns:
         A bench a model, whose `manifest["results"]["test"]` holds the figures of the test split.
+
+    Raises:
+        RunExistsError: `out` is already there.
+        EmptyDataError: there is no held-out text to compare on.
+        KeyboardInterrupt: one of them was interrupted; what it has is saved.
     """
     reporter = reporter or default_reporter()
     shared = tree_of(**named)
-    for kind in models:
-        registry.resolve("model", kind)
+    _check_kinds(models)
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
     data: DataSettings = settings_of({"data": shared.get("data", {})}, "data")
     corpus = open_source(source, data, reporter)
-    prepared: Prepared | None = None
-    benches = []
+    if not (corpus.sizes["test"].documents or corpus.sizes["valid"].documents):
+        raise EmptyDataError("there is no held-out text to compare on", "leave a share for it with --split")
+    wholes = []
     for kind in models:
         own = (settings or {}).get(kind, {})
         tree = with_kinds(merge(shared, {"model": {"kind": kind}, "train": {"baseline": False}}, own), corpus)
-        whole = complete(tree, source=_lasting(source), seed=seed)
-        prepared = prepared or prepare(corpus, whole["codec"], reporter)
+        wholes.append(complete(tree, source=_lasting(source), seed=seed))
+    prepared = prepare(corpus, wholes[0]["codec"], reporter)
+    benches = []
+    for kind, whole in zip(models, wholes, strict=True):
         reporter.say(f"{kind}:")
         bench = learn(prepared, whole, Path(out) / kind if out else None, reporter)
+        if bench.manifest["status"] == "interrupted":
+            raise KeyboardInterrupt
         bench.manifest["results"]["test"] = _test_figures(bench, prepared, reporter)
         benches.append(bench)
     return benches
 
 
+def _check_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        registry.resolve("model", kind)
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice or not kinds:
+        raise UsageError(f"{twice} is named twice" if twice else "no model is named", "name each model once")
+
+
 def _test_figures(bench: Bench, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
     split = "test" if "test" in prepared.stores else "valid"
-    if split not in prepared.stores:
-        raise EmptyDataError("there is no held-out text to compare on", "leave a share for it with --split")
     tokens = prepared.stores[split]
     with reporter.stage("scoring the held-out split", tokens.tokens, " tokens") as advance:
         return {"split": split, **vars(score.evaluate(bench.model, tokens, advance))}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from lmlab import codecs, store
 from lmlab.codecs.base import Codec
 from lmlab.corpora import Corpus, DataSettings, cache_dir, open_corpus
 from lmlab.corpora.document import Document
-from lmlab.errors import ArtifactError, DataError
+from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, UnknownNameError, UsageError
 from lmlab.progress import Reporter
 from lmlab.tokens import TokenStore
 
 SPLITS = ("train", "valid", "test")
+IN_HAND = "(text in hand)"
+"""The source of a run whose text came as a string."""
 _KEY_VERSION = 1  # changes when the encoding does
+_MOST_SCORED = 2_000_000  # characters of the validation split that the figures of training are taken on
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class Prepared:
             "normalisation": self.codec.normalisation or "none: decoding gives the text back exactly",
         }
 
+    def validation(self) -> TokenStore:
+        """The validation split, or its first two million characters: what every model of a run is measured on."""
+        if self.stores["valid"].text_chars <= _MOST_SCORED:
+            return self.stores["valid"]
+        return TokenStore.from_documents(self.codec, _head(self.corpus.documents("valid"), _MOST_SCORED))
+
     def _sizes(self) -> dict[str, Any]:
         return {name: self.corpus.sizes[name] for name in SPLITS if name in self.stores}
 
@@ -56,6 +66,8 @@ def open_source(source: str, settings: DataSettings, reporter: Reporter) -> Corp
 
 def prepare(corpus: Corpus, codec_config: Mapping[str, Any], reporter: Reporter) -> Prepared:
     """Build the codec from the training split, encode every split, or find both in the cache."""
+    if not corpus.sizes["train"].documents:
+        raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
     folder = cache_dir() / "tokens" / _key(corpus, codec_config)
     kind = codec_config["kind"]
     settings = {name: value for name, value in codec_config.items() if name != "kind"}
@@ -63,9 +75,8 @@ def prepare(corpus: Corpus, codec_config: Mapping[str, Any], reporter: Reporter)
     if codec is None:
         with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:
             codec = codecs.build(kind, settings, _counted(corpus.documents("train"), advance))
-        if not (folder / "codec").exists():
-            with store.atomic_folder(folder / "codec") as beside:
-                codec.save(beside)
+        with store.atomic_folder(folder / "codec") as beside:
+            codec.save(beside)
     stores = {}
     for split in SPLITS:
         if corpus.sizes[split].documents:
@@ -90,7 +101,8 @@ def _find_codec(folder: Path, kind: str, settings: Mapping[str, Any]) -> Codec |
     try:
         return codecs.load(folder / "codec", kind, settings)
     except ArtifactError:
-        return None  # a damaged cache entry: made anew
+        shutil.rmtree(folder)  # damaged: made anew
+        return None
 
 
 def _encoded(folder: Path, corpus: Corpus, codec: Codec, split: str, reporter: Reporter) -> TokenStore:
@@ -99,9 +111,14 @@ def _encoded(folder: Path, corpus: Corpus, codec: Codec, split: str, reporter: R
             return TokenStore.open(folder)
         except ArtifactError:
             reporter.say(f"the cached tokens in {folder} are damaged; encoding again")
-            return TokenStore.from_documents(codec, corpus.documents(split))
+            shutil.rmtree(folder)
     with reporter.stage(f"encoding {split}", corpus.sizes[split].bytes) as advance:
-        return TokenStore.build(folder, codec, corpus.documents(split), advance)
+        try:
+            return TokenStore.build(folder, codec, corpus.documents(split), advance)
+        except LmlabError:
+            if not folder.is_dir():
+                raise
+            return TokenStore.open(folder)  # another run that began at the same time was faster
 
 
 def _counted(documents: Iterable[Document], advance: Any) -> Iterable[Document]:
@@ -112,17 +129,41 @@ def _counted(documents: Iterable[Document], advance: Any) -> Iterable[Document]:
         advance(done)
 
 
+def _head(documents: Iterable[Document], chars: int) -> Iterable[Document]:
+    """Documents until they hold so many characters."""
+    for document in documents:
+        if chars <= 0:
+            return
+        chars -= len(document.text)
+        yield document
+
+
 def encode_held_out(corpus: Corpus, codec: Codec, split: str, reporter: Reporter) -> TokenStore:
-    """Encode one split of another text, for evaluation; kept in memory."""
+    """Encode one split of another text, for evaluation; kept in memory.
+
+    Raises:
+        UnknownNameError: there is no such split.
+    """
+    if split not in corpus.sizes:
+        raise UnknownNameError("split", split, corpus.sizes)
     with reporter.stage(f"encoding {corpus.name}", corpus.sizes[split].bytes):
         return TokenStore.from_documents(codec, corpus.documents(split))
 
 
-def check_unchanged(corpus: Corpus, manifest: Mapping[str, Any]) -> None:
-    """Raise DataError when the text behind a run is not what it was trained on."""
+def open_again(source: str, settings: DataSettings, manifest: Mapping[str, Any], reporter: Reporter) -> Corpus:
+    """Open the text behind a run.
+
+    Raises:
+        UsageError: it came as a string, which nothing keeps.
+        DataError: it is not what the run was trained on.
+    """
+    if source == IN_HAND:
+        raise UsageError("this run's text came as a string, which is not kept", "train from a file, or name a text")
+    corpus = open_source(source, settings, reporter)
     before = manifest["data"]["sha256"]
     if corpus.sha256 != before:
         raise DataError(
             f"{corpus.name} is not the text of this run (sha256 {corpus.sha256[:12]}, trained on {before[:12]})",
             "put the old text back, or name a text with --on",
         )
+    return corpus

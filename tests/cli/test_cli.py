@@ -1,0 +1,309 @@
+"""The verbs as the issue writes them, each in this process, with small budgets."""
+
+import io
+import json
+import re
+import shlex
+import sys
+
+import pytest
+
+from lmlab.cli import VERBS, main, verb_parser
+from tests.cli.calls import call, tiny
+from tests.texts import TEXT
+
+EVAL_KEYS = {
+    "run", "model", "tokens", "nats_per_token", "perplexity", "bits_per_char", "bits_per_byte", "unk_tokens",
+    "total_nats", "protocol",
+}  # fmt: skip
+
+
+@pytest.fixture
+def lmlab(here, capsys):
+    return lambda *words: call(capsys, *words)
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_overview_names_every_verb(lmlab):
+    called = lmlab("--help")
+    assert called.code == 0
+    for verb, what in VERBS.items():
+        assert re.search(rf"^  {verb} +{re.escape(what)}$", called.out, re.MULTILINE)
+    assert "exit codes: 0" in called.out
+
+
+def test_no_verb_is_wrong_usage(lmlab):
+    called = lmlab()
+    assert called.code == 2
+    assert called.out.startswith("usage: lmlab VERB")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    examples = [shlex.split(line, comments=True) for line in out.split("examples:\n")[1].splitlines()]
+    assert examples
+    for words in examples:
+        words = words[words.index("lmlab") + 1 :]
+        assert words[0] == verb
+        verb_parser(verb).parse_args(words[1:])
+    for option in ("--json", "--quiet", "--debug"):
+        assert option in out
+
+
+def test_the_version(lmlab):
+    assert re.fullmatch(r"lmlab \d+\.\d+\.\d+\n", lmlab("--version").out)
+
+
+# -- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_train_a_neural_model(lmlab, here):
+    called = lmlab("train", "poem.txt", "--codec", "char", "--model", "lstm", *tiny(), "-o", "runs/new")
+    assert called.code == 0
+    assert "validation split of poem.txt" in called.out
+    assert "saved in runs/new; its learning curve is curve.png there" in called.out
+    assert "100 %" in called.err
+    files = {path.name for path in (here / "runs/new").iterdir()}
+    assert files >= {
+        "manifest.json",
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "metrics.jsonl",
+        "curve.png",
+    }
+
+
+def test_train_shows_the_baselines_and_says_when_it_is_not_worth_it(lmlab):
+    called = lmlab("train", "poem.txt", "--steps", "2", "--set", "model.hidden=8", "-o", "runs/new", "--quiet")
+    assert re.search(r"^ +xz ", called.out, re.MULTILINE)
+    assert "6-gram (baseline)" in called.out
+    assert "The lstm is not yet worth its time: the n-gram is" in called.out
+
+
+def test_train_an_ngram(lmlab):
+    called = lmlab(
+        "train", "poem.txt", "--codec", "word", "--model", "ngram", "--order", "5", "-o", "runs/kn5", "--json"
+    )
+    assert called.code == 0
+    assert called.json["run"] == "runs/kn5"
+    assert called.json["valid"]["perplexity"] > 1
+
+
+def test_train_from_standard_input(lmlab, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    assert lmlab("train", "-", "--model", "ngram", "-o", "runs/mine").code == 0
+    assert lmlab("info", "runs/mine", "--json").json["data"]["name"] == "standard input"
+
+
+def test_train_a_recipe_with_settings_on_top(lmlab, here):
+    records = [{"code_tokens": ["def", "f", "(", ")", ":", "pass"], "partition": p} for p in ("train", "valid", "test")]
+    (here / "code.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = ["--set", "model.layers=3", "--steps", "2", "--set", "train.baseline=false"]
+    called = lmlab("train", "code.jsonl", "--recipe", "codesearchnet-cnn", *options, "-o", "runs/cnn")
+    assert called.code == 0
+    config = lmlab("info", "runs/cnn", "--json").json["config"]
+    assert (config["model"]["kind"], config["model"]["layers"], config["model"]["channels"]) == ("cnn", 3, 100)
+    assert (config["train"]["steps"], config["train"]["minutes"]) == (2, None)
+
+
+def test_train_finds_a_free_name(lmlab):
+    for name in ("runs/poem-ngram", "runs/poem-ngram-2"):
+        assert f"saved in {name}\n" in lmlab("train", "poem.txt", "--order", "2").out
+
+
+def test_resume_of_a_finished_run_says_so(lmlab):
+    called = lmlab("train", "--resume", "runs/lstm")
+    assert (called.code, "nothing is left to do" in called.err) == (0, True)
+
+
+def test_resume_goes_on_as_it_was_or_not_at_all(lmlab):
+    assert lmlab("train", "--resume", "runs/lstm", "--steps", "3", "--model", "lstm").code == 0
+    called = lmlab("train", "--resume", "runs/lstm", "--steps", "4")
+    assert called.code == 2
+    assert "train.steps is 3 in runs/lstm, not 4" in called.err
+    assert lmlab("train", "--resume", "runs/lstm", "-o", "runs/elsewhere").code == 2
+
+
+# -- eval, score, compare, info, corpora ------------------------------------------------------------------------------
+
+
+def test_eval_gives_an_object_a_run(lmlab):
+    figures = lmlab("eval", "runs/lstm", "runs/kn3", "--on", "held-out.txt", "--json").json
+    assert [each["run"] for each in figures] == ["runs/lstm", "runs/kn3"]
+    assert [each["model"] for each in figures] == ["lstm", "ngram"]
+    assert len({(each["chars"], each["bytes"], each["protocol"]["data_sha256"]) for each in figures}) == 1
+    for each in figures:
+        assert each.keys() >= EVAL_KEYS
+        assert each["protocol"].keys() >= {"boundaries", "context", "unknown", "data_sha256"}
+        assert each["nats_per_token"] == pytest.approx(each["total_nats"] / each["tokens"])
+
+
+def test_eval_shows_one_table(lmlab):
+    called = lmlab("eval", "runs/lstm", "runs/kn3", "--on", "held-out.txt")
+    assert "held-out.txt, split all" in called.out
+    assert re.search(r"^ +runs/lstm +\d", called.out, re.MULTILINE)
+    assert "unknown tokens" in called.out
+
+
+def test_eval_reads_another_text_as_it_is_told(lmlab, here):
+    (here / "papers.jsonl").write_text('{"title": "the cat", "summary": "saw a dog"}\n')
+    called = lmlab("eval", "runs/kn3", "--on", "papers.jsonl", "--template", "{title} {summary}", "--json")
+    assert called.json[0]["chars"] == len("the cat saw a dog")
+    (here / "bad.txt").write_bytes(b"the cat \xff")
+    assert lmlab("eval", "runs/kn3", "--on", "bad.txt").code == 1
+    assert lmlab("eval", "runs/kn3", "--on", "bad.txt", "--errors", "replace").code == 0
+    assert lmlab("eval", "runs/kn3", "--limit", "3").code == 2
+
+
+def test_eval_of_runs_on_their_own_texts_says_that_they_differ(lmlab):
+    lmlab("train", "held-out.txt", "--order", "2", "-o", "runs/other")
+    called = lmlab("eval", "runs/kn3", "runs/other")
+    assert "each on its own text" in called.out
+    assert "poem.txt, split test" in called.out
+
+
+def test_score_reads_standard_input(lmlab, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat\r\n")))
+    scored = lmlab("score", "runs/lstm", "-", "--json").json
+    assert "".join(row["text"] for row in scored["scores"]) == "the cat\n<eos>"
+    assert scored["scores"][-1]["cumulative_bits"] == pytest.approx(scored["bits_per_char"] * scored["chars"])
+    assert set(scored["scores"][0]) == {"text", "bits", "rank", "cumulative_bits", "unknown"}
+
+
+def test_score_shows_a_table(lmlab, here):
+    (here / "poem").write_text("the cat\nsaw")
+    out = lmlab("score", "runs/lstm", "poem").out
+    assert len([line for line in out.splitlines() if re.search(r" (yes|no) +$", line)]) == 12
+    assert r"\n" in out
+
+
+def test_compare_shows_one_table_and_keeps_the_runs(lmlab, here):
+    options = ["--steps", "2", "--set", "train.evaluations=1", "--set", "train.threads=1"]
+    called = lmlab("compare", "poem.txt", "--models", "ngram,cnn,lstm", *options, "--order", "2", "-o", "runs/all")
+    assert called.code == 0
+    for kind in ("ngram", "cnn", "lstm"):
+        assert re.search(rf"^ +{kind} +\d", called.out, re.MULTILINE)
+    assert {path.name for path in (here / "runs/all").iterdir()} == {"ngram", "cnn", "lstm", "curves.png"}
+    assert lmlab("info", "runs/all/ngram", "--json").json["config"]["model"]["order"] == 2
+
+
+def test_info_of_a_run_and_of_the_machine(lmlab):
+    assert lmlab("info", "runs/lstm", "--json").json["status"] == "done"
+    assert "config.model.hidden" in lmlab("info", "runs/lstm").out
+    assert "codesearchnet-cnn" in lmlab("info").out
+
+
+def test_corpora_are_listed_and_described(lmlab, monkeypatch, here):
+    monkeypatch.delenv("LMLAB_DATA", raising=False)
+    rows = {row["name"]: row for row in lmlab("corpora", "--json").json}
+    assert rows.keys() >= {"tinyshakespeare", "python-stdlib", "arxiv", "enwik8"}
+    assert all(row["licence"] and row["rule"] for row in rows.values())
+    assert rows["tinyshakespeare"]["where"] == "download"
+    splits = lmlab("corpora", "poem.txt", "--json").json["splits"]
+    assert sum(split["chars"] for split in splits if split["split"] != "all") == len(TEXT)
+
+
+# -- generate ---------------------------------------------------------------------------------------------------------
+
+
+def test_generate_as_the_issue_writes_it(lmlab):
+    words = shlex.split(
+        'generate runs/lstm --prompt "the" --strategy sample --temperature 0.8 --top-k 40 --top-p 0.95 -n 3 '
+        "--max-tokens 20 --seed 1 --json"
+    )
+    texts = lmlab(*words).json
+    assert len(texts) == 3
+    assert all(text["tokens"] <= 20 and text["seed"] == 1 and text["prompt"] == "the" for text in texts)
+    assert lmlab(*words).json == texts
+
+
+def test_beams_come_best_first(lmlab):
+    options = ["--prompt", "the cat", "--strategy", "beam", "--beams", "5", "-n", "5", "--max-tokens", "4"]
+    texts = lmlab("generate", "runs/kn3", *options, "--json").json
+    assert len({text["text"] for text in texts}) == 5
+    means = [text["logp"] / (text["tokens"] + (text["end"] == "eos")) for text in texts]
+    assert means == sorted(means, reverse=True)
+
+
+def test_a_drawn_seed_is_told_and_repeats(lmlab):
+    (first,) = lmlab("generate", "runs/lstm", "--max-tokens", "20", "--json").json
+    (again,) = lmlab("generate", "runs/lstm", "--max-tokens", "20", "--json", "--seed", first["seed"]).json
+    assert again == first
+
+
+def test_several_texts_are_told_apart(lmlab):
+    out = lmlab("generate", "runs/kn3", "--prompt", "the cat", "-n", "2", "--max-tokens", "3").out
+    assert re.findall(r"^--- (\d) · \d tokens · log p -[\d.]+ nats · \w+$", out, re.MULTILINE) == ["1", "2"]
+
+
+def test_processors_keep_the_order_of_the_command_line(monkeypatch, lmlab):
+    from lmlab.decode import Sample
+
+    seen = []
+    monkeypatch.setattr(Sample, "search", lambda self, *_: seen.append(self.processors) or 1 / 0)
+    orders = (["--top-p", "0.9", "--temperature", "2", "--top-k", "3"], ["--temperature", "2", "--top-p", "0.9"])
+    for order in orders:
+        with pytest.raises(ZeroDivisionError):
+            lmlab("generate", "runs/kn3", *order)
+    assert [[type(each).__name__ for each in processors] for processors in seen] == [
+        ["TopP", "Temperature", "TopK"],
+        ["Temperature", "TopP"],
+    ]
+
+
+@pytest.mark.parametrize("run", ["runs/lstm", "runs/kn3"])
+@pytest.mark.parametrize(
+    "options",
+    ["--strategy greedy", "--seed 3", r"--seed 3 --stop .\n", "--seed 4 --top-k 2 --temperature 3"],
+)
+def test_the_stream_prints_the_same(lmlab, run, options):
+    asked = ["generate", run, "--prompt", "the cat", "--max-tokens", "40", *options.split()]
+    assert lmlab(*asked, "--stream").out == lmlab(*asked).out
+
+
+def test_a_beams_stream_ends_in_its_text(lmlab):
+    asked = ["generate", "runs/kn3", "--prompt", "the cat", "--strategy", "beam", "--max-tokens", "5"]
+    assert lmlab(*asked, "--stream").out.splitlines()[-1] == lmlab(*asked).out.replace("\n", "\\n")[:-2]
+
+
+@pytest.mark.parametrize(
+    ("mark", "meant"), [(r"\n", "\n"), (r"é\n", "é\n"), ("\\", "\\"), (r"\\n", r"\n"), (r"\x", r"\x")]
+)
+def test_a_stop_may_be_written_with_an_escape(mark, meant):
+    from lmlab.cli.generate import unescaped
+
+    assert unescaped(mark) == meant
+
+
+# -- whatever is printed ----------------------------------------------------------------------------------------------
+
+
+def test_json_alone_is_on_standard_output(lmlab):
+    for words in (
+        ["train", "poem.txt", "--order", "2", "-o", "runs/n", "--json"],
+        ["train", "poem.txt", *tiny(), "-o", "runs/t", "--json"],
+        ["compare", "poem.txt", "--models", "ngram", "--json"],
+        ["corpora", "poem.txt", "--json"],
+        ["info", "--json"],
+    ):
+        called = lmlab(*words)
+        assert called.code == 0
+        assert called.json
+
+
+def test_quiet_is_quiet(lmlab):
+    assert lmlab("train", "poem.txt", *tiny(), "-o", "runs/t", "--quiet").err == ""
+
+
+def test_debug_shows_where_it_failed(here):
+    from lmlab.errors import ArtifactError
+
+    with pytest.raises(ArtifactError):
+        main(["info", "nowhere", "--debug"])

@@ -1,0 +1,92 @@
+"""What only a process of its own shows: what is imported, signals, closed pipes, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmlab.cli import main
+
+LMLAB = [sys.executable, "-m", "lmlab.cli"]
+
+
+def python(code, *words, cwd=None):
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from lmlab.cli import main; main(['--help'])\n"
+        "print([name for name in ('torch', 'numpy', 'rich', 'matplotlib', 'tokenizers') if name in sys.modules])"
+    )
+    done = python(code)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_an_ngram_is_trained_and_measured_without_torch(here):
+    code = (
+        "import sys; from lmlab.cli import main\n"
+        "assert main(['train', 'poem.txt', '--model', 'ngram', '-o', 'runs/n', '--quiet']) == 0\n"
+        "assert main(['eval', 'runs/n', '--on', 'held-out.txt', '--json']) == 0\n"
+        "assert main(['info', 'runs/n']) == 0\n"
+        "print('torch' in sys.modules)"
+    )
+    done = python(code, cwd=here)
+    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
+
+
+def test_exit_codes_reach_the_shell(here):
+    codes = [subprocess.run([*LMLAB, *words], capture_output=True, check=False).returncode
+             for words in (["--version"], ["info", "nowhere"], ["nope"])]  # fmt: skip
+    assert codes == [0, 1, 2]
+
+
+def test_a_closed_pipe_is_told_in_one_line(here):
+    process = subprocess.Popen([*LMLAB, "corpora"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+    assert err == "lmlab: nobody reads the output any more (closed pipe)\n"
+
+
+def test_a_full_device_is_told_in_one_line(here):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*LMLAB, "info", "runs/kn3"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("lmlab: the output is not usable (No space left on device)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_no_text_can_still_be_printed(here):
+    words = ["generate", "runs/kn3", "--prompt", b"the \xff", "--allow-unknown", "--max-tokens", "2"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([*LMLAB, *words], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"the \\udcff")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(here, capsys):
+    words = ["train", "poem.txt", "-o", "runs/stopped", "--steps", "400", "--set", "model.hidden=64", "--set",
+             "train.baseline=false", "--set", "train.threads=1", "--quiet"]  # fmt: skip
+    process = subprocess.Popen([*LMLAB, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = here / "runs/stopped/metrics.jsonl"
+    until = time.monotonic() + 60
+    while not (metrics.is_file() and "stepped" in metrics.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("lmlab: interrupted at step ")
+    assert err.endswith("go on with: lmlab train --resume runs/stopped\n")
+    assert err.count("\n") == 1
+    assert main(["train", "--resume", "runs/stopped", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 400

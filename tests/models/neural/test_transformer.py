@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from lmlab.errors import SettingError
+from lmlab.models.neural.transformer import Transformer, _rotate
+from tests.models.neural.acceptance import V, gap, in_pieces, make, text
+
+
+@pytest.mark.parametrize(("layers", "window"), [(1, 1), (1, 4), (2, 3), (3, 2)])
+def test_it_sees_a_window_a_layer_and_no_further(layers, window):
+    model = make("transformer", layers=layers, window=window)
+    field = 1 + layers * (window - 1)
+    ids_1T = text(1, field + 6)
+    with torch.no_grad():
+        before = model(ids_1T)[0][0, -1]
+        for back in range(field + 4):
+            moved = ids_1T.clone()
+            moved[0, -1 - back] = 4 + (moved[0, -1 - back] - 3) % (V - 4)
+            change = (model(moved)[0][0, -1][4:] - before[4:]).abs().max().item()
+            assert (change > 1e-6) == (back < field), f"the token {back} back, field {field}: {change}"
+
+
+@pytest.mark.parametrize("window", [1, 4, 17, 40])
+@pytest.mark.parametrize("sizes", [[1] * 17, [3, 14], [16, 1], [5, 5, 7]])
+def test_every_window_reads_in_pieces(window, sizes):
+    model = make("transformer", window=window)
+    assert gap(in_pieces(model, text(), sizes)[0], in_pieces(model, text(), [17])[0]) < 2e-5
+
+
+def test_only_distances_count():
+    """A text far into a longer one scores as at its start, once the window holds it alone."""
+    model = make("transformer", layers=1, window=4)
+    late = torch.cat([text(1, 30, seed=2), text(1, 10)], 1)
+    assert gap(model(late)[0][:, -7:], model(text(1, 10))[0][:, -7:]) < 2e-5
+
+
+def test_the_order_of_what_is_seen_matters():
+    model = make("transformer")
+    assert gap(model(torch.tensor([[5, 6, 7]]))[0][:, -1], model(torch.tensor([[6, 5, 7]]))[0][:, -1]) > 1e-3
+
+
+def test_rotation_keeps_lengths_and_depends_on_the_distance_alone():
+    x = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(1))
+    assert _rotate(x, 7).norm() == pytest.approx(x.norm().item(), rel=1e-5)
+    products = [(_rotate(x, at) * _rotate(y, at + 3)).sum().item() for at in (0, 5, 100)]
+    assert products == pytest.approx([products[0]] * 3, abs=1e-4)
+    assert (_rotate(x, 0) * _rotate(y, 4)).sum().item() != pytest.approx(products[0], abs=1e-3)
+
+
+def test_heads_must_divide_the_width_into_pairs():
+    with pytest.raises(SettingError, match=r"width is 10, but must be a multiple of twice the heads \(4\)"):
+        Transformer.Settings(width=10, heads=2)

@@ -1,0 +1,158 @@
+import errno
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmlab import store
+from lmlab.errors import ArtifactError
+from lmlab.training import checkpoint as module
+from lmlab.training.checkpoint import Checkpoint, newest, optimizer_tensors, restore_optimizer, write
+from tests.training.runs import fit
+
+
+def moment(step, value=1.0):
+    return Checkpoint({"model/w": torch.full((4,), value), "random/torch": torch.get_rng_state()}, {"step": step})
+
+
+def names(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    assert newest(tmp_path) is None
+    written = moment(7)
+    write(tmp_path, written)
+    read = newest(tmp_path)
+    assert read.counters == {"step": 7}
+    assert all(torch.equal(read.tensors[name], written.tensors[name]) for name in written.tensors)
+    assert torch.equal(read.group("model")["w"], torch.ones(4))
+    assert read.group("mod") == {}
+
+
+def test_the_older_ones_go_and_so_does_what_a_kill_left(tmp_path):
+    write(tmp_path, moment(7))
+    (tmp_path / "checkpoints" / ".step-000000008.abc").mkdir()
+    write(tmp_path, moment(1_000))
+    assert names(tmp_path) == ["step-000001000"]
+
+
+def test_the_newest_counts_where_a_kill_left_two(tmp_path):
+    for step in (9, 10, 100):
+        write(tmp_path / str(step), moment(step))
+        (tmp_path / str(step) / "checkpoints" / f"step-{step:09d}").rename(_place(tmp_path, step))
+    assert newest(tmp_path).counters["step"] == 100
+
+
+def _place(run, step):
+    (run / "checkpoints").mkdir(exist_ok=True)
+    return run / "checkpoints" / f"step-{step:09d}"
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("broken", ["fsync", "rename", "tensors", "counters"])
+def test_a_failure_while_writing_leaves_the_older_one(tmp_path, monkeypatch, broken):
+    write(tmp_path, moment(7))
+    with monkeypatch.context() as patch:
+        if broken == "fsync":
+            patch.setattr(os, "fsync", full)
+        elif broken == "rename":
+            patch.setattr("pathlib.Path.rename", full)
+        elif broken == "tensors":
+            patch.setattr(module, "save_file", full)
+        else:
+            patch.setattr(store, "write_json", full)
+        with pytest.raises(ArtifactError, match=r"cannot be written \(No space left on device\).*free some space"):
+            write(tmp_path, moment(8, value=2.0))
+    assert names(tmp_path) == ["step-000000007"]
+    assert torch.equal(newest(tmp_path).group("model")["w"], torch.ones(4))
+
+
+def test_a_half_written_one_is_never_visible(tmp_path, monkeypatch):
+    """At every call that changes the disk, what can be found is whole."""
+    write(tmp_path, moment(7))
+    seen = []
+
+    def spied(function):
+        def call(*arguments, **named):
+            seen.append(newest(tmp_path).counters["step"])
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(module, "save_file", spied(module.save_file))
+    monkeypatch.setattr(os, "fsync", spied(os.fsync))
+    monkeypatch.setattr(shutil, "rmtree", spied(shutil.rmtree))
+    write(tmp_path, moment(8))
+    assert seen[0] == 7
+    assert seen[-1] == 8
+    assert seen == sorted(seen)
+    assert len(seen) > 4
+
+
+def truncated(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("file", ["training.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [os.remove, truncated, lambda path: path.write_bytes(b"\x80\x04")])
+def test_a_damaged_one_is_told_in_one_line(tmp_path, file, damage):
+    write(tmp_path, moment(7))
+    damage(tmp_path / "checkpoints" / "step-000000007" / file)
+    with pytest.raises(ArtifactError) as caught:
+        newest(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "step-000000007" in str(caught.value)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_optimiser_is_put_back(tmp_path, optimizer):
+    run = fit(tmp_path / "run", optimizer=optimizer, steps=5)
+    run.go()
+    other = fit(optimizer=optimizer)
+    other.optimizer = type(run.optimizer)(other.model.parameters(), lr=1.0)
+    restore_optimizer(other.optimizer, newest(tmp_path / "run"))
+    before, after = optimizer_tensors(run.optimizer), optimizer_tensors(other.optimizer)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert bool(before) == (optimizer == "adamw")
+
+
+def test_a_checkpoint_holds_all_of_a_run_and_nothing_pickled(tmp_path):
+    run = fit(tmp_path / "run")
+    run.go()
+    (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["state.json", "training.safetensors"]
+    groups = {name.partition("/")[0] for name in load_file(folder / "training.safetensors")}
+    assert groups == {"model", "optimizer", "random", "carried"}
+    counters = json.loads((folder / "state.json").read_text())
+    assert counters == {**vars(run.progress), "seconds": counters["seconds"]}
+
+
+def test_the_weights_are_kept_in_one_move(tmp_path, monkeypatch):
+    run = fit(tmp_path / "run")
+    module.keep_weights(run.model, tmp_path / "run")
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / ".weights-left").mkdir()
+    with torch.no_grad():
+        next(run.model.parameters()).add_(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ArtifactError, match="No space left on device"):
+            module.keep_weights(run.model, tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    module.keep_weights(run.model, tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
+
+
+def test_what_is_written_may_be_read_by_others(tmp_path):
+    fit(tmp_path / "run", steps=1).go()
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.stat().st_mode & 0o044 == 0o044, path

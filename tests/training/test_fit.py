@@ -1,0 +1,427 @@
+import math
+import signal
+
+import pytest
+import torch
+
+from lmlab import registry
+from lmlab.batches import Batch, Columns, Lines
+from lmlab.errors import NonFiniteError
+from lmlab.training import checkpoint as checkpoints
+from lmlab.training import fit as module
+from lmlab.training.events import Began, Ended, Evaluated, Sampled, Stepped
+from lmlab.training.fit import Fit
+from lmlab.vocab import IGNORE
+from tests.stores import of_documents
+from tests.training.runs import MODELS, STREAM, V, cut, fit, resumed, same_end, settings, stop_at, weights
+
+# -- it learns --------------------------------------------------------------------------------------------------------
+
+PATTERN = of_documents([[4, 5, 6, 7, 5, 8, 4, 9] * 60], V)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("lstm", {"hidden": 24, "embedding": 8, "dropout": 0.0}),
+        ("gru", {"hidden": 24, "embedding": 8, "dropout": 0.0}),
+        ("cnn", {"channels": 24, "embedding": 8, "layers": 2, "kernel": 3, "dropout": 0.0}),
+        ("transformer", {"width": 16, "heads": 2, "layers": 2, "window": 8}),
+    ],
+)
+def test_a_repeating_pattern_is_learned(kind, shape):
+    architecture = registry.resolve("model", kind)
+    torch.manual_seed(0)
+    model = architecture(architecture.Settings(**shape), V)
+    validation = Columns(PATTERN, 4, 16, roll=False).epoch(0)
+    train = settings(steps=150, lr=0.02, evaluations=1)
+    outcome = Fit(model, Columns(PATTERN, 4, 16), train, validation=validation).go()
+    assert outcome.reason == "done"
+    assert outcome.progress.best_nats < 0.1
+    assert not model.training
+
+
+def test_a_carried_state_knows_what_a_row_does_not_show():
+    """After 6 comes 8 or 9, mostly as it did before: what a row of three that begins with 6 cannot see."""
+    modes = torch.randint(8, 10, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    store = of_documents([[token for mode in modes for token in [6, mode] * 10]], V)
+    architecture = registry.resolve("model", "lstm")
+    found = {}
+    for carry in (True, False):
+        torch.manual_seed(0)
+        model = architecture(architecture.Settings(hidden=16, embedding=8, dropout=0.0), V)
+        Fit(model, Columns(store, 8, 3), settings(steps=150, lr=0.02, evaluations=0, carry=carry)).go()
+        nats, count, state = 0.0, 0, None
+        for batch in Columns(store, 1, 3, roll=False).epoch(0):
+            first = torch.where(batch.ids_BT == 6, batch.targets_BT, IGNORE)
+            first[:, 1:] = IGNORE
+            with torch.no_grad():
+                loss, state = model.loss(batch.ids_BT, first, state if carry else None)
+            nats, count = nats + loss.item(), count + int((first != IGNORE).sum())
+        found[carry] = nats / count
+    assert found[True] < 0.4
+    assert found[False] > 0.6  # ln 2 is 0.69: it can but guess
+
+
+def test_a_row_that_begins_anew_carries_nothing(tmp_path):
+    """Where all rows begin anew at every batch, carrying or not is the same; where none does, it is not."""
+    ends = {}
+    for restart in (0.0, 1.0):
+        for carry in (True, False):
+            run = fit(tmp_path / f"{restart} {carry}", carry=carry)
+            run.batches = Columns(STREAM, 4, 8, restart=restart)
+            run.go()
+            ends[restart, carry] = weights(run.run)
+    assert ends[1.0, True] == ends[1.0, False]
+    assert ends[0.0, True] != ends[0.0, False]
+
+
+# -- it repeats -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["columns", "lines", "windows"])
+def test_a_seed_repeats_bit_for_bit_and_another_differs(way, tmp_path):
+    for name, seed in (("one", 5), ("again", 5), ("other", 6)):
+        fit(tmp_path / name, way=way, seed=seed).go()
+    same_end(tmp_path / "one", tmp_path / "again")
+    assert weights(tmp_path / "one") != weights(tmp_path / "other")
+
+
+def test_the_seed_alone_decides_whatever_was_drawn_before(tmp_path):
+    fit(tmp_path / "one").go()
+    torch.rand(1000)
+    fit(tmp_path / "other").go()
+    assert weights(tmp_path / "one") == weights(tmp_path / "other")
+
+
+def test_evaluations_and_samples_do_not_change_what_is_learned(tmp_path):
+    """The last weights are the same however often the run looks at itself."""
+    ends = []
+    for number, evaluations in enumerate((1, 8)):
+        run = fit(tmp_path / str(number), evaluations=evaluations, samples=evaluations > 1)
+        run.sample = lambda: str(torch.rand(3))
+        run.go()
+        ends.append(checkpoints.newest(tmp_path / str(number)).group("model"))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_the_callers_random_state_threads_and_signals_are_left_alone(tmp_path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), torch.get_num_threads(), signal.getsignal(signal.SIGINT)
+    fit(tmp_path / "run", threads=2, precision="auto", steps=3).go()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (torch.get_num_threads(), signal.getsignal(signal.SIGINT)) == before[1:]
+
+
+def test_they_are_left_alone_by_a_failure_too():
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    run = fit(threads=2)
+    with torch.no_grad():
+        run.model.output.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteError):
+        run.go()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+
+
+# -- it resumes -------------------------------------------------------------------------------------------------------
+
+RUNS = {
+    "columns, carried state, dropout": {"way": "columns"},
+    "columns, accumulated": {"way": "columns", "accumulate": 3},
+    "lines": {"way": "lines", "model": "gru"},
+    "windows, SGD": {"way": "windows", "model": "cnn", "optimizer": "sgd", "lr": 0.5},
+    "attention": {"way": "columns", "model": "transformer"},
+    "bf16": {"way": "columns", "precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_stopped_again_and_again_ends_as_one_that_was_not(name, tmp_path):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    fit(whole, **RUNS[name]).go()
+    outcome = fit(pieces, **RUNS[name], listeners=[stop_at(1)]).go()
+    assert (outcome.reason, outcome.progress.step) == ("interrupted", 1)
+    for stop in (2, 5, 6, 17):  # 6, 12, 18 are evaluated; the others lie between
+        outcome = resumed(pieces, **RUNS[name], listeners=[stop_at(stop)]).go()
+        assert outcome.progress.step == stop
+    assert resumed(pieces, **RUNS[name]).go().reason == "done"
+    same_end(whole, pieces)
+
+
+def test_the_stops_above_lie_within_epochs_and_across_them():
+    steps = len(cut("columns").epoch(0))
+    assert 6 < steps < 17 < 2 * steps
+
+
+def test_a_resumed_run_ends_with_the_same_model_in_memory(tmp_path):
+    whole = fit(tmp_path / "whole")
+    whole.go()
+    fit(tmp_path / "pieces", listeners=[stop_at(7)]).go()
+    torch.rand(10)
+    rest = resumed(tmp_path / "pieces")
+    rest.go()
+    for one, other in zip(whole.model.state_dict().values(), rest.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_resuming_at_the_very_end_changes_nothing(tmp_path):
+    fit(tmp_path / "run", listeners=[stop_at(24)]).go()
+    before = weights(tmp_path / "run")
+    assert resumed(tmp_path / "run").go().reason == "done"
+    assert weights(tmp_path / "run") == before
+
+
+def test_a_second_interruption_acts_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", listeners=[stop_at(3), stop_at(3)]).go()
+    assert checkpoints.newest(tmp_path / "run").counters["step"] == 0
+
+
+def test_a_checkpoint_comes_also_between_evaluations(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+    seen = []
+
+    def listen(event):
+        if isinstance(event, Stepped):
+            seen.append(checkpoints.newest(tmp_path / "run").counters["step"])
+
+    fit(tmp_path / "run", evaluations=1, steps=6, listeners=[listen]).go()
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_accumulated_batches_are_one_large_batch(clip):
+    """Windows of one length and lines of unlike lengths: gradients are weighted by tokens."""
+    store = of_documents([[4 + (n * i) % 7 for i in range(1 + n % 9)] for n in range(24)], V)
+    ends = []
+    for rows, accumulate in ((24, 1), (3, 8)):
+        torch.manual_seed(0)
+        model = registry.resolve("model", "gru")(
+            registry.resolve("model", "gru").Settings(hidden=8, embedding=4, dropout=0.0), V
+        )
+        train = settings(steps=3, accumulate=accumulate, optimizer="sgd", lr=1.0, evaluations=0, clip_norm=clip)
+        Fit(model, Lines(store, rows, 16, bucket=False), train).go()
+        ends.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert (ends[0] - ends[1]).abs().max() < 1e-6
+
+
+def moved(**named):
+    run = fit(steps=1, optimizer="sgd", lr=1.0, schedule="constant", warmup=0.0, evaluations=0, **named)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.go()
+    return [now.detach() - was for now, was in zip(run.model.parameters(), before, strict=True)]
+
+
+def test_clipping_by_norm_bounds_the_whole_step_and_keeps_its_direction():
+    free, bound = (torch.cat([m.flatten() for m in moved(clip_norm=c)]) for c in (None, 0.01))
+    assert free.norm() > 0.02
+    assert bound.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert torch.allclose(bound / bound.norm(), free / free.norm(), atol=1e-5)
+
+
+def test_clipping_by_value_bounds_each_number():
+    free, bound = (torch.cat([m.flatten() for m in moved(clip_norm=None, clip_value=c)]) for c in (None, 0.003))
+    assert free.abs().max() > 0.006
+    assert torch.allclose(bound, free.clamp(-0.003, 0.003), atol=1e-6)
+
+
+def test_the_rate_warms_up_and_falls():
+    rates = []
+    listen = lambda event: rates.append(event.lr) if isinstance(event, Stepped) else None  # noqa: E731
+    fit(steps=20, warmup=0.25, floor=0.1, lr=0.01, listeners=[listen]).go()
+    assert rates.index(max(rates)) == 4
+    assert rates[0] == pytest.approx(0.002)
+    assert rates[-1] == pytest.approx(0.001)
+
+
+def test_an_epoch_budget_reads_every_token_so_often():
+    run = fit(way="lines", steps=None, epochs=2.0, evaluations=0)
+    assert run.go().progress.tokens == 2 * sum(batch.tokens for batch in run.batches.epoch(0))
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def heard(run):
+    events = []
+    run.listeners = [events.append]
+    run.go()
+    return events
+
+
+def test_events_come_in_order_and_add_up(tmp_path):
+    run = fit(tmp_path / "run")
+    run.sample = lambda: "text"
+    run.settings = settings(samples=True)
+    events = heard(run)
+    assert isinstance(events[0], Began)
+    assert isinstance(events[-1], Ended)
+    assert [event.step for event in events if isinstance(event, Evaluated)] == [6, 12, 18, 24]
+    assert [event.text for event in events if isinstance(event, Sampled)] == ["text"] * 4
+    steps = [event for event in events if isinstance(event, Stepped)]
+    assert [event.step for event in steps] == list(range(1, 25))
+    assert steps[-1].tokens == events[-1].tokens == run.progress.tokens
+    assert (steps[-1].remaining, events[-1].reason) == (0, "done")
+
+
+def test_the_weights_kept_are_those_of_the_best_validation(tmp_path):
+    """A rate that ruins what was learned: the last weights are worse than the best."""
+    run = fit(tmp_path / "run", steps=16, evaluations=16, lr=0.3, schedule="constant", clip_norm=None)
+    events = [event for event in heard(run) if isinstance(event, Evaluated)]
+    best = min(events, key=lambda event: event.valid_nats)
+    assert best.step < 16, "this run was to get worse"
+    assert (run.progress.best_step, run.progress.best_nats) == (best.step, best.valid_nats)
+    assert [event.best for event in events] == [
+        event.valid_nats < min([e.valid_nats for e in events[:n]], default=math.inf) for n, event in enumerate(events)
+    ]
+    assert run._validate() == pytest.approx(best.valid_nats, rel=1e-6)
+    loaded = type(run.model).load(tmp_path / "run", run.model.settings, V)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model.parameters(), strict=True))
+
+
+def test_in_memory_too():
+    run = fit(steps=16, evaluations=16, lr=0.3, schedule="constant", clip_norm=None)
+    run.go()
+    assert run.progress.best_step < 16
+    assert run._validate() == pytest.approx(run.progress.best_nats, rel=1e-6)
+
+
+def test_without_validation_the_last_weights_are_kept(tmp_path):
+    run = fit(tmp_path / "run")
+    run.validation = None
+    assert run.go().progress.best_nats is None
+    found = checkpoints.newest(tmp_path / "run").group("model")
+    loaded = type(run.model).load(tmp_path / "run", run.model.settings, V).state_dict()
+    assert all(torch.equal(found[name], loaded[name]) for name in loaded)
+
+
+def hopeless(run=None, **named):
+    """A run that only gets worse from its first evaluation on."""
+    return fit(run, steps=40, evaluations=40, lr=0.5, schedule="constant", clip_norm=None, patience=3, **named)
+
+
+def test_training_stops_early_when_validation_stays_worse(tmp_path):
+    run = hopeless(tmp_path / "run")
+    events = heard(run)
+    worse = [not event.best for event in events if isinstance(event, Evaluated)]
+    assert events[-1].reason == "early"
+    assert worse[-3:] == [True] * 3
+    assert run.progress.step < 40
+    assert run._validate() == pytest.approx(run.progress.best_nats, rel=1e-6)
+
+
+def test_a_run_killed_after_its_patience_ran_out_does_not_go_on_when_resumed(tmp_path):
+    hopeless(tmp_path / "run").go()
+    step, kept = checkpoints.newest(tmp_path / "run").counters["step"], weights(tmp_path / "run")
+    again = hopeless(tmp_path / "run", resume=checkpoints.newest(tmp_path / "run"))
+    outcome = again.go()
+    assert (outcome.reason, outcome.progress.step) == ("early", step)
+    assert weights(tmp_path / "run") == kept
+
+
+def test_validation_ends_at_the_wanted_number_of_tokens():
+    run = fit(validation_tokens=20, steps=1)
+    run.go()
+    sizes = [batch.tokens for batch in run.validation]
+    assert run._validate_tokens()[1] == next(sum(sizes[:n]) for n in range(9) if sum(sizes[:n]) >= 20) < sum(sizes)
+
+
+# -- it fails well ----------------------------------------------------------------------------------------------------
+
+
+def poison(run, at):
+    """Make the weights NaN after a step."""
+
+    def listen(event):
+        if isinstance(event, Stepped) and event.step == at:
+            with torch.no_grad():
+                next(run.model.parameters()).fill_(math.nan)
+
+    run.listeners = [listen]
+    return run
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+@pytest.mark.parametrize(("at", "kept"), [(9, 6), (12, 6), (24, 18)])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path, at, kept, clip):
+    run = poison(fit(tmp_path / "run", clip_norm=clip), at)
+    with pytest.raises(NonFiniteError, match=r"is nan after step \d+.*checkpoint are kept.*lower train\.lr") as caught:
+        run.go()
+    assert "\n" not in str(caught.value)
+    found = checkpoints.newest(tmp_path / "run")
+    assert found.counters["step"] == kept
+    assert all(tensor.isfinite().all() for name, tensor in found.group("model").items())
+    loaded = type(run.model).load(tmp_path / "run", run.model.settings, V)
+    assert all(parameter.isfinite().all() for parameter in loaded.parameters())
+    outcome = resumed(tmp_path / "run", clip_norm=clip).go()
+    assert outcome.reason == "done"
+
+
+@pytest.mark.parametrize("clip", [{"clip_norm": None}, {"clip_norm": None, "clip_value": 1.0}, {}])
+def test_a_gradient_that_is_not_finite_moves_no_weight(monkeypatch, clip):
+    """A finite loss with a NaN gradient."""
+    run = fit(**clip)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.model.output.bias.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(NonFiniteError, match=r"norm of the gradient is nan after step 0"):
+        run.go()
+    assert all(torch.equal(now, was) for now, was in zip(run.model.parameters(), before, strict=True))
+
+
+# -- timed runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_timed_run_ends_as_planned_and_repeats_bit_for_bit_from_what_it_recorded(tmp_path, monkeypatch):
+    """Planned anew at every evaluation, with the probe of precision: all that the clock decided is recorded."""
+    monkeypatch.setattr(module, "_DRIFT", 0.0)
+    monkeypatch.setattr(module, "_LEAST_VALIDATION", 20)
+    timed = fit(tmp_path / "timed", steps=None, minutes=0.01, precision="auto", evaluations=8)
+    outcome = timed.go()
+    progress = outcome.progress
+    assert outcome.reason == "done"
+    assert len(timed.plan.changes) > 2, "it was to change its plan"
+    assert progress.step == timed.plan.total
+    assert str(timed.plan) == progress.plan
+    assert (progress.precision in ("fp32", "bf16"), progress.threads) == (True, 1)
+    recorded = {name: getattr(progress, name) for name in ("plan", "precision", "threads", "validation_tokens")}
+    again = fit(tmp_path / "again", steps=None, evaluations=8, **recorded)
+    assert again.go().reason == "done"
+    assert again.progress.best_step == progress.best_step
+    same_end(tmp_path / "timed", tmp_path / "again")
+
+
+def test_the_trial_of_speed_leaves_nothing_behind(monkeypatch):
+    """Weights, random state and position in the data are as before: the first step is the first batch."""
+    run = fit(steps=None, minutes=0.003, evaluations=0)
+    seen = []
+    one_step = run._one_step
+
+    def listen(lr):
+        if lr > 0 and not seen:
+            seen.append((run.progress.epoch, run.progress.index, torch.get_rng_state(), run._state))
+            seen.append([parameter.detach().clone() for parameter in run.model.parameters()])
+        return one_step(lr)
+
+    monkeypatch.setattr(run, "_one_step", listen)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.go()
+    torch.manual_seed(0)
+    (epoch, index, random, state), weights_then = seen
+    assert (epoch, index, state) == (0, 0, None)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(now, was) for now, was in zip(weights_then, before, strict=True))
+
+
+def test_a_budget_too_small_for_anything_still_makes_steps():
+    run = fit(steps=None, minutes=1e-9)
+    assert run.go().progress.step >= 1
+
+
+def test_every_model_has_a_small_shape_here():
+    assert MODELS.keys() <= set(registry.names("model"))
+    assert isinstance(cut("lines").epoch(0)[0], Batch)

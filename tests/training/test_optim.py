@@ -1,0 +1,106 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lmlab.errors import SettingError
+from lmlab.training import TrainSettings
+from lmlab.training.optim import Plan, learning_rate, make_optimizer
+
+
+@st.composite
+def plans(draw):
+    """A plan as timed runs make them: each change while steps remain."""
+    plan = Plan(((0, draw(st.integers(1, 300))),))
+    for _ in range(draw(st.integers(0, 4))):
+        last = plan.changes[-1][0]
+        if last + 1 >= plan.total:
+            break
+        step = draw(st.integers(last + 1, plan.total - 1))
+        plan = plan.change(step, step + draw(st.integers(1, 300)))
+    return plan
+
+
+@given(plans())
+def test_progress_starts_at_0_ends_at_1_and_always_rises(plan):
+    shares = [plan.progress(step) for step in range(plan.total + 1)]
+    assert shares[0] == 0
+    assert shares[-1] == pytest.approx(1)
+    assert all(before < after for before, after in itertools.pairwise(shares))
+
+
+@given(plans(), st.data())
+def test_a_change_of_plan_leaves_the_progress_made_as_it_was(plan, data):
+    if plan.total < 2 or plan.changes[-1][0] + 1 >= plan.total:
+        return
+    step = data.draw(st.integers(plan.changes[-1][0] + 1, plan.total - 1))
+    changed = plan.change(step, step + data.draw(st.integers(1, 500)))
+    for before in range(step + 1):
+        assert changed.progress(before) == pytest.approx(plan.progress(before))
+        assert changed.total_at(before) == plan.total_at(before)
+    assert changed.total_at(step + 1) == changed.total
+
+
+@given(plans())
+def test_progress_is_even_between_changes(plan):
+    """Within a stretch each step makes the same progress: nothing jumps at a change."""
+    ends = [start for start, _ in plan.changes[1:]] + [plan.total]
+    for (start, total), end in zip(plan.changes, ends, strict=True):
+        share = (1 - plan.progress(start)) / (total - start)
+        for step in range(start, end):
+            assert plan.progress(step + 1) - plan.progress(step) == pytest.approx(share, abs=1e-9)
+
+
+@given(plans())
+def test_a_plan_is_read_back_from_its_text(plan):
+    assert Plan.parse(str(plan)) == plan
+
+
+@pytest.mark.parametrize("text", ["", "5", "0:10;5:8", "a:b", "0:10:3", "1:10", "0:0", "0:10,0:12", "0:10,5:5", "0:-3"])
+def test_what_is_no_plan_is_refused_in_one_line(text):
+    with pytest.raises(SettingError, match=r"^train\.plan is '") as caught:
+        Plan.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.floats(0, 0.9), st.floats(0, 1), st.sampled_from(["cosine", "constant"]))
+def test_the_rate_rises_to_its_peak_and_falls_to_its_floor(warmup, floor, schedule):
+    settings = TrainSettings(lr=0.5, warmup=warmup, floor=floor, schedule=schedule)
+    rates = [learning_rate(settings, share / 200) for share in range(201)]
+    assert max(rates) <= 0.5 * (1 + 1e-9)
+    assert min(rates) >= 0
+    assert learning_rate(settings, max(warmup, 1e-12)) == pytest.approx(0.5, rel=1e-6)
+    assert rates[-1] == pytest.approx(0.5 if schedule == "constant" else 0.5 * floor)
+    risen = [rate for share, rate in enumerate(rates) if share / 200 <= warmup]
+    fallen = [rate for share, rate in enumerate(rates) if share / 200 > warmup]
+    assert risen == sorted(risen)
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(fallen))
+
+
+def test_only_matrices_decay():
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.bias.fill_(1.0)
+    before = model.weight.detach().clone()
+    optimizer = make_optimizer(model, TrainSettings(lr=0.1, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.allclose(model.weight, before * (1 - 0.1 * 0.5))
+    assert (model.bias == 1).all()
+
+
+def test_sgd_is_plain():
+    model = nn.Linear(3, 2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = make_optimizer(model, TrainSettings(lr=0.1, optimizer="sgd", weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert moved == {id(p) for p in model.parameters()}
+    for parameter, was in zip(model.parameters(), before, strict=True):
+        assert torch.allclose(parameter, was - 0.1)
