@@ -92,8 +92,8 @@ class Columns(Batches):
     """The store as one stream in B columns, read T tokens at a time, the state carried.
 
     Each epoch starts the columns elsewhere, so that their cuts do not always fall on the same tokens. A text is scored
-    from `<bos>` and an empty state, which a stream hardly ever shows: so every column begins so, and some rows begin anew
-    at some batches.
+    from `<bos>` and an empty state, which a stream hardly ever shows: so every column begins so, and some rows begin
+    anew at some batches.
 
     Args:
         store: the tokens.

@@ -106,16 +106,16 @@ class Field:
         allowed = _alternatives(self.type)
         if isinstance(value, list):
             return tuple(value)
+        if types.NoneType in allowed and isinstance(value, str) and value.lower() in ("none", "null", ""):
+            return None
         if not isinstance(value, str) or str in allowed:
             return value
-        if types.NoneType in allowed and value.lower() in ("none", "null", ""):
-            return None
         for kind in allowed:
             if kind is bool and value.lower() in ("true", "false", "yes", "no", "1", "0"):
                 return value.lower() in ("true", "yes", "1")
             if typing.get_origin(kind) is tuple:
                 inner = typing.get_args(kind)[0]
-                return tuple(inner(part) for part in value.split(",") if part.strip())
+                return tuple(inner(part.strip()) for part in value.split(",") if part.strip())
             if kind in (int, float):
                 try:
                     return kind(value)

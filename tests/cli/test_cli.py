@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -85,6 +86,17 @@ def test_train_shows_the_baselines_and_says_when_it_is_not_worth_it(lmlab):
     assert re.search(r"^ +xz ", called.out, re.MULTILINE)
     assert "6-gram (baseline)" in called.out
     assert "The lstm is not yet worth its time: the n-gram is" in called.out
+
+
+@pytest.mark.slow
+def test_the_first_lines_of_the_issue(lmlab, here):
+    """As written there, but for the minutes."""
+    if not os.path.isfile(os.path.join(os.environ.get("LMLAB_DATA", ""), "tinyshakespeare.txt")):
+        pytest.skip("LMLAB_DATA names no folder with tinyshakespeare.txt")
+    line = "train tinyshakespeare --codec char --model lstm --minutes 0.3 -o runs/shakespeare"
+    assert lmlab(*line.split()).code == 0
+    assert lmlab("eval", "runs/shakespeare", "--json").json[0]["bits_per_char"] < 4.5
+    assert lmlab("generate", "runs/shakespeare", "--prompt", "ROMEO:", "--max-tokens", "20").out.startswith("ROMEO:")
 
 
 def test_train_an_ngram(lmlab):

@@ -31,7 +31,7 @@ class Stepped:
         lr: learning rate.
         epoch: passes over the training split so far.
         tokens: tokens learned from so far.
-        tokens_per_second: since training began.
+        tokens_per_second: since training began, or went on.
         seconds: spent so far; `remaining` the estimate for the rest.
         remaining: seconds to go.
     """

@@ -193,6 +193,7 @@ class Fit:
     def _loop(self, interrupt: _Interrupt) -> str:
         self.model.train()
         progress, nats, tokens = self.progress, 0.0, 0
+        self._from = (progress.step, progress.tokens, self._seconds())  # what the pace is measured from
         while not self._out_of_patience():
             if progress.step >= self.plan.total:
                 return "done"
@@ -328,9 +329,10 @@ class Fit:
         step, total, budget = self.progress.step, self.plan.total, self._budget_seconds()
         if not timed or not 0.1 < step / total < 0.95:
             return
-        predicted = self._seconds() / step * total
-        if abs(predicted - budget) > _DRIFT * budget:
-            left = max(1, int((budget - self._seconds()) / (self._seconds() / step)))
+        from_step, _, since = self._from
+        seconds_a_step = (self._seconds() - since) / max(1, step - from_step)
+        left = max(1, int((budget - self._seconds()) / seconds_a_step))
+        if abs(step + left - total) * seconds_a_step > _DRIFT * budget:
             self.plan = self.plan.change(step, step + left)
             self.progress.plan = str(self.plan)
 
@@ -387,6 +389,7 @@ class Fit:
 
     def _stepped(self, nats: float) -> Stepped:
         progress, seconds = self.progress, self._seconds()
+        step, tokens, since = self._from
         return Stepped(
             step=progress.step,
             total_steps=self.plan.total,
@@ -394,9 +397,9 @@ class Fit:
             lr=self.optimizer.param_groups[0]["lr"],
             epoch=progress.epoch + progress.index / max(1, len(self._epoch)),
             tokens=progress.tokens,
-            tokens_per_second=progress.tokens / max(1e-9, seconds),
+            tokens_per_second=(progress.tokens - tokens) / max(1e-9, seconds - since),
             seconds=seconds,
-            remaining=seconds / progress.step * (self.plan.total - progress.step),
+            remaining=(seconds - since) / (progress.step - step) * (self.plan.total - progress.step),
         )
 
     def _emit(self, event: Event) -> None:
