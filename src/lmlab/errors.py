@@ -10,6 +10,7 @@
     │   ├── EmptyDataError     nothing left to train or score on
     │   └── DownloadError      a named corpus could not be fetched or verified
     ├── ArtifactError          a directory is no model, or a damaged one
+    ├── StorageError           the disk refuses: full, not allowed, a file in the way
     └── TrainingError          training could not go on
         └── NonFiniteError     the loss became NaN or infinite
 
@@ -98,6 +99,10 @@ class DownloadError(DataError):
 
 class ArtifactError(LmlabError):
     """A directory is no model, or a damaged one."""
+
+
+class StorageError(LmlabError):
+    """The disk refuses: full, not allowed, a file in the way. What stood there before still stands."""
 
 
 class TrainingError(LmlabError):

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lmlab.store import write_file
+from lmlab.disk import write_file
 
 _REDRAW_SECONDS = 10.0
 _COLOURS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8c5aa8", "#b8902f", "#5f6b73")

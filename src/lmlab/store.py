@@ -13,109 +13,24 @@ Every file and folder is written beside its place, synced, and renamed into it. 
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from lmlab import codecs, registry
 from lmlab.codecs.base import Codec
-from lmlab.errors import ArtifactError, RunExistsError
+from lmlab.disk import atomic_folder, write_json, writing
+from lmlab.errors import ArtifactError
 from lmlab.models.base import Registered
 
 FORMAT = 1
 MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, that appears at `path` only when the block ends well.
-
-    Raises:
-        RunExistsError: `path` is already there.
-        ArtifactError: it cannot be written; nothing is left behind.
-    """
-    if path.exists():
-        raise RunExistsError(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            yield beside
-            for file in [*beside.rglob("*"), beside]:
-                settle(file)
-            beside.rename(path)
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically: a reader sees the old content or the new, never half.
-
-    Raises:
-        ArtifactError: it cannot be written; the old content stands.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.rename(path)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically."""
-    write_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        remedy = {
-            errno.ENOSPC: "free some space, or write elsewhere with -o",
-            errno.EACCES: "write where you may, with -o",
-            errno.EROFS: "write where you may, with -o",
-            errno.ENOTDIR: "a file stands where a folder is needed; choose another -o",
-            errno.EEXIST: "a file stands where a folder is needed; choose another -o",
-        }.get(error.errno or 0, "see that the place exists and may be written")
-        raise ArtifactError(f"{path} cannot be written ({error.strerror or error})", remedy) from error
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"{path} cannot be written ({error})", "free some space, or write elsewhere with -o"
-        ) from error
-
-
-def settle(path: Path) -> None:
-    """Make what was written safe on the disk, and readable as files are: a library may write for its owner alone."""
-    path.chmod(0o755 if path.is_dir() else 0o644)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,20 +13,17 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeGuard
 
 import numpy as np
 
+from lmlab import disk
 from lmlab.codecs.base import Codec
 from lmlab.corpora.document import Document
-from lmlab.errors import ArtifactError, DataError, RunExistsError
+from lmlab.errors import ArtifactError
 from lmlab.vocab import BOS, EOS
 
 IDS, OFFSETS, META = "ids.bin", "offsets.npy", "meta.json"
@@ -76,24 +73,12 @@ class TokenStore:
 
         Raises:
             RunExistsError: the folder is there already.
-            DataError: it cannot be written, because the disk is full for example; nothing is left behind.
+            StorageError: it cannot be written, because the disk is full for example; nothing is left behind.
         """
-        if folder.exists():
-            raise RunExistsError(folder)
-        with _told(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            with _File(beside / IDS) as ids_file, _File(beside / OFFSETS) as offsets_file:
+        with disk.atomic_folder(folder) as beside:
+            with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
                 totals = _lay(codec, documents, ids_file, offsets_file, progress)
-            with _File(beside / META) as meta_file:
-                meta_file.write(json.dumps(totals, indent=2).encode())
-            with _told(folder):
-                _sync_folder(beside)
-                beside.rename(folder)
-                _sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            (beside / META).write_text(json.dumps(totals, indent=2), encoding="utf-8")
         return cls.open(folder)
 
     @classmethod
@@ -246,51 +231,6 @@ class _Writer:
 
     def _write_offset(self) -> None:
         self._offsets_file.write(self._end.to_bytes(OFFSET.itemsize, "little"))
-
-
-class _File:
-    """A file being written; a full disk is told in one line. What leaves the `with` block lies safely on the disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with _told(path):
-            self._file = path.open("wb", buffering=1 << 20)
-
-    def write(self, data: bytes) -> None:
-        with _told(self._path):
-            self._file.write(data)
-
-    def seek(self, position: int) -> None:
-        with _told(self._path):
-            self._file.seek(position)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with _told(self._path), self._file:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        problem = f"cannot write the encoded text to {path} ({error.strerror or error})"
-        raise DataError(problem, "free some disk space or choose another place") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder safely on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _dtype(vocab_size: int) -> np.dtype[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmlab import store
+from lmlab import disk
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -108,6 +108,7 @@ def test_what_is_no_utf8_may_be_replaced(here, capsys, name):
     Path(name).write_bytes(TEXTS[name])
     assert call(capsys, "train", name, "--order", "2", "--errors", "replace", "-o", "runs/new").code == 0
     assert "\ufffd" in json.loads(Path("runs/new/tokenizer.json").read_text())["model"]["vocab"]
+    Path(name).write_bytes(TEXTS[name][-400:] + b"\xff")
     assert call(capsys, "score", "runs/new", name, "--errors", "replace").code == 0
 
 
@@ -348,7 +349,7 @@ def test_no_space_left(refused, monkeypatch, options):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(store, "_sync", full)
+    monkeypatch.setattr(disk, "_sync", full)
     words = ["train", "poem.txt", "-o", "runs/new", *options]
     refused(1, words, "runs/new cannot be written (No space left on device)", "free some space")
 
@@ -356,22 +357,24 @@ def test_no_space_left(refused, monkeypatch, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["--order", "6"], ["--steps", "3"]], ids=["ngram", "lstm"])
 def test_no_space_left_on_a_real_disk(here, capsys, options):
-    disk = here / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    place = here / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root may mount a small disk")
     try:
         called = call(capsys, "train", "poem.txt", "-o", "disk/new", "--quiet", *options)
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", str(place)], check=True)
     assert called.code == 1
     assert called.err.startswith("lmlab: disk/new")
     assert called.err.count("\n") == 1
 
 
 def test_a_model_too_large_for_any_machine(refused):
-    refused(1, ["train", "poem.txt", *tiny(), "--set", "model.hidden=10000000", "-o", "runs/new"], "out of memory")
+    refused(
+        1, ["train", "poem.txt", *tiny(), "--set", "model.embedding=1000000000000", "-o", "runs/new"], "out of memory"
+    )
 
 
 def test_training_that_diverges_keeps_the_last_good_weights(here, capsys):

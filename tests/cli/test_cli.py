@@ -82,7 +82,7 @@ def test_train_a_neural_model(lmlab, here):
 
 
 def test_train_shows_the_baselines_and_says_when_it_is_not_worth_it(lmlab):
-    called = lmlab("train", "poem.txt", "--steps", "2", "--set", "model.hidden=8", "-o", "runs/new", "--quiet")
+    called = lmlab("train", "poem.txt", *tiny(), "--set", "train.baseline=true", "-o", "runs/new", "--quiet")
     assert re.search(r"^ +xz ", called.out, re.MULTILINE)
     assert "6-gram (baseline)" in called.out
     assert "The lstm is not yet worth its time: the n-gram is" in called.out

@@ -73,7 +73,7 @@ def test_what_is_no_text_can_still_be_printed(here):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(here, capsys):
-    words = ["train", "poem.txt", "-o", "runs/stopped", "--steps", "400", "--set", "model.hidden=64", "--set",
+    words = ["train", "poem.txt", "-o", "runs/stopped", "--steps", "250", "--set", "model.hidden=64", "--set",
              "train.baseline=false", "--set", "train.threads=1", "--quiet"]  # fmt: skip
     process = subprocess.Popen([*LMLAB, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = here / "runs/stopped/metrics.jsonl"
@@ -89,4 +89,4 @@ def test_ctrl_c_saves_and_says_how_to_go_on(here, capsys):
     assert err.endswith("go on with: lmlab train --resume runs/stopped\n")
     assert err.count("\n") == 1
     assert main(["train", "--resume", "runs/stopped", "--quiet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 400
+    assert json.loads(capsys.readouterr().out)["steps"] == 250

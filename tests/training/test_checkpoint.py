@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmlab import store
-from lmlab.errors import ArtifactError
+from lmlab import disk
+from lmlab.errors import ArtifactError, StorageError
 from lmlab.training import checkpoint as module
 from lmlab.training.checkpoint import Checkpoint, newest, optimizer_tensors, restore_optimizer, write
 from tests.training.runs import fit
@@ -67,8 +67,8 @@ def test_a_failure_while_writing_leaves_the_older_one(tmp_path, monkeypatch, bro
         elif broken == "tensors":
             patch.setattr(module, "save_file", full)
         else:
-            patch.setattr(store, "write_json", full)
-        with pytest.raises(ArtifactError, match=r"cannot be written \(No space left on device\).*free some space"):
+            patch.setattr(disk, "write_json", full)
+        with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\).*free some space"):
             write(tmp_path, moment(8, value=2.0))
     assert names(tmp_path) == ["step-000000007"]
     assert torch.equal(newest(tmp_path).group("model")["w"], torch.ones(4))
@@ -144,7 +144,7 @@ def test_the_weights_are_kept_in_one_move(tmp_path, monkeypatch):
         next(run.model.parameters()).add_(1.0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(ArtifactError, match="No space left on device"):
+        with pytest.raises(StorageError, match="No space left on device"):
             module.keep_weights(run.model, tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     module.keep_weights(run.model, tmp_path / "run")

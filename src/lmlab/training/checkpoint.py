@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmlab import store
+from lmlab import disk, store
 from lmlab.errors import ArtifactError
 from lmlab.models.neural.base import NeuralModel
 
@@ -46,9 +46,9 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
     """Add a checkpoint to a run, then drop the older ones."""
     path = run / _FOLDER / f"step-{checkpoint.counters['step']:09d}"
     if not path.exists():
-        with store.atomic_folder(path) as folder:
+        with disk.atomic_folder(path) as folder:
             save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / _TENSORS)
-            store.write_json(folder / _COUNTERS, checkpoint.counters)
+            disk.write_json(folder / _COUNTERS, checkpoint.counters)
     for other in path.parent.iterdir():
         if other != path:
             shutil.rmtree(other, ignore_errors=True)
@@ -94,10 +94,10 @@ def keep_weights(model: NeuralModel, run: Path) -> None:
     """Make the model's present weights the run's, atomically."""
     for left_by_a_kill in run.glob(".weights-*"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
-    with store.writing(run), _beside(run) as folder:
+    with disk.writing(run), _beside(run) as folder:
         model.save(folder)
         for file in folder.iterdir():
-            store.settle(file)
+            disk.settle(file)
             os.replace(file, run / file.name)
 
 

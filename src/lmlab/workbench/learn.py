@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab import registry, score, store
+from lmlab import disk, registry, score, store
 from lmlab.codecs.base import Codec
 from lmlab.config import load_recipe, merge
 from lmlab.corpora import Corpus, DataSettings, open_text
@@ -189,7 +189,7 @@ def _fit(
     if settings.baseline and "baselines" not in manifest["results"]:
         manifest["results"]["baselines"] = _baselines(prepared, whole, reporter)
     if out is not None and not resumed:
-        with store.atomic_folder(out) as folder:
+        with disk.atomic_folder(out) as folder:
             store.write_description(folder, prepared.codec, whole, manifest)
     run = Fit(
         model=model,
@@ -220,8 +220,8 @@ def _fit(
     if outcome.reason != "interrupted":
         manifest["results"] |= _held_out(model, prepared, reporter)
     if out is not None:
-        store.write_json(out / store.CONFIG, whole)
-        store.write_json(out / store.MANIFEST, manifest)
+        disk.write_json(out / store.CONFIG, whole)
+        disk.write_json(out / store.MANIFEST, manifest)
     return Bench(model, prepared.codec, whole, manifest, out, prepared.stores)
 
 
@@ -298,7 +298,7 @@ def _forget_after(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue  # the line that the kill cut short
-    store.write_file(metrics, "".join(kept))
+    disk.write_file(metrics, "".join(kept))
 
 
 def _sampler(model: Any, codec: Codec, seed: int) -> Callable[[], str]:

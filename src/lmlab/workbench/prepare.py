@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmlab import codecs, store
+from lmlab import codecs, disk
 from lmlab.codecs.base import Codec
 from lmlab.corpora import Corpus, DataSettings, cache_dir, open_corpus
 from lmlab.corpora.document import Document
@@ -75,7 +75,7 @@ def prepare(corpus: Corpus, codec_config: Mapping[str, Any], reporter: Reporter)
     if codec is None:
         with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:
             codec = codecs.build(kind, settings, _counted(corpus.documents("train"), advance))
-        with store.atomic_folder(folder / "codec") as beside:
+        with disk.atomic_folder(folder / "codec") as beside:
             codec.save(beside)
     stores = {}
     for split in SPLITS:
