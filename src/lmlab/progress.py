@@ -154,8 +154,8 @@ def _rate_column() -> Any:
             speed, unit = task.speed or 0.0, task.fields["unit"]
             for scale, prefix in ((1e6, "M"), (1e3, "k")):
                 if speed >= scale:
-                    return Text(f"{speed / scale:.1f} {prefix}{unit}/s")
-            return Text(f"{speed:.0f} {unit}/s")
+                    return Text(f"{speed / scale:.1f} {prefix}{unit.strip()}/s")
+            return Text(f"{speed:.0f} {unit.strip()}/s")
 
     return Rate()
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_LONGEST_WORD = 24  # longer ones, paths for example, may be broken
+_PADDING = 3  # columns of a terminal around a column of a table
 
 
 def print_json(value: Any) -> None:
@@ -26,29 +30,36 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = "") -> None:
-    """One table; the columns are the keys of the first row, numbers stand right."""
+    """One table; the columns are the keys of the first row, numbers stand right and are never broken."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, caption=note or None, box=box.SIMPLE_HEAD, title_justify="left")
     table.title_style, table.caption_style, table.caption_justify = "bold", "dim", "left"
-    columns = list(rows[0]) if rows else []
-    for column in columns:
+    needed = _PADDING
+    for column in rows[0] if rows else ():
         numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        least = _longest_word([column, *(_cell(column, row.get(column)) for row in rows)])
+        if numeric:
+            table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
+        needed += _PADDING + (least if numeric else min(least, _LONGEST_WORD))
     for row in rows:
-        table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
-    console = Console(width=width, highlight=False, emoji=False)
+        table.add_row(*(_cell(column, row.get(column)) for column in rows[0]))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+    console = Console(width=max(width, needed), highlight=False, emoji=False, markup=False)
     with console.capture() as drawn:
-        console.print(table, markup=False)
+        console.print(table)
     print(drawn.get(), end="")  # not by rich, which leaves without a word where the pipe is closed
 
 
-def _cell(column: str, value: Any) -> str:
-    from rich.markup import escape
+def _longest_word(texts: Sequence[str]) -> int:
+    return max(len(word) for text in texts for word in text.split() or [""])
 
+
+def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -58,7 +69,7 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         digits = 1 if column in ("seconds", "MB") else 2 if abs(value) >= 100 else 4
         return f"{value:,.{digits}f}"
-    return escape(str(value))
+    return str(value)
 
 
 def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str, Any]:
