@@ -7,10 +7,12 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LONGEST_WORD = 24  # longer ones, paths for example, may be broken
+_HEADER = 12  # longer headers take several lines
 _PADDING = 3  # columns of a terminal around a column of a table
 
 
@@ -40,11 +42,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = 
     needed = _PADDING
     for column in rows[0] if rows else ():
         numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        least = _longest_word([column, *(_cell(column, row.get(column)) for row in rows)])
+        header = textwrap.fill(column, _HEADER, break_long_words=False)
+        least = max(_longest_word([_cell(column, row.get(column)) for row in rows]), *map(len, header.split("\n")), 0)
         if numeric:
-            table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+            table.add_column(header, justify="right", no_wrap=True)
         else:
-            table.add_column(column, overflow="fold")
+            table.add_column(header, overflow="fold")
         needed += _PADDING + (least if numeric else min(least, _LONGEST_WORD))
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in rows[0]))
