@@ -82,7 +82,8 @@ def writing(path: Path) -> Iterator[None]:
             errno.EROFS: "write where you may, with -o",
             errno.ENOTDIR: "a file stands where a folder is needed; choose another -o",
             errno.EEXIST: "a file stands where a folder is needed; choose another -o",
-        }.get(error.errno or 0, "see that the place exists and may be written")
+            None: _ROOM,  # how NumPy says that its file was cut short
+        }.get(error.errno, "see that the place exists and may be written")
         raise StorageError(f"{path} cannot be written ({error.strerror or error})", remedy) from error
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be written ({error})", _ROOM) from error

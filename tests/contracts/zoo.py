@@ -55,7 +55,7 @@ def _neural(path: str, **settings) -> LanguageModel:
 def _mixture(kind: str, *parts, weights=()) -> LanguageModel:
     from lmlab.models.mix import Mixture, mix
 
-    return mix(Mixture.Settings(kind=kind, weights=weights), [part() for part in parts])
+    return mix(Mixture.Settings(form=kind, weights=weights), [part() for part in parts])
 
 
 def _recurrent(name: str):

@@ -25,7 +25,7 @@ HEAD = 8 << 10
 """A NUL within so many bytes of the start makes a file binary."""
 _PACKED_CHUNK = 8 << 10  # small, since a few bytes may unpack to many thousand times as much
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character
-_REPLACE = "--set data.errors=replace puts U+FFFD in its place"
+_REPLACE = "--errors replace puts U+FFFD in its place"
 
 
 @dataclass(frozen=True)

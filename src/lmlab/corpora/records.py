@@ -100,7 +100,7 @@ def clean(text: str, where: str, errors: str) -> str:
         return text
     if errors == "replace":
         return _UNFIT.sub("\ufffd", text)
-    remedy = "--set data.errors=replace puts U+FFFD in its place"
+    remedy = "--errors replace puts U+FFFD in its place"
     raise DataError(f"{where} holds U+{ord(found[0]):04X}, which is no text, at character {found.start()}", remedy)
 
 

@@ -5,7 +5,7 @@
 
     model = mix(Mixture.Settings("linear", (0.5, 0.5)), [ngram, lstm])
 
-`mix` gives a `ParallelMixture` where scoring in parallel is sound: all parts can, and the kind is linear (log-linear
+`mix` gives a `ParallelMixture` where scoring in parallel is sound: all parts can, and the form is linear (log-linear
 would have to renormalise over whole rows).
 
 Shapes: P parts, B contexts, T positions, V words, N tokens.
@@ -53,7 +53,7 @@ class _AnyMixture:
     """What both mixtures share.
 
     Args:
-        settings: the kind and the weights.
+        settings: the form and the weights.
         parts: models of one vocabulary.
 
     Raises:
@@ -64,14 +64,14 @@ class _AnyMixture:
     class Settings(config.Settings):
         """How the parts are mixed."""
 
-        kind: str = setting("linear", "weighted sum, or renormalised product", choices=("linear", "log-linear"))
+        form: str = setting("linear", "weighted sum, or renormalised product", choices=("linear", "log-linear"))
         weights: tuple[float, ...] = setting((), "one weight a part, in order; none for equal shares")
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if not all(weight >= 0 and math.isfinite(weight) for weight in self.weights):
                 raise SettingError("weights", self.weights, "finite numbers >= 0", "leave a part out to ignore it")
-            if self.weights and self.kind == "linear" and abs(sum(self.weights) - 1) > 1e-6:
+            if self.weights and self.form == "linear" and abs(sum(self.weights) - 1) > 1e-6:
                 raise SettingError("weights", self.weights, "numbers that sum to 1", "divide each by their sum")
             if self.weights and not any(self.weights):
                 raise SettingError("weights", self.weights, "numbers of which one is > 0", "weigh some part")
@@ -90,7 +90,7 @@ class _AnyMixture:
         self.weights = weights
         self.vocab_size, self.bos, self.eos = parts[0].vocab_size, parts[0].bos, parts[0].eos
         unsound = any(isinstance(part, Unnormalised) and part.unnormalised for part in parts)
-        self.unnormalised = unsound and settings.kind == "linear"
+        self.unnormalised = unsound and settings.form == "linear"
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +106,7 @@ class _AnyMixture:
         return self._mixed([part.step(known, tokens_B) for part, known in zip(self.parts, state.parts, strict=True)])
 
     def _mixed(self, answers: Sequence[tuple[Tensor, State]]) -> tuple[Tensor, MixtureState]:
-        combine = _linear if self.settings.kind == "linear" else _log_linear
+        combine = _linear if self.settings.form == "linear" else _log_linear
         logp_BV = combine([logp_BV for logp_BV, _ in answers], self.weights)
         return logp_BV, MixtureState(tuple(state for _, state in answers))
 
@@ -165,7 +165,7 @@ def mix(settings: Mixture.Settings, parts: Sequence[LanguageModel]) -> Mixture |
     Raises:
         SettingError: no parts, not as many weights as parts, or parts of different vocabularies.
     """
-    parallel = settings.kind == "linear" and all(isinstance(part, ParallelScorer) for part in parts)
+    parallel = settings.form == "linear" and all(isinstance(part, ParallelScorer) for part in parts)
     return ParallelMixture(settings, parts) if parallel else Mixture(settings, parts)
 
 
@@ -207,7 +207,7 @@ def _log_linear(logp: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     total_BV = torch.stack(weighed).sum(dim=0)
     norm_B1 = total_BV.logsumexp(dim=-1, keepdim=True)
     if torch.isneginf(norm_B1).any():
-        raise DataError("the parts allow no next token in common", 'mix with kind "linear", or smooth the parts')
+        raise DataError("the parts allow no next token in common", 'mix with form "linear", or smooth the parts')
     return total_BV - norm_B1
 
 

@@ -51,6 +51,7 @@ class Uniform:
         """Nothing to set."""
 
     family: ClassVar[str] = "counted"
+    nbytes: ClassVar[int] = 0
 
     def __init__(self, vocab_size: int, settings: Uniform.Settings | None = None) -> None:
         self.vocab_size, self.bos, self.eos = _vocabulary(vocab_size), BOS, EOS
@@ -131,6 +132,11 @@ class Scripted:
         self._default_V = _distribution(_uniform(vocab_size) if default is None else default, vocab_size)
         rows = {tuple(ids): _distribution(row, vocab_size) for ids, row in table.items()}
         self._table: Mapping[tuple[int, ...], np.ndarray] = MappingProxyType(rows)
+
+    @property
+    def nbytes(self) -> int:
+        """What its rows take, in bytes."""
+        return sum(row_V.nbytes for row_V in self._table.values())
 
     @classmethod
     def make(cls, table: Mapping[tuple[int, ...], Sequence[float]], default: Sequence[float] | None = None) -> Scripted:

@@ -96,8 +96,6 @@ def learn(
     whole = whole | {"vocab_size": prepared.codec.vocab_size}
     manifest = store.new_manifest(whole, prepared.describe())
     family = registry.resolve("model", whole["model"]["kind"]).family
-    if "train" not in prepared.stores:
-        raise EmptyDataError("the training split is empty", "give it more text, or set --split")
     if family == "counted":
         return _count(prepared, whole, manifest, out, reporter)
     if family != "neural":
