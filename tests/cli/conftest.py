@@ -35,4 +35,5 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     for name in ("lstm", "kn3"):
         (tmp_path / "runs" / name).symlink_to(trained / "runs" / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")  # the width of tables, whatever terminal runs the tests
     return tmp_path

@@ -28,7 +28,7 @@ def test_the_offset_of_a_bad_byte_is_exact(data, size, before):
         data.decode()
     except UnicodeDecodeError as error:
         chunks = [data[:before], *(data[i : i + size] for i in range(before, len(data), size))]
-        with pytest.raises(DataError, match=f"byte 0x{data[error.start]:02x} at offset {error.start}: --set"):
+        with pytest.raises(DataError, match=f"byte 0x{data[error.start]:02x} at offset {error.start}: --errors"):
             text_of(chunks)
         assert text_of(chunks, "replace") == data.decode(errors="replace").removeprefix("\ufeff").replace("\r\n", "\n")
 
