@@ -32,7 +32,7 @@ an empty prompt, `<eos>` forbidden; tokens/s of the finished text. The last colu
 def make(family: str, source: str, codec: str) -> Bench:
     """A model of a family, made as quickly as it can be."""
     once = {"steps": 1, "evaluations": 0, "samples": False, "baseline": False}
-    return train(source, codec=codec, model=family, seed=0, settings={"train": once})
+    return train(source, codec=codec, model=family, seed=0, settings={"train": once, "data": {"split": "none"}})
 
 
 def rates(model: LanguageModel, tokens: int) -> dict[str, float]:
