@@ -24,7 +24,7 @@ _VOCABULARY = 8_000
 _SETTINGS: dict[str, dict[str, Any]] = {
     "ngram": {"model": {"order": 5}},
     "cnn": {"model": {"embedding": 128, "channels": 192, "layers": 3, "kernel": 4}, "train": {"lr": 3e-3}},
-    "lstm": {"model": {"embedding": 128, "hidden": 192}, "train": {"lr": 6e-3}},
+    "lstm": {"model": {"embedding": 128, "hidden": 192}, "train": {"lr": 1.2e-2}},
 }
 
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         settings=_SETTINGS,
         minutes=options.minutes,
         codec={"kind": "code", "vocab_size": _VOCABULARY},
-        train={"batching": "lines", "batch_tokens": 2048, "length": 256, "evaluations": 8, "samples": False},
+        train={"batching": "lines", "batch_tokens": 768, "length": 256, "evaluations": 8, "samples": False},
     )
     picture = draw(benches, out)
     completions = [row for bench in benches for row in complete(bench)]
