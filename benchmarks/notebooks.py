@@ -251,7 +251,8 @@ def in_own_process(name: str, side: str, minutes: float) -> Figures:
     """One side of an experiment in a fresh interpreter; its progress goes to standard error."""
     print(f"{name}: {side}", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--only", name, "--side", side, f"--minutes={minutes}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    print(f"  {done.stdout.strip()}", file=sys.stderr, flush=True)
     found = json.loads(done.stdout)
     return Figures(**found | {"generated_a_second": tuple(found["generated_a_second"])})
 
