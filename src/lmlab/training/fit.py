@@ -172,12 +172,14 @@ class Fit:
 
     def _price_of_evaluation(self, budget: float) -> tuple[float, int]:
         """Seconds that an evaluation takes, and how many tokens it may score to stay within its share."""
+        self.progress.validation_tokens = _LEAST_VALIDATION
         began = time.perf_counter()
         scored = self._validate_tokens()[1]
-        seconds = time.perf_counter() - began
-        share = _VALIDATION_SHARE * budget / max(1e-9, self.settings.evaluations * seconds)
-        affordable = max(_LEAST_VALIDATION, int(scored * min(1.0, share)))
-        return seconds * min(1.0, affordable / max(1, scored)), min(affordable, self.settings.validation_tokens)
+        seconds_a_token = (time.perf_counter() - began) / max(1, scored)
+        share = _VALIDATION_SHARE * budget / max(1, self.settings.evaluations)
+        affordable = max(_LEAST_VALIDATION, int(share / seconds_a_token))
+        tokens = min(affordable, self.settings.validation_tokens)
+        return tokens * seconds_a_token if scored else 0.0, tokens
 
     def _seconds_a_step(self, threads: int, budget: float) -> float:
         torch.set_num_threads(threads)

@@ -51,3 +51,19 @@ def test_rotation_keeps_lengths_and_depends_on_the_distance_alone():
 def test_heads_must_divide_the_width_into_pairs():
     with pytest.raises(SettingError, match=r"width is 10, but must be a multiple of twice the heads \(4\)"):
         Transformer.Settings(width=10, heads=2)
+
+
+def test_a_long_text_is_read_in_segments_of_the_window():
+    """Attention takes memory by the square of what is read at once; reading more at once changes no score."""
+    torch.manual_seed(0)
+    model = Transformer(Transformer.Settings(width=8, layers=2, heads=2, window=6), 9).eval()
+    ids_BT = torch.randint(4, 9, (2, 41))
+    seen = []
+    features = model.features
+    model.features = lambda ids, state: seen.append(ids.shape[1]) or features(ids, state)
+    in_segments = model.logp(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
+    started = model.start(ids_BT.tolist())[0]
+    assert max(seen) == 6
+    model.segment = 100
+    assert torch.allclose(model.logp(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool)), in_segments, atol=1e-5)
+    assert torch.allclose(model.start(ids_BT.tolist())[0], started, atol=1e-5)

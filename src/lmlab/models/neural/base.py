@@ -29,6 +29,7 @@ from lmlab.models.neural.loss import cross_entropy_sum
 from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
+_SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
 _WEIGHTS = "model.safetensors"
 
 
@@ -81,6 +82,7 @@ class NeuralModel(nn.Module, abc.ABC):
         never_V[list(NEVER_PREDICTED)] = -torch.inf
         self.register_buffer("_never_V", never_V, persistent=False)
         self._never_V: Tensor
+        self.segment = _SEGMENT_TOKENS  # an architecture whose memory grows faster with the length sets a smaller one
 
     @abc.abstractmethod
     def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
@@ -123,12 +125,20 @@ class NeuralModel(nn.Module, abc.ABC):
         logp, states, order = [], [], []
         for rows in by_length.values():
             ids_BT = torch.tensor([[self.bos, *prompts[row]] for row in rows], device=self._never_V.device)
-            features_BTH, state = self.features(ids_BT, None)
+            features_BTH, state = self._read(ids_BT)
             logp.append(self._last_logp(features_BTH))
             states.append(state)
             order.extend(rows)
         back = torch.tensor(order, device=self._never_V.device).argsort()
         return torch.cat(logp)[back], TensorState.cat(states).select(back)
+
+    def _read(self, ids_BT: Tensor) -> tuple[Tensor, TensorState]:
+        """A text of any length from its start, in segments: the features of the last one, and the state after it."""
+        first_BT, *rest = ids_BT.split(self.segment, dim=1)
+        features_BTH, state = self.features(first_BT, None)
+        for segment_BT in rest:
+            features_BTH, state = self.features(segment_BT, state)
+        return features_BTH, state
 
     @torch.inference_mode()
     def step(self, state: TensorState, tokens_B: Tensor) -> tuple[Tensor, TensorState]:
@@ -144,7 +154,7 @@ class NeuralModel(nn.Module, abc.ABC):
         """See `ParallelScorer.logp`. Any length: read in segments, the state carried, memory bounded."""
         rows, length = ids_BT.shape
         inputs_BT = F.pad(ids_BT[:, :-1], (1, 0), value=self.bos)
-        segment = max(1, _SEGMENT_FLOATS // (rows * self.vocab_size))
+        segment = min(self.segment, max(1, _SEGMENT_FLOATS // (rows * self.vocab_size)))
         state, parts = None, []
         for at in range(0, length, segment):
             logits_BTV, state = self.forward(inputs_BT[:, at : at + segment], state)

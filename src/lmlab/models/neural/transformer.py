@@ -50,6 +50,7 @@ class Transformer(NeuralModel):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.RMSNorm(settings.width)
         self._window = settings.window
+        self.segment = settings.window  # attention takes memory by the square of what is read at once
 
     def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         """See the base. The state is (keys, values) of each layer, (B, A, W-1, F), and which of them are real."""
