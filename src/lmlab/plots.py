@@ -70,8 +70,9 @@ def _frame(axes: Any, curves: Mapping[str, Any], levels: Sequence[float]) -> Non
         y for curve in curves.values() for _, y in curve["train"]
     ]
     if seen:
-        low, first = min([*seen, *levels]), seen[0]
-        axes.set_ylim(bottom=low - 0.08 * abs(low), top=max(first, low) * 1.25)
+        low, high = min([*seen, *levels]), max([*seen, *levels])
+        room = max(0.1 * (high - low), 0.01)
+        axes.set_ylim(bottom=low - room, top=high + 3 * room)  # the first training losses lie far above
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
 
