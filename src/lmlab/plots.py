@@ -6,6 +6,7 @@ matplotlib is imported when the first picture is drawn, and used through its obj
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -66,12 +67,11 @@ def _frame(axes: Any, curves: Mapping[str, Any], levels: Sequence[float]) -> Non
     axes.set_title("thin: training batches; thick: validation split", fontsize=10, loc="left", color="#555555")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    seen = [y for curve in curves.values() for _, y in curve["valid"]] or [
-        y for curve in curves.values() for _, y in curve["train"]
-    ]
-    if seen:
-        low, high = min([*seen, *levels]), max([*seen, *levels])
-        room = max(0.1 * (high - low), 0.01)
+    shown = "valid" if any(curve["valid"] for curve in curves.values()) else "train"
+    seen = [y for curve in curves.values() for _, y in curve[shown]] + [*levels]
+    if finite := [y for y in seen if math.isfinite(y)]:
+        low, high = min(finite), max(finite)
+        room = max(0.1 * (high - low), 0.01 * abs(high), 0.01)
         axes.set_ylim(bottom=low - room, top=high + 3 * room)  # the first training losses lie far above
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
