@@ -286,13 +286,14 @@ def _recorders(out: Path | None, checkpoint: Checkpoint | None, settings: Any) -
 
 
 def _forget_after(metrics: Path, step: int) -> None:
-    """Drop from the metrics what a killed run wrote after its last checkpoint: it will happen again."""
+    """Drop from the metrics what a stopped run wrote after its last checkpoint, and its end: they will happen again."""
     if not metrics.is_file():
         return
     kept = []
     for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            event = json.loads(line)
+            if event["step"] <= step and event["event"] != "ended":
                 kept.append(line + "\n")
         except ValueError:
             continue  # the line that the kill cut short
