@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.errors import EmptyDataError, UsageError
-from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, Unnormalised
+from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, is_unnormalised
 from lmlab.tokens import TokenStore
 from lmlab.vocab import BOS, PAD, spelling_nats
 
@@ -79,7 +79,7 @@ def evaluate(model: LanguageModel, store: TokenStore, progress: Callable[[int], 
         UsageError: the model's scores are not probabilities (stupid backoff).
         EmptyDataError: nothing to score.
     """
-    if isinstance(model, Unnormalised) and model.unnormalised:
+    if is_unnormalised(model):
         raise UsageError(
             "this model's scores do not sum to one (stupid backoff), so it has no perplexity",
             "train with another smoothing, or use it to generate and rank",

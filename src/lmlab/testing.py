@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lmlab.decode import Beam, Branch, Sample, decode, finish
-from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, State, Storable, Unnormalised
+from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, State, Storable, is_unnormalised
 from lmlab.vocab import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
@@ -218,7 +218,7 @@ LAWS: tuple[Law, ...] = (
 def laws_for(model: LanguageModel) -> tuple[Law, ...]:
     """The laws that apply to a model, by what it declares."""
     excused: set[Law] = set()
-    if isinstance(model, Unnormalised) and model.unnormalised:
+    if is_unnormalised(model):
         excused |= {rows_sum_to_one, sampling_matches_scorer}
     if not isinstance(model, ParallelScorer):
         excused |= {parallel_equals_stepwise}

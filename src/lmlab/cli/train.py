@@ -15,6 +15,7 @@ from lmlab.cli.parser import Parser, data_named, reporter_of
 from lmlab.cli.show import figures_row, print_json, print_table
 from lmlab.config import merge, parse_assignments, walk
 from lmlab.errors import UsageError
+from lmlab.models.base import is_unnormalised
 
 EXAMPLES = """\
   lmlab train tinyshakespeare --codec char --model lstm --minutes 3 -o runs/lstm
@@ -127,7 +128,7 @@ def _table(bench: Any, results: dict[str, Any], kind: str) -> None:
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
     title = f"validation split of {bench.manifest['data']['name']}"
     if "valid" not in results:
-        lacking = "its scores do not sum to one" if getattr(bench.model, "unnormalised", False) else "no text held out"
+        lacking = "its scores do not sum to one" if is_unnormalised(bench.model) else "no text held out"
         title, note = f"trained on {bench.manifest['data']['name']}; no figures: {lacking}", ""
     print_table(rows, title=title, note=note)
     if "ngram" in baselines and "valid" in results:

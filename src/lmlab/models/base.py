@@ -73,6 +73,11 @@ class Unnormalised(Protocol):
     unnormalised: bool
 
 
+def is_unnormalised(model: object) -> bool:
+    """Whether a model declares that its rows do not sum to one."""
+    return isinstance(model, Unnormalised) and model.unnormalised
+
+
 @runtime_checkable
 class Storable(Protocol):
     """A model that can be kept in a directory and built again from it."""

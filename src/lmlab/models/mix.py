@@ -27,7 +27,7 @@ from torch import Tensor
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, DataError, SettingError, UsageError
-from lmlab.models.base import LanguageModel, ParallelScorer, State, Storable, Unnormalised
+from lmlab.models.base import LanguageModel, ParallelScorer, State, Storable, is_unnormalised
 from lmlab.registry import names, resolve
 
 
@@ -89,7 +89,7 @@ class _AnyMixture:
         self.parts = tuple(parts)
         self.weights = weights
         self.vocab_size, self.bos, self.eos = parts[0].vocab_size, parts[0].bos, parts[0].eos
-        unsound = any(isinstance(part, Unnormalised) and part.unnormalised for part in parts)
+        unsound = any(is_unnormalised(part) for part in parts)
         self.unnormalised = unsound and settings.form == "linear"
 
     @property

@@ -7,11 +7,10 @@ at any moment therefore leaves at least one good checkpoint, or none yet and the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +93,8 @@ def keep_weights(model: NeuralModel, run: Path) -> None:
     """Make the model's present weights the run's, atomically."""
     for left_by_a_kill in run.glob(".weights-*"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
-    with disk.writing(run), _beside(run) as folder:
-        model.save(folder)
-        for file in folder.iterdir():
+    with disk.writing(run), tempfile.TemporaryDirectory(prefix=".weights-", dir=run) as folder:
+        model.save(Path(folder))
+        for file in Path(folder).iterdir():
             disk.settle(file)
             os.replace(file, run / file.name)
-
-
-@contextlib.contextmanager
-def _beside(run: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".weights-", dir=run) as folder:
-        yield Path(folder)

@@ -15,6 +15,7 @@ from lmlab.config import load_recipe, merge
 from lmlab.corpora import Corpus, DataSettings, open_text
 from lmlab.corpora.named import CORPORA
 from lmlab.errors import EmptyDataError, MissingExtraError, RunExistsError, UsageError
+from lmlab.models.base import is_unnormalised
 from lmlab.progress import Reporter, default_reporter
 from lmlab.tokens import TokenStore
 from lmlab.workbench.bench import Bench
@@ -150,7 +151,7 @@ def _count(
 
 def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
     """The figures on the validation split, where there is one and the model has probabilities."""
-    if "valid" not in prepared.stores or getattr(model, "unnormalised", False):
+    if "valid" not in prepared.stores or is_unnormalised(model):
         return {}
     tokens = prepared.validation()
     with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:
