@@ -39,7 +39,6 @@ def test_counts_are_those_of_a_counter(documents: list[list[int]], order: int, d
         names = grams(levels, k)
         assert names == sorted(names)  # and so each once, children side by side
         assert dict(zip(names, level.count_G.tolist(), strict=True)) == dict(expected)
-        assert level.opens_G.tolist() == [name[0] == BOS for name in names]
         shorter = grams(levels, k - 1)
         assert [shorter[i] for i in level.suffix_G] == [name[1:] for name in names]
         assert (level.key_G.dtype, level.suffix_G.dtype, level.count_G.dtype) == (np.uint64, np.uint32, np.uint32)

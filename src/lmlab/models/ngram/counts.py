@@ -11,6 +11,8 @@ NumPy sorts plain integers many times faster than it argsorts them.
 
 n-grams never cross documents: a position joins level k only when its document reaches k - 1 tokens back.
 
+Large corpora are counted by `counting.py`, in one streaming pass, to the same levels.
+
 Shapes: N tokens of all documents, M places still in play, G distinct k-grams of one level.
 """
 
@@ -22,8 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmlab.errors import DataError, EmptyDataError
+from lmlab.models.ngram import engine
 from lmlab.vocab import BOS, PAD
 
+NONE = 0xFFFFFFFF
+"""In place of a node: the document does not reach so far back."""
+UNSEEN = 0xFFFFFFFE
+"""In place of a node: the k-gram is not stored."""
 _WORD_BITS = np.uint64(32)
 _PIECE = 1 << 22  # tokens looked at together where a whole-corpus temporary would be wasteful
 
@@ -36,13 +43,11 @@ class Counts:
         key_G: uint64; the context's node one level down, and the last word in the low 32 bits.
         suffix_G: uint32; the node, one level down, of the k-gram without its first word.
         count_G: uint32; how often the k-gram occurs.
-        opens_G: bool; whether it begins with `<bos>`, and so has no longer context.
     """
 
     key_G: np.ndarray
     suffix_G: np.ndarray
     count_G: np.ndarray
-    opens_G: np.ndarray
 
     def __len__(self) -> int:
         return len(self.key_G)
@@ -96,7 +101,14 @@ def count_ngrams(
         EmptyDataError: nothing in the data is predicted.
         DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
     """
-    levels = [_count_words(ids_N, vocab_size)]
+    words = _count_words(ids_N, vocab_size)
+    if engine.compiled(len(ids_N) * order):
+        from lmlab.models.ngram.counting import Counter, pieces_of
+
+        counter = Counter(order)
+        counter.count(pieces_of(ids_N))
+        return counter.levels(vocab_size, progress)
+    levels = [words]
     rank_N = np.array(ids_N, dtype=np.uint32)  # the node of the k-gram ending at each position of inside_N
     _, by_word_M = _sort_places(rank_N)
     within_N = rank_N != BOS
@@ -105,7 +117,7 @@ def count_ngrams(
         inside_N[1:] = inside_N[:-1] & within_N[1:]
         inside_N[0] = False
         by_word_M = by_word_M[inside_N[by_word_M]]
-        level, rank_N = _extend(ids_N, rank_N, by_word_M, k)
+        level, rank_N = _extend(ids_N, rank_N, by_word_M)
         levels.append(level)
         if progress:
             progress(f"{k}-grams: {len(level):,} distinct")
@@ -135,11 +147,10 @@ def _count_words(ids_N: np.ndarray, vocab_size: int) -> Counts:
         key_G=words_V,
         suffix_G=np.zeros(vocab_size, dtype=np.uint32),
         count_G=count_V.astype(np.uint32),
-        opens_G=words_V == BOS,
     )
 
 
-def _extend(ids_N: np.ndarray, shorter_N: np.ndarray, by_word_M: np.ndarray, k: int) -> tuple[Counts, np.ndarray]:
+def _extend(ids_N: np.ndarray, shorter_N: np.ndarray, by_word_M: np.ndarray) -> tuple[Counts, np.ndarray]:
     """Level k, and the node of the k-gram that ends at each place, from the nodes one level down."""
     context_M, order_M = _sort_places(shorter_N[by_word_M - np.uint32(1)])
     place_M = by_word_M[order_M]  # places ordered by context, then word
@@ -154,7 +165,6 @@ def _extend(ids_N: np.ndarray, shorter_N: np.ndarray, by_word_M: np.ndarray, k: 
         key_G=key_M[start_G],
         suffix_G=shorter_N[first_G],
         count_G=np.diff(start_G, append=len(key_M)).astype(np.uint32),
-        opens_G=ids_N[first_G - np.uint32(k - 1)] == BOS,
     )
     del key_M
     rank_M = np.cumsum(new_M, dtype=np.uint32)

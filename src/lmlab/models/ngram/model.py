@@ -20,7 +20,7 @@ import numpy as np
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.errors import ArtifactError
+from lmlab.errors import ArtifactError, SettingError
 from lmlab.models.ngram.counts import count_ngrams, high
 from lmlab.models.ngram.smoothing import SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Contexts, Level, Trie
@@ -61,6 +61,16 @@ class Ngram:
         order: int = setting(5, "the longest n-grams counted", ge=1)
         smoothing: str = setting("kneser-ney", "how unseen words get their probability", choices=SMOOTHINGS)
         k: float = setting(0.1, "what add-k adds to every count", gt=0)
+        prune: tuple[int, ...] = setting(
+            (), "of each length from 1 on, the count up to which n-grams are dropped; the last holds for all longer"
+        )
+        compat: str = setting("none", "lmplz: repeat its error in the counts of counts", choices=("none", "lmplz"))
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.prune and (self.prune[0] != 0 or list(self.prune) != sorted(self.prune)):
+                shown = ",".join(map(str, self.prune))
+                raise SettingError("prune", shown, "must begin with 0 and never fall, as in 0,0,1")
 
     family: ClassVar[str] = "counted"
     bos = BOS
@@ -94,7 +104,7 @@ class Ngram:
             DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
         """
         counts = count_ngrams(ids_N, settings.order, vocab_size, progress)
-        smoothed = smooth(counts, settings.smoothing, settings.k)
+        smoothed = smooth(counts, settings.smoothing, settings.k, settings.prune, settings.compat == "lmplz")
         if progress:
             for note in smoothed.notes:
                 progress(note)

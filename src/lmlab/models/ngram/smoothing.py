@@ -9,25 +9,30 @@ and each but stupid backoff is one interpolation, from the shortest k-grams up t
 
     p(h w) = (kept(h w) + mass(h) p(h' w)) / total(h)      b(h) = mass(h) / total(h)
 
-down to the uniform distribution over the words that can be predicted. They differ in what is kept of a count and what
-mass is handed down: see `_SCHEMES`. All is computed in float64 and stored as natural logs in float32.
+down to the uniform distribution over the words that can be predicted. They differ in which counts they start from, what
+is taken off each of them, and what mass is handed down besides: see `_SCHEMES`. What pruning drops is handed down too.
 
-Shapes: G k-grams of a level, C contexts (the k-grams one level down; one empty context below level 1).
+The children of a context lie side by side, so a level is smoothed in pieces of whole contexts, in memory that the cache
+holds. All is computed in float64 and stored as natural logs in float32.
+
+Shapes: G k-grams of a level, C contexts (the k-grams one level down; one empty context below level 1), g and c of a piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lmlab.models.ngram.counts import Counts, high
-from lmlab.vocab import NEVER_PREDICTED
+from lmlab.models.ngram import engine
+from lmlab.models.ngram.counts import Counts, high, low
+from lmlab.vocab import BOS, NEVER_PREDICTED
 
 STUPID_BACKOFF = "stupid-backoff"
 _STUPID_WEIGHT = 0.4  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
 _FALLBACK = (0.5, 1.0, 1.5)  # what KenLM's --discount_fallback defaults to
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -37,86 +42,130 @@ class Smoothed:
     Attributes:
         logp: of each level, float32 ln p of each k-gram.
         backoff: of each level, float32 ln b of each k-gram as a context; empty for the last.
+        pruned: of each level, which k-grams pruning drops; None where it drops none.
         absent: ln b of a context that was never seen.
         notes: what was done otherwise than asked, in words.
     """
 
     logp: tuple[np.ndarray, ...]
     backoff: tuple[np.ndarray, ...]
+    pruned: tuple[np.ndarray | None, ...]
     absent: float
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Shares:
-    """How the contexts of one level share their probability out."""
+class _Rule:
+    """What a scheme does with the counts of one level.
 
-    kept_G: np.ndarray
-    mass_C: np.ndarray
-    total_C: np.ndarray
+    Attributes:
+        count_G: the counts it starts from.
+        taken: what is taken off a count of 0, 1, 2, and of 3 and more, and handed down.
+        per_type: what is handed down besides for each different word.
+        per_context: what is handed down besides for each context.
+        note: what was done otherwise than asked.
+    """
+
+    count_G: np.ndarray
+    taken: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
+    per_type: float = 0.0
+    per_context: float = 0.0
     note: str = ""
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One level as a scheme sees it: the counts as they are and as Kneser-Ney adjusts them, and its surroundings."""
+    """One level as a scheme sees it."""
 
+    levels: Sequence[Counts]
     k: int
-    raw_G: np.ndarray
-    adjusted_G: np.ndarray
-    context_G: np.ndarray
-    whole_C: np.ndarray  # whether a context is as long as contexts get: order - 1 words, or from <bos> on
     words: int  # that can be predicted
     add: float
+    lmplz: bool
 
-    def sum(self, values_G: np.ndarray) -> np.ndarray:
-        """The sum over each context's children, float64."""
-        sum_C = np.bincount(self.context_G, weights=values_G, minlength=len(self.whole_C))
-        return sum_C.astype(np.float64, copy=False)  # bincount of nothing is of integers
+    @property
+    def raw_G(self) -> np.ndarray:
+        """The counts as they are."""
+        return _predicted(self.levels[self.k - 1].count_G, self.k)
+
+    @property
+    def adjusted_G(self) -> np.ndarray:
+        """The counts as Kneser and Ney adjust them."""
+        return _predicted(adjusted(self.levels, self.k), self.k)
 
 
-def smooth(levels: Sequence[Counts], smoothing: str, add: float) -> Smoothed:
+def smooth(
+    levels: Sequence[Counts], smoothing: str, add: float = 0.1, prune: Sequence[int] = (), lmplz: bool = False
+) -> Smoothed:
     """Turn counts into log-probabilities and backoff weights.
 
     Args:
         levels: what `count_ngrams` returned.
         smoothing: a name of `SMOOTHINGS`.
         add: what add-k adds to every count.
+        prune: of each length, from 1 on, the count up to which its k-grams are dropped; the last holds for all longer.
+            Never less than the one before, and 0 for length 1.
+        lmplz: repeat its error in the counts of counts.
     """
-    scheme = _SCHEMES[smoothing]
     words = len(levels[0]) - len(NEVER_PREDICTED)
-    shorter_G = np.array([1 / words])  # below level 1, uniform
-    logp, backoff, notes = [], [], []
-    for k in range(1, len(levels) + 1):
-        level = levels[k - 1]
-        shares = scheme(_task(levels, k, words, add))
-        handed_C = np.divide(shares.mass_C, shares.total_C, out=np.ones_like(shares.mass_C), where=shares.total_C > 0)
-        context_G = high(level.key_G)
-        p_G = shares.kept_G / shares.total_C[context_G] + handed_C[context_G] * shorter_G[level.suffix_G]
+    shorter_F = np.array([1 / words])  # below level 1, uniform
+    logp, backoff, dropped, notes = [], [], [], []
+    for k, level in enumerate(levels, 1):
+        rule = _SCHEMES[smoothing](_Task(levels, k, words, add, lmplz))
+        most = prune[min(k, len(prune)) - 1] if prune else 0
+        pruned_G = level.count_G <= most if most else None
+        p_G, weight_C = _interpolate(level, rule, shorter_F, pruned_G)
         if k == 1:
             p_G[list(NEVER_PREDICTED)] = 0
         else:
-            weight_C = np.full_like(handed_C, _STUPID_WEIGHT) if smoothing == STUPID_BACKOFF else handed_C
-            backoff.append(_log(weight_C))
+            backoff.append(_log(np.full_like(weight_C, _STUPID_WEIGHT) if smoothing == STUPID_BACKOFF else weight_C))
         logp.append(_log(p_G))
-        notes += [f"order {k}: {shares.note}"] if shares.note else []
-        shorter_G = p_G
+        dropped.append(pruned_G)
+        notes += [f"order {k}: {rule.note}"] if rule.note else []
+        shorter_F = p_G
     absent = float(np.log(_STUPID_WEIGHT)) if smoothing == STUPID_BACKOFF else 0.0
     nothing = np.empty(0, dtype=np.float32)  # the longest k-grams are no contexts
-    return Smoothed(tuple(logp), (*backoff, nothing), absent, tuple(notes))
+    return Smoothed(tuple(logp), (*backoff, nothing), tuple(dropped), absent, tuple(notes))
 
 
-def _task(levels: Sequence[Counts], k: int, words: int, add: float) -> _Task:
-    level = levels[k - 1]
-    raw_G, adjusted_G = level.count_G, adjusted(levels, k)
-    if k == 1:
-        raw_G, adjusted_G = raw_G.copy(), adjusted_G.copy()
-        raw_G[list(NEVER_PREDICTED)] = adjusted_G[list(NEVER_PREDICTED)] = 0
-    if k == len(levels):
-        whole_C = np.ones(1 if k == 1 else len(levels[k - 2]), dtype=bool)
-    else:
-        whole_C = np.zeros(1, dtype=bool) if k == 1 else levels[k - 2].opens_G
-    return _Task(k, raw_G, adjusted_G, high(level.key_G), whole_C, words, add)
+def _interpolate(
+    level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """p of each k-gram of a level and b of each context, float64, given p of the level below."""
+    p_G, weight_C = np.empty(len(level)), np.ones(len(shorter_F))
+    taken = np.asarray(rule.taken)
+    for piece in _whole_contexts(level):
+        context_g = high(level.key_G[piece])
+        first, count_c = int(context_g[0]), int(context_g[-1]) - int(context_g[0]) + 1
+        context_g = (context_g - np.uint32(first)).astype(np.intp)
+        count_g = rule.count_G[piece]
+        taken_g = taken[np.minimum(count_g, 3)]
+        kept_g = count_g - taken_g
+        besides_c = np.full(count_c, rule.per_context)
+        if rule.per_type:
+            besides_c += rule.per_type * np.bincount(context_g, weights=count_g > 0)
+        total_c = np.bincount(context_g, weights=count_g) + besides_c
+        if pruned_G is not None:
+            taken_g = np.where(pruned_G[piece], count_g, taken_g)
+        mass_c = np.bincount(context_g, weights=taken_g) + besides_c
+        counted_c = total_c > 0  # a context with nothing counted hands all down
+        weight_c = np.divide(mass_c, total_c, out=np.ones(count_c), where=counted_c)
+        total_c[~counted_c] = 1
+        p_G[piece] = kept_g / total_c[context_g] + weight_c[context_g] * shorter_F[level.suffix_G[piece]]
+        weight_C[first : first + count_c] = weight_c
+    return p_G, weight_C
+
+
+def _whole_contexts(level: Counts) -> Iterator[slice]:
+    """A level in pieces that end where a context's children do."""
+    start, context_G = 0, high(level.key_G)
+    while start < len(level):
+        stop = start + _PIECE
+        if stop < len(level):
+            following = np.array([context_G[stop - 1] + np.uint64(1)], dtype=np.uint64) << np.uint64(32)
+            stop = int(np.searchsorted(level.key_G, following[0]))
+        yield slice(start, stop)
+        start = stop
 
 
 def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
@@ -127,67 +176,114 @@ def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
     level = levels[k - 1]
     if k == len(levels):
         return level.count_G
-    preceded_G = np.bincount(levels[k].suffix_G, minlength=len(level)).astype(np.uint32)
-    return np.where(level.opens_G, level.count_G, preceded_G)
+    preceded_G = engine.tally(levels[k].suffix_G, len(level))
+    return np.where(preceded_G == 0, level.count_G, preceded_G)
 
 
-def discounts(count_G: np.ndarray) -> tuple[np.ndarray, str]:
+def _predicted(count_G: np.ndarray, k: int) -> np.ndarray:
+    """Counts of level k, with none for the words that are never predicted."""
+    if k == 1:
+        count_G = count_G.copy()
+        count_G[list(NEVER_PREDICTED)] = 0
+    return count_G
+
+
+def counts_of_counts(count_G: np.ndarray) -> np.ndarray:
+    """How many k-grams have the count 0, 1, 2, 3, 4, and 5 or more: int64, 6.
+
+    >>> counts_of_counts(np.array([1, 1, 3, 9], dtype=np.uint32)).tolist()
+    [0, 2, 0, 1, 0, 1]
+    """
+    n = np.zeros(6, dtype=np.int64)
+    for start in range(0, len(count_G), _PIECE):
+        n += np.bincount(np.minimum(count_G[start : start + _PIECE], 5), minlength=6)
+    return n
+
+
+def discounts(n: np.ndarray) -> tuple[list[float], str]:
     """What modified Kneser-Ney takes off a count of 0, 1, 2 and of 3 and more, and a note where it had to fall back.
 
     D_j = j - (j + 1) Y n_{j+1} / n_j with Y = n_1 / (n_1 + 2 n_2), where n_j k-grams have the count j (Chen and
     Goodman 1998, section 3). Where n_1, n_2 or n_3 is 0, or a D_j lies outside [0, j], KenLM's fallback stands in.
 
-    >>> discounts(np.array([1, 1, 1, 1, 2, 2, 3, 4]))[0].round(3).tolist()
+    >>> [round(d, 3) for d in discounts(np.array([0, 4, 2, 1, 1, 0]))[0]]
     [0.0, 0.5, 1.25, 1.0]
-    >>> discounts(np.array([1, 1, 3]))[1]
+    >>> discounts(np.array([0, 2, 0, 1, 0, 0]))[1]
     'the counts of counts 2, 0, 1, 0 allow no Kneser-Ney discounts; fell back to 0.5, 1 and 1.5'
     """
-    n = np.bincount(np.minimum(count_G, 5), minlength=6)
     if n[1] and n[2] and n[3]:
         y = n[1] / (n[1] + 2 * n[2])
-        found = [j - (j + 1) * y * n[j + 1] / n[j] for j in (1, 2, 3)]
+        found = [float(j - (j + 1) * y * n[j + 1] / n[j]) for j in (1, 2, 3)]
         if all(0 <= d <= j for j, d in enumerate(found, 1)):
-            return np.array([0.0, *found]), ""
+            return [0.0, *found], ""
     shown = ", ".join(f"{c:,}" for c in n[1:5])
     note = f"the counts of counts {shown} allow no Kneser-Ney discounts; fell back to 0.5, 1 and 1.5"
-    return np.array([0.0, *_FALLBACK]), note if n[1:].any() else ""
+    return [0.0, *_FALLBACK], note if n[1:].any() else ""
 
 
-def _kneser_ney(task: _Task) -> _Shares:
-    discount, note = discounts(task.adjusted_G)
-    taken_G = discount[np.minimum(task.adjusted_G, 3)]
-    return _Shares(task.adjusted_G - taken_G, task.sum(taken_G), task.sum(task.adjusted_G), note)
+def _kneser_ney(task: _Task) -> _Rule:
+    count_G = task.adjusted_G
+    n = counts_of_counts(count_G)
+    if task.lmplz and task.k < len(task.levels):
+        _miscount(task, count_G, n)
+    taken, note = discounts(n)
+    return _Rule(count_G, taken, note=note)
 
 
-def _absolute(task: _Task) -> _Shares:
-    once, twice = (int(np.count_nonzero(task.raw_G == j)) for j in (1, 2))
+def _miscount(task: _Task, count_G: np.ndarray, n: np.ndarray) -> None:
+    """Repeat lmplz's error (kpu/kenlm issue 405): the k-gram that comes last, read from its last word back, enters the
+    counts of counts with its raw count. Words come in the order of their ids.
+    """
+    last = int(np.flatnonzero(task.levels[0].count_G)[-1])
+    for length in range(2, task.k + 1):
+        before_G = np.flatnonzero(task.levels[length - 1].suffix_G == last)
+        first_G = _first_word(task.levels, length, before_G)
+        last = int(before_G[first_G.argmax()])
+        if first_G.max() == BOS:
+            return  # counted raw anyway
+    n[min(int(count_G[last]), 5)] -= 1
+    n[min(int(task.levels[task.k - 1].count_G[last]), 5)] += 1
+
+
+def _first_word(levels: Sequence[Counts], k: int, node_Q: np.ndarray) -> np.ndarray:
+    for length in range(k, 1, -1):
+        node_Q = high(levels[length - 1].key_G)[node_Q]
+    return node_Q
+
+
+def _absolute(task: _Task) -> _Rule:
+    count_G = task.raw_G
+    n = counts_of_counts(count_G)
     discount, note = 0.5, ""
-    if once and twice:
-        discount = once / (once + 2 * twice)
-    elif task.raw_G.any():
-        note = f"{once:,} counts of 1 and {twice:,} of 2 allow no absolute discount; fell back to 0.5"
-    taken_G = np.where(task.raw_G > 0, discount, 0.0)
-    return _Shares(task.raw_G - taken_G, task.sum(taken_G), task.sum(task.raw_G), note)
+    if n[1] and n[2]:
+        discount = float(n[1] / (n[1] + 2 * n[2]))
+    elif n[1:].any():
+        note = f"{n[1]:,} counts of 1 and {n[2]:,} of 2 allow no absolute discount; fell back to 0.5"
+    return _Rule(count_G, (0.0, discount, discount, discount), note=note)
 
 
-def _witten_bell(task: _Task) -> _Shares:
-    types_C = task.sum(task.raw_G > 0)
-    return _Shares(task.raw_G, types_C, task.sum(task.raw_G) + types_C)
+def _witten_bell(task: _Task) -> _Rule:
+    return _Rule(task.raw_G, per_type=1.0)
 
 
-def _maximum_likelihood(task: _Task) -> _Shares:
-    total_C = task.sum(task.raw_G)
-    return _Shares(task.raw_G, np.zeros_like(total_C), total_C)
+def _maximum_likelihood(task: _Task) -> _Rule:
+    return _Rule(task.raw_G)
 
 
-def _add_k(task: _Task) -> _Shares:
-    """Only whole contexts count; the shorter hand everything down, and so are uniform."""
-    kept_G = task.raw_G * task.whole_C[task.context_G]
-    mass_C = np.full(len(task.whole_C), task.add * task.words)
-    return _Shares(kept_G, mass_C, task.sum(kept_G) + mass_C)
+def _add_k(task: _Task) -> _Rule:
+    """Only whole contexts count, those of order - 1 words or from <bos> on; the shorter hand all down, and so are uniform."""
+    count_G, k = task.raw_G, task.k
+    if k == 1 and k < len(task.levels):
+        count_G = np.zeros_like(count_G)
+    elif k < len(task.levels):
+        opens_C = engine.tally(task.levels[k - 1].suffix_G, len(task.levels[k - 2])) == 0
+        if k == 2:
+            opens_C = np.arange(len(opens_C)) == BOS  # of words, those never seen are preceded by nothing either
+        count_G = count_G * opens_C[high(task.levels[k - 1].key_G)]
+    return _Rule(count_G, per_context=task.add * task.words)
 
 
-_SCHEMES: dict[str, Callable[[_Task], _Shares]] = {
+_SCHEMES: dict[str, Callable[[_Task], _Rule]] = {
     "kneser-ney": _kneser_ney,
     "absolute": _absolute,
     "witten-bell": _witten_bell,
@@ -200,5 +296,8 @@ SMOOTHINGS = tuple(_SCHEMES)
 
 def _log(p: np.ndarray) -> np.ndarray:
     """Natural logs in float32; sums that rounding took past 1 are 1."""
+    logp = np.empty(len(p), dtype=np.float32)
     with np.errstate(divide="ignore"):
-        return np.log(np.minimum(p, 1.0)).astype(np.float32)
+        for start in range(0, len(p), _PIECE):
+            logp[start : start + _PIECE] = np.log(np.minimum(p[start : start + _PIECE], 1.0))
+    return logp

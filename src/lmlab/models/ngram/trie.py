@@ -8,11 +8,15 @@ Shapes: N tokens of all documents, B contexts, V words, G k-grams of one level, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from lmlab.models.ngram.counts import Counts, low, pack
+from lmlab.models.ngram import engine
+from lmlab.models.ngram.counts import Counts, high, low, pack
+from lmlab.models.ngram.index import Index
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocab import BOS
 
@@ -83,11 +87,30 @@ class Trie:
 
     @classmethod
     def join(cls, counts: list[Counts], smoothed: Smoothed) -> Trie:
-        """The lookup form of counted and smoothed levels."""
+        """The lookup form of counted and smoothed levels, without what was pruned."""
         triples = zip(counts, smoothed.logp, smoothed.backoff, strict=True)
         levels = [Level(level.key_G, level.suffix_G, logp_G, backoff_G) for level, logp_G, backoff_G in triples]
         levels[-1] = replace(levels[-1], suffix_G=np.empty(0, dtype=np.uint32))
-        return cls(tuple(levels), smoothed.absent)
+        return cls(tuple(levels), smoothed.absent).without(smoothed.pruned)
+
+    def without(self, dropped: Sequence[np.ndarray | None]) -> Trie:
+        """The same without some k-grams: of each level a mask, or None where all stay.
+
+        Nothing may be dropped that is the context or the suffix of what stays.
+        """
+        levels: list[Level] = []
+        place_F: np.ndarray | None = None  # the new node of each old one, one level down; None where they are the same
+        for level, dropped_G in zip(self.levels, dropped, strict=True):
+            kept_G = slice(None) if dropped_G is None else ~dropped_G
+            longest = len(levels) == self.order - 1  # and so never a context
+            key_G = level.key_G[kept_G]
+            suffix_G, backoff_G = (a if longest else a[kept_G] for a in (level.suffix_G, level.backoff_G))
+            if place_F is not None:
+                key_G = pack(place_F[high(key_G)], low(key_G))
+                suffix_G = suffix_G if longest else place_F[suffix_G]
+            levels.append(Level(key_G, suffix_G, level.logp_G[kept_G], backoff_G))
+            place_F = None if dropped_G is None else np.cumsum(kept_G, dtype=np.uint32) - np.uint32(1)
+        return Trie(tuple(levels), self.absent)
 
     @property
     def order(self) -> int:
@@ -96,8 +119,17 @@ class Trie:
 
     # ---- known text
 
+    @cached_property
+    def indices(self) -> tuple[Index, ...]:
+        """An index of each level above the words, made when first asked for."""
+        return tuple(Index.of(level.key_G) for level in self.levels[1:])
+
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""
+        if engine.compiled(len(ids_N) * self.order):
+            from lmlab.models.ngram import scoring
+
+            return scoring.logp_array(self, ids_N)
         logp_N = np.empty(len(ids_N), dtype=np.float32)
         for start in range(0, len(ids_N), _PIECE):
             warm = min(start, self.order - 1)  # tokens before the piece that its first contexts reach

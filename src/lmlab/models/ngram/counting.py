@@ -1,0 +1,199 @@
+"""Counting large corpora: one pass over the words, no sort of the text, on as many threads as there are.
+
+Each length k has a shelf of the k-grams seen so far, numbered in order of appearance and found by hashing. A piece of
+text passes all shelves, the shortest first. The k-gram that ends at place i is (number of the (k-1)-gram that ends at
+i - 1, word at i), and its suffix is the (k-1)-gram that ends at i: the shelf before has just numbered both. So no
+k-gram is ever spelled out, and the places of a piece are independent questions.
+
+Pieces follow each other through the shelves like cars on one lane: a piece takes the next shelf before it lets go of
+its own, so none overtakes, and the numbers are the same on one thread or eight. At the end `arrange` brings every
+level into the one order that `counts.py` knows, by context and word, and the order of appearance is forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from lmlab.models.ngram import engine, kernels
+from lmlab.models.ngram.counts import NONE, Counts
+from lmlab.models.ngram.index import Index
+
+PIECE = 1 << 16  # words that pass the shelves together: their nodes stay in the second-level cache
+
+
+class Shelf:
+    """The k-grams of one length k > 1, numbered in order of appearance.
+
+    Attributes:
+        size: how many there are.
+        nodes_G2: uint64; of each its key (context, word), and its suffix and count packed. The tail is room.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.nodes_G2 = np.empty((PIECE, 2), dtype=np.uint64)
+        self._index = Index.empty(PIECE)
+        self._last = NONE
+
+    @property
+    def nbytes(self) -> int:
+        """What its arrays take, in bytes."""
+        return self.nodes_G2.nbytes + self._index.slots.nbytes
+
+    def number(self, ids_M: np.ndarray, shorter_M1: np.ndarray, weight: int) -> np.ndarray:
+        """Take a piece in, and return the node of the k-gram that ends at each place, the place before it first."""
+        self._make_room(len(ids_M))
+        longer_M1 = np.empty(len(ids_M) + 1, dtype=np.uint32)
+        longer_M1[0] = self._last
+        index = self._index
+        self.size = kernels.number(
+            ids_M, shorter_M1, self.nodes_G2, self.size, index.slots, index.bits, weight, longer_M1
+        )
+        self._last = longer_M1[-1]
+        return longer_M1
+
+    def _make_room(self, more: int) -> None:
+        if self.size + more > len(self.nodes_G2):
+            grown = max(self.size + more, len(self.nodes_G2) * 3 // 2)
+            self.nodes_G2.resize((grown, 2), refcheck=False)  # moves pages, copies nothing, where the system can
+        if not self._index.holds(self.size + more):
+            del self._index
+            self._index = Index.empty(2 * self.size + more)
+            kernels.index_nodes(self.nodes_G2, self.size, self._index.slots, self._index.bits)
+
+    def close(self) -> np.ndarray:
+        """The nodes without the spare room; the index is given up, and the shelf is of no more use."""
+        del self._index
+        self.nodes_G2.resize((self.size, 2), refcheck=False)
+        return self.nodes_G2
+
+
+class Words:
+    """The words themselves, level 1: their nodes are their ids, and only their counts are to be kept."""
+
+    def __init__(self) -> None:
+        self.count_V = np.zeros(PIECE, dtype=np.uint32)
+        self._last = NONE
+
+    def number(self, ids_M: np.ndarray, weight: int) -> np.ndarray:
+        """Take a piece in, and return its words, the word before it first."""
+        most = int(ids_M.max(initial=0))
+        if most >= len(self.count_V):
+            self.count_V.resize(2 * most, refcheck=False)
+        if weight:
+            kernels.count_words(ids_M, self.count_V)
+        nodes_M1 = np.concatenate([np.array([self._last], dtype=np.uint32), ids_M])
+        self._last = int(nodes_M1[-1])
+        return nodes_M1
+
+
+class Counter:
+    """Counts words that come in pieces.
+
+    Args:
+        order: the greatest length, any number >= 1.
+        threads: how many to use; None is one a core.
+    """
+
+    def __init__(self, order: int, threads: int | None = None) -> None:
+        self._words = Words()
+        self._shelves = [Shelf() for _ in range(order - 1)]
+        self._threads = min(threads or engine.cores(), order)
+        self._gates = [threading.Lock() for _ in range(order)]
+        self._stopped = False
+
+    @property
+    def nbytes(self) -> int:
+        """What all shelves take, in bytes."""
+        return sum(shelf.nbytes for shelf in self._shelves) + self._words.count_V.nbytes
+
+    def count(self, pieces: Iterable[np.ndarray], weight: int = 1) -> None:
+        """Count pieces of uint32 words, each at most `PIECE` long, in their order, until there are no more.
+
+        Args:
+            pieces: the first begins with `<bos>`, or goes on where the pieces before ended.
+            weight: what an occurrence counts: 1, or 0 for words that lead up to those to be counted.
+        """
+        rest = iter(pieces)
+        if self._threads == 1:
+            while self._pass(rest, weight):
+                pass
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                for drained in [pool.submit(self._drain, rest, weight) for _ in range(self._threads)]:
+                    drained.result()
+            finally:
+                self._stopped = True
+        self._stopped = False
+
+    def _drain(self, rest: Iterator[np.ndarray], weight: int) -> None:
+        try:
+            while not self._stopped and self._pass(rest, weight):
+                pass
+        except BaseException:
+            self._stopped = True
+            raise
+
+    def _pass(self, rest: Iterator[np.ndarray], weight: int) -> bool:
+        """Take the next piece past all shelves; False when there is none."""
+        held = self._gates[0]
+        held.acquire()
+        try:
+            ids_M = next(rest, None)
+            if ids_M is None:
+                return False
+            nodes_M1 = self._words.number(ids_M, weight)
+            for shelf, gate in zip(self._shelves, self._gates[1:], strict=True):
+                gate.acquire()
+                held.release()
+                held = gate
+                nodes_M1 = shelf.number(ids_M, nodes_M1, weight)
+            return True
+        finally:
+            held.release()
+
+    def levels(self, vocab_size: int, progress: Callable[[str], None] | None = None) -> list[Counts]:
+        """All that was counted, in the order of `count_ngrams`; the counter is of no more use."""
+        count_V = self._words.count_V
+        count_V.resize(vocab_size, refcheck=False)
+        words_V = np.arange(vocab_size, dtype=np.uint64)
+        levels = [Counts(words_V, np.zeros(vocab_size, dtype=np.uint32), count_V)]
+        place_F = np.arange(vocab_size, dtype=np.uint32)
+        closed = [shelf.close() for shelf in self._shelves]
+        self._shelves.clear()
+        while closed:
+            level, place_F = arrange(closed.pop(0), place_F)
+            levels.append(level)
+            if progress:
+                progress(f"{len(levels)}-grams: {len(level):,} distinct")
+        return levels
+
+
+def arrange(nodes_G2: np.ndarray, place_F: np.ndarray) -> tuple[Counts, np.ndarray]:
+    """Bring a level from the order of appearance into that of context and word.
+
+    Args:
+        nodes_G2: as `Shelf` numbers them; used up.
+        place_F: uint32, the final place of each node one level down.
+
+    Returns:
+        The level, and the final place of each of its nodes.
+    """
+    size = len(nodes_G2)
+    ordered_G = kernels.group(nodes_G2, size, place_F, len(place_F))
+    place_G, suffix_G, count_G = (np.empty(size, dtype=np.uint32) for _ in range(3))
+    key_G = np.empty(size, dtype=np.uint64)
+    kernels.settle(nodes_G2, ordered_G, place_F, place_G, key_G, suffix_G, count_G)
+    return Counts(key_G, suffix_G, count_G), place_G
+
+
+def pieces_of(ids_N: np.ndarray) -> Iterator[np.ndarray[Any, np.dtype[np.uint32]]]:
+    """A corpus, memory-mapped or not, as pieces for `Counter.count`."""
+    for start in range(0, len(ids_N), PIECE):
+        yield np.array(ids_N[start : start + PIECE], dtype=np.uint32)

@@ -1,0 +1,331 @@
+"""The inner loops of large n-gram models, compiled by Numba the first time they run and kept on disk from then on.
+
+Every one has a NumPy twin elsewhere in this package, which small texts use (importing Numba takes longer than counting a
+megabyte) and tests compare with. They share one idea: the questions of a piece of text to one level do not depend on
+each other, so each loop runs three questions at once, some places apart, and asks memory ahead for what the next
+step needs. A question alone would wait for memory three times; so it hardly waits at all.
+
+    place j          hash the key,            ask for its slot
+    place j - AHEAD  read the slot,           ask for the node it names
+    place j - 2 AHEAD  compare, find or insert
+
+A level's index is an open-addressing table of 32-bit slots, a power of two of them: 2^bits. A slot holds a node's number
+plus one in its low `bits` bits, a piece of the key's hash above, and 0 where it is empty.
+
+Shapes: M places of a piece, M + 1 where the place before it is included; G nodes of a level, C contexts, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types, uint32, uint64
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lmlab.models.ngram.counts import NONE, UNSEEN
+from lmlab.vocab import BOS
+
+AHEAD = 16
+_RING = 64  # questions under way; at least 2 AHEAD + 1, a power of two
+_NOTHING = 0xFFFFFFFFFFFFFFFF
+_FEW = 32  # children sorted by insertion
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile without the interpreter's lock, and keep the machine code on disk."""
+    compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    """Ask memory for `array[index]` of a contiguous array (counted in elements of its last axis), and go on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        signed = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
+        ask = cgutils.get_or_insert_function(builder.module, signed, "llvm.prefetch.p0")
+        builder.call(ask, [address, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _hash(key: int) -> int:
+    mixed = (key ^ (key >> uint64(32))) * uint64(0x9E3779B97F4A7C15)
+    return mixed ^ (mixed >> uint64(29))
+
+
+# ---- counting
+
+
+@jit
+def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):  # type: ignore[no-untyped-def]
+    """Number the k-grams that end at each place of a piece, new ones in order of appearance, and count them.
+
+    Args:
+        ids_M: uint32, the words.
+        shorter_M1: uint32, the node of the (k-1)-gram that ends at each place, the place before the piece first; NONE
+            where the document does not reach so far back.
+        nodes_G2: uint64, of each node its key, and its suffix and count packed; room for M more.
+        size: how many nodes there are.
+        slots: the index, with room for M more.
+        bits: log2 of its length.
+        weight: what an occurrence counts: 1, or 0 for places counted before.
+        longer_M1: receives the node of the k-gram that ends at each place, from its second element on.
+
+    Returns:
+        How many nodes there are now.
+    """
+    many = len(ids_M)
+    mask, names = uint64(len(slots) - 1), (uint64(1) << uint64(bits)) - uint64(1)
+    keys, hashes = np.empty(_RING, np.uint64), np.empty(_RING, np.uint64)
+    for j in range(many + 2 * AHEAD):
+        if j < many:
+            if shorter_M1[j] == NONE or ids_M[j] == BOS:
+                keys[j % _RING] = uint64(_NOTHING)
+            else:
+                key = (uint64(shorter_M1[j]) << uint64(32)) | uint64(ids_M[j])
+                keys[j % _RING] = key
+                hashes[j % _RING] = _hash(key)
+                prefetch(slots, np.int64(hashes[j % _RING] & mask))
+        i = j - AHEAD
+        if 0 <= i < many and keys[i % _RING] != uint64(_NOTHING):
+            slot = uint64(slots[np.int64(hashes[i % _RING] & mask)])
+            prefetch(nodes_G2, np.int64(slot & names) * 2 - 2)
+        i = j - 2 * AHEAD
+        if i < 0:
+            continue
+        key, hashed = keys[i % _RING], hashes[i % _RING]
+        if key == uint64(_NOTHING):
+            longer_M1[i + 1] = NONE
+            continue
+        at, mark = hashed & mask, hashed >> uint64(32 + bits)
+        while True:
+            slot = uint64(slots[np.int64(at)])
+            if slot == 0:
+                nodes_G2[size, 0] = key
+                nodes_G2[size, 1] = (uint64(shorter_M1[i + 1]) << uint64(32)) | uint64(weight)
+                longer_M1[i + 1] = size
+                size += 1
+                slots[np.int64(at)] = uint32((mark << uint64(bits)) | uint64(size))
+                break
+            if slot >> uint64(bits) == mark:
+                node = np.int64(slot & names) - 1
+                if nodes_G2[node, 0] == key:
+                    nodes_G2[node, 1] += uint64(weight)
+                    longer_M1[i + 1] = node
+                    break
+            at = (at + uint64(1)) & mask
+    return size
+
+
+@jit
+def count_words(ids_M, count_V):  # type: ignore[no-untyped-def]
+    """Add the words of a piece to their counts."""
+    for i in range(len(ids_M)):
+        count_V[ids_M[i]] += 1
+
+
+@jit
+def index_nodes(nodes_G2, size, slots, bits):  # type: ignore[no-untyped-def]
+    """Fill an empty index with nodes that are being counted."""
+    mask = uint64(len(slots) - 1)
+    for node in range(size):
+        if node + AHEAD < size:
+            prefetch(slots, np.int64(_hash(nodes_G2[node + AHEAD, 0]) & mask))
+        _claim(slots, mask, bits, _hash(nodes_G2[node, 0]), node)
+
+
+@jit
+def index_keys(key_G, slots, bits):  # type: ignore[no-untyped-def]
+    """Fill an empty index with the nodes of a level."""
+    mask = uint64(len(slots) - 1)
+    for node in range(len(key_G)):
+        if node + AHEAD < len(key_G):
+            prefetch(slots, np.int64(_hash(key_G[node + AHEAD]) & mask))
+        _claim(slots, mask, bits, _hash(key_G[node]), node)
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _claim(slots, mask, bits, hashed, node):  # type: ignore[no-untyped-def]
+    at = hashed & mask
+    while slots[np.int64(at)] != 0:
+        at = (at + uint64(1)) & mask
+    slots[np.int64(at)] = uint32(((hashed >> uint64(32 + bits)) << uint64(bits)) | uint64(node + 1))
+
+
+@jit
+def group(nodes_G2, size, places_F, contexts):  # type: ignore[no-untyped-def]
+    """Order counted nodes by the final place of their context, then by word, and put those places in their keys.
+
+    Args:
+        nodes_G2: as `number` left them.
+        size: how many they are, G.
+        places_F: uint32, the final place of each node one level down.
+        contexts: how many those are.
+
+    Returns:
+        uint64, G: in their final order, the word and the old number of each node, packed.
+    """
+    far = 2 * AHEAD
+    low = uint64(0xFFFFFFFF)
+    end_C = np.zeros(contexts + 1, np.uint32)
+    for node in range(size):
+        if node + far < size:
+            prefetch(places_F, np.int64(nodes_G2[node + far, 0] >> uint64(32)))
+        context = places_F[np.int64(nodes_G2[node, 0] >> uint64(32))]
+        nodes_G2[node, 0] = (uint64(context) << uint64(32)) | (nodes_G2[node, 0] & low)
+        end_C[np.int64(context) + 1] += uint32(1)
+    for context in range(contexts):
+        end_C[context + 1] += end_C[context]
+    ordered_G = np.empty(size, np.uint64)
+    for node in range(size):
+        if node + 2 * far < size:
+            prefetch(end_C, np.int64(nodes_G2[node + 2 * far, 0] >> uint64(32)))
+        if node + far < size:
+            prefetch(ordered_G, np.int64(end_C[np.int64(nodes_G2[node + far, 0] >> uint64(32))]))
+        context = np.int64(nodes_G2[node, 0] >> uint64(32))
+        ordered_G[end_C[context]] = (nodes_G2[node, 0] << uint64(32)) | uint64(node)
+        end_C[context] += uint32(1)
+    start = 0
+    for context in range(contexts):
+        _sort(ordered_G, start, np.int64(end_C[context]))
+        start = np.int64(end_C[context])
+    return ordered_G
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _sort(values, start, stop):  # type: ignore[no-untyped-def]
+    if stop - start > _FEW:
+        values[start:stop].sort()
+        return
+    for i in range(start + 1, stop):
+        value, j = values[i], i - 1
+        while j >= start and values[j] > value:
+            values[j + 1] = values[j]
+            j -= 1
+        values[j + 1] = value
+
+
+@jit
+def settle(nodes_G2, ordered_G, shorter_F, place_G, key_G, suffix_G, count_G):  # type: ignore[no-untyped-def]
+    """Lay counted nodes out in their final order.
+
+    Args:
+        nodes_G2: the nodes, their contexts final.
+        ordered_G: what `group` returned.
+        shorter_F: uint32, the final place of each node one level down.
+        place_G: receives the final place of each node.
+        key_G: receives the keys, in final order; so do the others.
+        suffix_G: receives the suffixes.
+        count_G: receives the counts.
+    """
+    far, many = 2 * AHEAD, len(ordered_G)
+    low = uint64(0xFFFFFFFF)
+    for place in range(many):
+        if place + 2 * far < many:
+            node = np.int64(ordered_G[place + 2 * far] & low)
+            prefetch(nodes_G2, node * 2)
+            prefetch(place_G, node)
+        if place + far < many:
+            node = np.int64(ordered_G[place + far] & low)
+            prefetch(shorter_F, np.int64(nodes_G2[node, 1] >> uint64(32)))
+        node = np.int64(ordered_G[place] & low)
+        place_G[node] = place
+        key_G[place] = nodes_G2[node, 0]
+        suffix_G[place] = shorter_F[np.int64(nodes_G2[node, 1] >> uint64(32))]
+        count_G[place] = uint32(nodes_G2[node, 1] & low)
+
+
+@jit
+def tally(suffix_G, count_F):  # type: ignore[no-untyped-def]
+    """Count how many nodes have each suffix."""
+    many = len(suffix_G)
+    for node in range(many):
+        if node + AHEAD < many:
+            prefetch(count_F, np.int64(suffix_G[node + AHEAD]))
+        count_F[suffix_G[node]] += uint32(1)
+
+
+# ---- scoring
+
+
+@jit
+def lookup(  # type: ignore[no-untyped-def]
+    ids_M, shorter_M1, key_G, slots, bits, logp_G, backoff_C, absent, longer_M1, logp_M
+):
+    """Take the scores of a piece one level up: a stored k-gram has its own, any other adds its context's backoff.
+
+    Args:
+        ids_M: uint32, the words.
+        shorter_M1: uint32, the node of the (k-1)-gram that ends at each place, the place before the piece first;
+            UNSEEN where it is not stored, NONE where the document does not reach so far back.
+        key_G: of the level.
+        slots: its index.
+        bits: log2 of the length of the index.
+        logp_G: of the level.
+        backoff_C: of the level below.
+        absent: the backoff of a context that is not stored.
+        longer_M1: receives the node of the k-gram that ends at each place, from its second element on.
+        logp_M: float32, the scores as the shorter levels left them; changed in place.
+    """
+    many = len(ids_M)
+    mask, names = uint64(len(slots) - 1), (uint64(1) << uint64(bits)) - uint64(1)
+    keys, hashes = np.empty(_RING, np.uint64), np.empty(_RING, np.uint64)
+    for j in range(many + 2 * AHEAD):
+        if j < many:
+            keys[j % _RING] = uint64(_NOTHING)
+            if shorter_M1[j] < UNSEEN and ids_M[j] != BOS:
+                prefetch(backoff_C, np.int64(shorter_M1[j]))
+                if shorter_M1[j + 1] < UNSEEN:  # else no longer k-gram can be stored
+                    key = (uint64(shorter_M1[j]) << uint64(32)) | uint64(ids_M[j])
+                    keys[j % _RING] = key
+                    hashes[j % _RING] = _hash(key)
+                    prefetch(slots, np.int64(hashes[j % _RING] & mask))
+        i = j - AHEAD
+        if 0 <= i < many and keys[i % _RING] != uint64(_NOTHING):
+            slot = uint64(slots[np.int64(hashes[i % _RING] & mask)])
+            if slot != 0:
+                prefetch(key_G, np.int64(slot & names) - 1)
+                prefetch(logp_G, np.int64(slot & names) - 1)
+        i = j - 2 * AHEAD
+        if i < 0:
+            continue
+        if shorter_M1[i] == NONE or ids_M[i] == BOS:
+            longer_M1[i + 1] = NONE
+            continue
+        if shorter_M1[i] == UNSEEN:
+            longer_M1[i + 1] = UNSEEN
+            logp_M[i] += absent
+            continue
+        node = -1
+        if keys[i % _RING] != uint64(_NOTHING):
+            node = _seek(slots, mask, bits, names, key_G, keys[i % _RING], hashes[i % _RING])
+        if node < 0:
+            longer_M1[i + 1] = UNSEEN
+            logp_M[i] += backoff_C[shorter_M1[i]]
+        else:
+            longer_M1[i + 1] = node
+            logp_M[i] = logp_G[node]
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _seek(slots, mask, bits, names, key_G, key, hashed):  # type: ignore[no-untyped-def]
+    at, mark = hashed & mask, hashed >> uint64(32 + bits)
+    while True:
+        slot = uint64(slots[np.int64(at)])
+        if slot == 0:
+            return -1
+        if slot >> uint64(bits) == mark:
+            node = np.int64(slot & names) - 1
+            if key_G[node] == key:
+                return node
+        at = (at + uint64(1)) & mask
