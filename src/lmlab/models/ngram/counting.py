@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.models.ngram import engine, kernels
+from lmlab import engine
+from lmlab.models.ngram import kernels
 from lmlab.models.ngram.counts import NONE, Counts
 from lmlab.models.ngram.index import Index
 

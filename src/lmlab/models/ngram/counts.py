@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmlab import engine
 from lmlab.errors import DataError, EmptyDataError
-from lmlab.models.ngram import engine
 from lmlab.vocab import BOS, PAD
 
 NONE = 0xFFFFFFFF
@@ -81,6 +81,17 @@ def low(packed: np.ndarray) -> np.ndarray:
     [5, 1]
     """
     return packed.view("<u4")[::2]
+
+
+def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
+    """How many of a level have each suffix: uint32, one for each node one level down."""
+    if engine.compiled(len(suffix_G)):
+        from lmlab.models.ngram import kernels
+
+        count_F = np.zeros(nodes, dtype=np.uint32)
+        kernels.tally(suffix_G, count_F)
+        return count_F
+    return np.bincount(suffix_G, minlength=nodes).astype(np.uint32)
 
 
 def count_ngrams(

@@ -17,15 +17,10 @@ Shapes: M places of a piece, M + 1 where the place before it is included; G node
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types, uint32, uint64
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import uint32, uint64
 
+from lmlab.jit import inline, jit, prefetch
 from lmlab.models.ngram.counts import NONE, UNSEEN
 from lmlab.vocab import BOS
 
@@ -35,30 +30,8 @@ _NOTHING = 0xFFFFFFFFFFFFFFFF
 _FEW = 32  # children sorted by insertion
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the interpreter's lock, and keep the machine code on disk."""
-    compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")(function)
-    return compiled
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(_typing: Any, array: Any, index: Any) -> Any:
-    """Ask memory for `array[index]` of a contiguous array (counted in elements of its last axis), and go on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        flag = ir.IntType(32)
-        signed = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
-        ask = cgutils.get_or_insert_function(builder.module, signed, "llvm.prefetch.p0")
-        builder.call(ask, [address, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
-
-
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _hash(key: int) -> int:
+@inline
+def _hash(key):
     mixed = (key ^ (key >> uint64(32))) * uint64(0x9E3779B97F4A7C15)
     return mixed ^ (mixed >> uint64(29))
 
@@ -67,7 +40,7 @@ def _hash(key: int) -> int:
 
 
 @jit
-def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):  # type: ignore[no-untyped-def]
+def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):
     """Number the k-grams that end at each place of a piece, new ones in order of appearance, and count them.
 
     Args:
@@ -128,14 +101,14 @@ def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):  
 
 
 @jit
-def count_words(ids_M, count_V):  # type: ignore[no-untyped-def]
+def count_words(ids_M, count_V):
     """Add the words of a piece to their counts."""
     for i in range(len(ids_M)):
         count_V[ids_M[i]] += 1
 
 
 @jit
-def index_nodes(nodes_G2, size, slots, bits):  # type: ignore[no-untyped-def]
+def index_nodes(nodes_G2, size, slots, bits):
     """Fill an empty index with nodes that are being counted."""
     mask = uint64(len(slots) - 1)
     for node in range(size):
@@ -145,7 +118,7 @@ def index_nodes(nodes_G2, size, slots, bits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def index_keys(key_G, slots, bits):  # type: ignore[no-untyped-def]
+def index_keys(key_G, slots, bits):
     """Fill an empty index with the nodes of a level."""
     mask = uint64(len(slots) - 1)
     for node in range(len(key_G)):
@@ -154,8 +127,8 @@ def index_keys(key_G, slots, bits):  # type: ignore[no-untyped-def]
         _claim(slots, mask, bits, _hash(key_G[node]), node)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _claim(slots, mask, bits, hashed, node):  # type: ignore[no-untyped-def]
+@inline
+def _claim(slots, mask, bits, hashed, node):
     at = hashed & mask
     while slots[np.int64(at)] != 0:
         at = (at + uint64(1)) & mask
@@ -163,7 +136,7 @@ def _claim(slots, mask, bits, hashed, node):  # type: ignore[no-untyped-def]
 
 
 @jit
-def group(nodes_G2, size, places_F, contexts):  # type: ignore[no-untyped-def]
+def group(nodes_G2, size, places_F, contexts):
     """Order counted nodes by the final place of their context, then by word, and put those places in their keys.
 
     Args:
@@ -202,8 +175,8 @@ def group(nodes_G2, size, places_F, contexts):  # type: ignore[no-untyped-def]
     return ordered_G
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _sort(values, start, stop):  # type: ignore[no-untyped-def]
+@inline
+def _sort(values, start, stop):
     if stop - start > _FEW:
         values[start:stop].sort()
         return
@@ -216,7 +189,7 @@ def _sort(values, start, stop):  # type: ignore[no-untyped-def]
 
 
 @jit
-def settle(nodes_G2, ordered_G, shorter_F, place_G, key_G, suffix_G, count_G):  # type: ignore[no-untyped-def]
+def settle(nodes_G2, ordered_G, shorter_F, place_G, key_G, suffix_G, count_G):
     """Lay counted nodes out in their final order.
 
     Args:
@@ -246,7 +219,7 @@ def settle(nodes_G2, ordered_G, shorter_F, place_G, key_G, suffix_G, count_G):  
 
 
 @jit
-def tally(suffix_G, count_F):  # type: ignore[no-untyped-def]
+def tally(suffix_G, count_F):
     """Count how many nodes have each suffix."""
     many = len(suffix_G)
     for node in range(many):
@@ -259,9 +232,7 @@ def tally(suffix_G, count_F):  # type: ignore[no-untyped-def]
 
 
 @jit
-def lookup(  # type: ignore[no-untyped-def]
-    ids_M, shorter_M1, key_G, slots, bits, logp_G, backoff_C, absent, longer_M1, logp_M
-):
+def lookup(ids_M, shorter_M1, key_G, slots, bits, logp_G, backoff_C, absent, longer_M1, logp_M):
     """Take the scores of a piece one level up: a stored k-gram has its own, any other adds its context's backoff.
 
     Args:
@@ -317,8 +288,8 @@ def lookup(  # type: ignore[no-untyped-def]
             logp_M[i] = logp_G[node]
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _seek(slots, mask, bits, names, key_G, key, hashed):  # type: ignore[no-untyped-def]
+@inline
+def _seek(slots, mask, bits, names, key_G, key, hashed):
     at, mark = hashed & mask, hashed >> uint64(32 + bits)
     while True:
         slot = uint64(slots[np.int64(at)])

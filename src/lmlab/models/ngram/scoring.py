@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmlab.models.ngram import engine, kernels
+from lmlab import engine
+from lmlab.models.ngram import kernels
 from lmlab.models.ngram.counts import NONE
 from lmlab.models.ngram.index import fixed
 from lmlab.vocab import BOS

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmlab.models.ngram import engine
-from lmlab.models.ngram.counts import Counts, high, low
+from lmlab.models.ngram.counts import Counts, high, tally
 from lmlab.vocab import BOS, NEVER_PREDICTED
 
 STUPID_BACKOFF = "stupid-backoff"
@@ -131,7 +130,7 @@ def smooth(
 def _interpolate(
     level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """p of each k-gram of a level and b of each context, float64, given p of the level below."""
+    """Each k-gram's p and each context's b, float64, given p of the level below."""
     p_G, weight_C = np.empty(len(level)), np.ones(len(shorter_F))
     taken = np.asarray(rule.taken)
     for piece in _whole_contexts(level):
@@ -176,7 +175,7 @@ def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
     level = levels[k - 1]
     if k == len(levels):
         return level.count_G
-    preceded_G = engine.tally(levels[k].suffix_G, len(level))
+    preceded_G = tally(levels[k].suffix_G, len(level))
     return np.where(preceded_G == 0, level.count_G, preceded_G)
 
 
@@ -231,8 +230,10 @@ def _kneser_ney(task: _Task) -> _Rule:
 
 
 def _miscount(task: _Task, count_G: np.ndarray, n: np.ndarray) -> None:
-    """Repeat lmplz's error (kpu/kenlm issue 405): the k-gram that comes last, read from its last word back, enters the
-    counts of counts with its raw count. Words come in the order of their ids.
+    """Repeat lmplz's error (kpu/kenlm issue 405).
+
+    The k-gram that comes last, read from its last word back, words in the order of their ids, enters the counts of
+    counts with its raw count.
     """
     last = int(np.flatnonzero(task.levels[0].count_G)[-1])
     for length in range(2, task.k + 1):
@@ -271,12 +272,12 @@ def _maximum_likelihood(task: _Task) -> _Rule:
 
 
 def _add_k(task: _Task) -> _Rule:
-    """Only whole contexts count, those of order - 1 words or from <bos> on; the shorter hand all down, and so are uniform."""
+    """Only whole contexts count, of order - 1 words or from <bos> on; the shorter hand all down, and so are uniform."""
     count_G, k = task.raw_G, task.k
     if k == 1 and k < len(task.levels):
         count_G = np.zeros_like(count_G)
     elif k < len(task.levels):
-        opens_C = engine.tally(task.levels[k - 1].suffix_G, len(task.levels[k - 2])) == 0
+        opens_C = tally(task.levels[k - 1].suffix_G, len(task.levels[k - 2])) == 0
         if k == 2:
             opens_C = np.arange(len(opens_C)) == BOS  # of words, those never seen are preceded by nothing either
         count_G = count_G * opens_C[high(task.levels[k - 1].key_G)]

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lmlab.models.ngram import engine
+from lmlab import engine
 from lmlab.models.ngram.counts import Counts, high, low, pack
 from lmlab.models.ngram.index import Index
 from lmlab.models.ngram.smoothing import Smoothed
@@ -101,7 +101,7 @@ class Trie:
         levels: list[Level] = []
         place_F: np.ndarray | None = None  # the new node of each old one, one level down; None where they are the same
         for level, dropped_G in zip(self.levels, dropped, strict=True):
-            kept_G = slice(None) if dropped_G is None else ~dropped_G
+            kept_G = np.ones(len(level.key_G), dtype=bool) if dropped_G is None else ~dropped_G
             longest = len(levels) == self.order - 1  # and so never a context
             key_G = level.key_G[kept_G]
             suffix_G, backoff_G = (a if longest else a[kept_G] for a in (level.suffix_G, level.backoff_G))

@@ -11,23 +11,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
-_WORTH = 2_000_000  # n-grams looked at, from which Numba's import pays
+_WORTH = 4_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
 
 
 def compiled(work: int) -> bool:
-    """Whether so many n-grams to look at are work for the compiled kernels."""
+    """Whether so many bytes of text, or n-grams to look at, are work for the compiled kernels."""
     if _forced is not None:
         return _forced
-    return work >= (_WORTH // 50 if "lmlab.models.ngram.kernels" in sys.modules else _WORTH)
+    return work >= (_WORTH // 50 if "lmlab.jit" in sys.modules else _WORTH)
 
 
 @contextmanager
 def only(kernels: bool) -> Iterator[None]:
     """Within this, use the compiled kernels always, or never."""
-    global _forced  # noqa: PLW0603
+    global _forced
     before, _forced = _forced, kernels
     try:
         yield
@@ -39,14 +37,3 @@ def cores() -> int:
     """How many processors this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
-def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
-    """How many of a level have each suffix: uint32, one for each node one level down."""
-    if compiled(len(suffix_G)):
-        from lmlab.models.ngram import kernels
-
-        count_F = np.zeros(nodes, dtype=np.uint32)
-        kernels.tally(suffix_G, count_F)
-        return count_F
-    return np.bincount(suffix_G, minlength=nodes).astype(np.uint32)

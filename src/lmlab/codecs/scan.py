@@ -1,0 +1,132 @@
+r"""Whitespace words straight from bytes: text to ids as fast as it is read, the vocabulary learnt on the way.
+
+A line is a document, `<bos> words <eos>`, the empty ones too; a word is a run of anything but NUL, tab, LF, CR and the
+space, as KenLM splits. New words get ids in order of appearance. The same words as `codec word` with `split space`,
+without a Python object a line. A word spelled like one of the specials is unknown, as in every codec of words.
+
+`Scanner` is plain Python, at its best up to a few megabytes; `CompiledScanner` (scan_compiled.py) is the same, twenty
+times faster, after half a second to load Numba.
+
+Shapes: N ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from lmlab import engine
+from lmlab.errors import DataError
+from lmlab.vocab import BOS, EOS, SPECIALS, UNK
+
+CHUNK = 1 << 18  # bytes read at once: about as many words as the counter takes together
+_WORD = re.compile(rb"[^\0\t\n\r ]+")
+
+
+class WordScanner(Protocol):
+    """What both scanners are."""
+
+    def feed(self, text: bytes) -> np.ndarray:
+        """The ids (uint32) of the next piece of text, which begins and ends between words."""
+        ...
+
+    def close(self) -> np.ndarray:
+        """The ids that end the text: `<eos>` where its last line has no newline."""
+        ...
+
+    def spellings(self) -> list[bytes]:
+        """The words in order of their ids, the specials left out."""
+        ...
+
+
+class Scanner:
+    r"""Turns whitespace words into ids.
+
+    Args:
+        words: known from the start, ids from 4 on.
+        learn: whether new words get ids; else they are unknown.
+
+    >>> scanner = Scanner()
+    >>> scanner.feed(b"to be or\nnot to be").tolist(), scanner.close().tolist()
+    ([2, 4, 5, 6, 3, 2, 7, 4, 5], [3])
+    """
+
+    def __init__(self, words: Sequence[bytes] = (), *, learn: bool = True) -> None:
+        self._ids: dict[bytes, int] = _Growing() if learn else {}
+        self._ids.update((name.encode(), UNK) for name in SPECIALS)
+        self._ids.update((word, id) for id, word in enumerate(words, len(SPECIALS)))
+        self._open = False
+
+    def feed(self, text: bytes) -> np.ndarray:
+        """See `WordScanner`."""
+        ids: list[int] = []
+        known = self._ids.__getitem__ if isinstance(self._ids, _Growing) else lambda word: self._ids.get(word, UNK)
+        *ended, rest = text.split(b"\n")
+        for line in ended:
+            if not self._open:
+                ids.append(BOS)
+            ids += map(known, _WORD.findall(line))
+            ids.append(EOS)
+            self._open = False
+        words = _WORD.findall(rest)
+        if words:
+            if not self._open:
+                ids.append(BOS)
+            ids += map(known, words)
+            self._open = True
+        return np.array(ids, dtype=np.uint32)
+
+    def close(self) -> np.ndarray:
+        """See `WordScanner`."""
+        ended, self._open = self._open, False
+        return np.array([EOS] if ended else [], dtype=np.uint32)
+
+    def spellings(self) -> list[bytes]:
+        """See `WordScanner`."""
+        return list(self._ids)[len(SPECIALS) :]
+
+
+class _Growing(dict[bytes, int]):
+    """Gives a word that is asked for the first time the next id."""
+
+    def __missing__(self, word: bytes) -> int:
+        id = self[word] = len(self)
+        return id
+
+
+def scanner(text_bytes: int | None, words: Sequence[bytes] = (), *, learn: bool = True) -> WordScanner:
+    """The scanner that is quicker for so much text (None: nobody knows how much)."""
+    if text_bytes is not None and not engine.compiled(text_bytes):
+        return Scanner(words, learn=learn)
+    from lmlab.codecs.scan_compiled import CompiledScanner
+
+    return CompiledScanner(words, learn=learn)
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """A file in pieces that end between words; a word longer than a piece stays whole."""
+    parts: list[bytes] = []
+    while piece := file.read(CHUNK):
+        cut = max(piece.rfind(space) for space in (b" ", b"\n", b"\t", b"\r", b"\0")) + 1
+        if cut:
+            yield b"".join([*parts, piece[:cut]])
+            parts.clear()
+        parts.append(piece[cut:])
+    if rest := b"".join(parts):
+        yield rest
+
+
+def decoded(words: Sequence[bytes]) -> list[str]:
+    """Spellings as text.
+
+    Raises:
+        DataError: one is not UTF-8.
+    """
+    try:
+        return b"\n".join(words).decode("utf-8").split("\n") if words else []
+    except UnicodeDecodeError as error:
+        wrong = bytes(error.object[max(0, error.start - 10) : error.end + 10])
+        raise DataError(f"the text is not UTF-8 (near {wrong!r})", "convert it, with iconv for example") from error
