@@ -31,6 +31,7 @@ _LAZY = {
     "train": "lmlab.workbench.learn",
     "resume": "lmlab.workbench.learn",
     "compare": "lmlab.workbench.learn",
+    "estimate": "lmlab.workbench.estimate",
     "Bench": "lmlab.workbench.bench",
     "Greedy": "lmlab.decode",
     "Sample": "lmlab.decode",

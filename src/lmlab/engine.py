@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _WORTH = 4_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
@@ -31,6 +35,18 @@ def only(kernels: bool) -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
+    """Do some work for every item, on so many threads (None: one a core); for work that lets go of the interpreter."""
+    threads = threads or cores()
+    if threads == 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, items):
+            pass
 
 
 def cores() -> int:

@@ -37,6 +37,10 @@ class WordScanner(Protocol):
         """The ids that end the text: `<eos>` where its last line has no newline."""
         ...
 
+    def __len__(self) -> int:
+        """How many ids there are, the specials included."""
+        ...
+
     def spellings(self) -> list[bytes]:
         """The words in order of their ids, the specials left out."""
         ...
@@ -83,6 +87,9 @@ class Scanner:
         """See `WordScanner`."""
         ended, self._open = self._open, False
         return np.array([EOS] if ended else [], dtype=np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     def spellings(self) -> list[bytes]:
         """See `WordScanner`."""

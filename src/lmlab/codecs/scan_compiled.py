@@ -13,6 +13,7 @@ import numpy as np
 from numba import uint64
 
 from lmlab.jit import inline, jit
+from lmlab.memory import room
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 _ROOM = 1 << 12
@@ -54,7 +55,7 @@ class CompiledScanner:
         if spelled > len(self._spelled_B):
             self._spelled_B.resize(max(spelled, 2 * len(self._spelled_B)), refcheck=False)
         if 2 * words > len(self.table_S2):
-            larger_S2 = np.zeros((1 << (2 * words).bit_length(), 2), dtype=np.uint64)
+            larger_S2 = room((1 << (2 * words).bit_length(), 2), np.uint64)
             _move(self.table_S2, larger_S2)
             self.table_S2 = larger_S2
 
@@ -62,6 +63,9 @@ class CompiledScanner:
         """See `WordScanner`."""
         ended, self._open = self._open, False
         return np.array([EOS] if ended else [], dtype=np.uint32)
+
+    def __len__(self) -> int:
+        return len(SPECIALS) + self._words
 
     def spellings(self) -> list[bytes]:
         """See `WordScanner`."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise, repeat
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers
 
-from lmlab.codecs.base import SILENT, Codec, Encoded, clean, vocabulary
+from lmlab.codecs.base import FILE, SILENT, Codec, Encoded, clean, vocabulary
 from lmlab.corpora.document import Document
 from lmlab.vocab import SPECIALS, UNK
 
@@ -27,11 +30,17 @@ class WordsCodec(Codec):
     The gap between two neighbours is the smaller of what the left one wants after it and the right one before it.
     """
 
-    def __init__(self, settings: Any, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(settings, tokens, merges)
-        self._ids = {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIALS)}
-        self._after_V = np.fromiter(map(self.after, self.tokens), np.uint8, self.vocab_size)
-        self._before_V = np.fromiter(map(self.before, self.tokens), np.uint8, self.vocab_size)
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIALS)}
+
+    @cached_property
+    def _after_V(self) -> np.ndarray:
+        return np.fromiter(map(self.after, self.tokens), np.uint8, self.vocab_size)
+
+    @cached_property
+    def _before_V(self) -> np.ndarray:
+        return np.fromiter(map(self.before, self.tokens), np.uint8, self.vocab_size)
 
     @abc.abstractmethod
     def tokenise(self, text: str) -> list[str]:
@@ -120,3 +129,9 @@ class WordsCodec(Codec):
         tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))
         tokenizer.normalizer = normalizers.Replace(Regex(r"\A(?:\[PAD\]|<bos>|<eos>)\z"), SPECIALS[UNK])
         return tokenizer
+
+    def save(self, folder: Path) -> None:
+        """See `Codec`. What `reference` would write, without building it: a vocabulary may be half a million words."""
+        content = json.loads(type(self)(self.settings, SPECIALS).reference().to_str())
+        content["model"]["vocab"] = {token: id for id, token in enumerate(self.tokens)}
+        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8", newline="\n")

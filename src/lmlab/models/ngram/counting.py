@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lmlab import engine
+from lmlab.memory import Rows, room
 from lmlab.models.ngram import kernels
 from lmlab.models.ngram.counts import NONE, Counts
 from lmlab.models.ngram.index import Index
@@ -32,19 +33,18 @@ class Shelf:
 
     Attributes:
         size: how many there are.
-        nodes_G2: uint64; of each its key (context, word), and its suffix and count packed. The tail is room.
     """
 
     def __init__(self) -> None:
         self.size = 0
-        self.nodes_G2 = np.empty((PIECE, 2), dtype=np.uint64)
+        self._nodes = Rows(PIECE, 2, np.uint64)
         self._index = Index.empty(PIECE)
         self._last = NONE
 
     @property
     def nbytes(self) -> int:
-        """What its arrays take, in bytes."""
-        return self.nodes_G2.nbytes + self._index.slots.nbytes
+        """What its arrays take, in bytes: a node's key (context, word), its suffix and count packed, and the index."""
+        return 16 * self.size + self._index.slots.nbytes
 
     def number(self, ids_M: np.ndarray, shorter_M1: np.ndarray, weight: int) -> np.ndarray:
         """Take a piece in, and return the node of the k-gram that ends at each place, the place before it first."""
@@ -53,25 +53,23 @@ class Shelf:
         longer_M1[0] = self._last
         index = self._index
         self.size = kernels.number(
-            ids_M, shorter_M1, self.nodes_G2, self.size, index.slots, index.bits, weight, longer_M1
+            ids_M, shorter_M1, self._nodes.array, self.size, index.slots, index.bits, weight, longer_M1
         )
         self._last = longer_M1[-1]
         return longer_M1
 
     def _make_room(self, more: int) -> None:
-        if self.size + more > len(self.nodes_G2):
-            grown = max(self.size + more, len(self.nodes_G2) * 3 // 2)
-            self.nodes_G2.resize((grown, 2), refcheck=False)  # moves pages, copies nothing, where the system can
+        if self.size + more > len(self._nodes.array):
+            self._nodes.grow(2 * self.size + more)
         if not self._index.holds(self.size + more):
             del self._index
-            self._index = Index.empty(2 * self.size + more)
-            kernels.index_nodes(self.nodes_G2, self.size, self._index.slots, self._index.bits)
+            self._index = Index.empty(self.size + more)
+            kernels.index_nodes(self._nodes.array, self.size, self._index.slots, self._index.bits)
 
     def close(self) -> np.ndarray:
         """The nodes without the spare room; the index is given up, and the shelf is of no more use."""
         del self._index
-        self.nodes_G2.resize((self.size, 2), refcheck=False)
-        return self.nodes_G2
+        return self._nodes.array[: self.size]
 
 
 class Words:
@@ -169,28 +167,29 @@ class Counter:
         closed = [shelf.close() for shelf in self._shelves]
         self._shelves.clear()
         while closed:
-            level, place_F = arrange(closed.pop(0), place_F)
+            level, place_F = arrange(closed.pop(0), place_F, longest=len(closed) == 0)
             levels.append(level)
             if progress:
                 progress(f"{len(levels)}-grams: {len(level):,} distinct")
         return levels
 
 
-def arrange(nodes_G2: np.ndarray, place_F: np.ndarray) -> tuple[Counts, np.ndarray]:
+def arrange(nodes_G2: np.ndarray, place_F: np.ndarray, *, longest: bool) -> tuple[Counts, np.ndarray]:
     """Bring a level from the order of appearance into that of context and word.
 
     Args:
         nodes_G2: as `Shelf` numbers them; used up.
         place_F: uint32, the final place of each node one level down.
+        longest: whether nobody will ask for the places of this level.
 
     Returns:
-        The level, and the final place of each of its nodes.
+        The level, and the final place of each of its nodes; of the longest level none.
     """
     size = len(nodes_G2)
-    ordered_G = kernels.group(nodes_G2, size, place_F, len(place_F))
-    place_G, suffix_G, count_G = (np.empty(size, dtype=np.uint32) for _ in range(3))
-    key_G = np.empty(size, dtype=np.uint64)
-    kernels.settle(nodes_G2, ordered_G, place_F, place_G, key_G, suffix_G, count_G)
+    key_G, suffix_G, count_G = room((size,), np.uint64), room((size,), np.uint32), room((size,), np.uint32)
+    place_G = room((0 if longest else size,), np.uint32)
+    kernels.group(nodes_G2, size, place_F, len(place_F), key_G)
+    kernels.settle(nodes_G2, key_G, place_F, place_G, suffix_G, count_G)
     return Counts(key_G, suffix_G, count_G), place_G
 
 

@@ -136,7 +136,7 @@ def _claim(slots, mask, bits, hashed, node):
 
 
 @jit
-def group(nodes_G2, size, places_F, contexts):
+def group(nodes_G2, size, places_F, contexts, ordered_G):
     """Order counted nodes by the final place of their context, then by word, and put those places in their keys.
 
     Args:
@@ -144,9 +144,7 @@ def group(nodes_G2, size, places_F, contexts):
         size: how many they are, G.
         places_F: uint32, the final place of each node one level down.
         contexts: how many those are.
-
-    Returns:
-        uint64, G: in their final order, the word and the old number of each node, packed.
+        ordered_G: uint64, receives in the final order the word and the old number of each node, packed.
     """
     far = 2 * AHEAD
     low = uint64(0xFFFFFFFF)
@@ -159,7 +157,6 @@ def group(nodes_G2, size, places_F, contexts):
         end_C[np.int64(context) + 1] += uint32(1)
     for context in range(contexts):
         end_C[context + 1] += end_C[context]
-    ordered_G = np.empty(size, np.uint64)
     for node in range(size):
         if node + 2 * far < size:
             prefetch(end_C, np.int64(nodes_G2[node + 2 * far, 0] >> uint64(32)))
@@ -172,7 +169,6 @@ def group(nodes_G2, size, places_F, contexts):
     for context in range(contexts):
         _sort(ordered_G, start, np.int64(end_C[context]))
         start = np.int64(end_C[context])
-    return ordered_G
 
 
 @inline
@@ -189,30 +185,31 @@ def _sort(values, start, stop):
 
 
 @jit
-def settle(nodes_G2, ordered_G, shorter_F, place_G, key_G, suffix_G, count_G):
+def settle(nodes_G2, key_G, shorter_F, place_G, suffix_G, count_G):
     """Lay counted nodes out in their final order.
 
     Args:
         nodes_G2: the nodes, their contexts final.
-        ordered_G: what `group` returned.
+        key_G: what `group` found; turned into the keys, in place.
         shorter_F: uint32, the final place of each node one level down.
-        place_G: receives the final place of each node.
-        key_G: receives the keys, in final order; so do the others.
-        suffix_G: receives the suffixes.
+        place_G: receives the final place of each node; empty where nobody asks.
+        suffix_G: receives the suffixes, in final order.
         count_G: receives the counts.
     """
-    far, many = 2 * AHEAD, len(ordered_G)
+    far, many, asked = 2 * AHEAD, len(key_G), len(place_G) > 0
     low = uint64(0xFFFFFFFF)
     for place in range(many):
         if place + 2 * far < many:
-            node = np.int64(ordered_G[place + 2 * far] & low)
+            node = np.int64(key_G[place + 2 * far] & low)
             prefetch(nodes_G2, node * 2)
-            prefetch(place_G, node)
+            if asked:
+                prefetch(place_G, node)
         if place + far < many:
-            node = np.int64(ordered_G[place + far] & low)
+            node = np.int64(key_G[place + far] & low)
             prefetch(shorter_F, np.int64(nodes_G2[node, 1] >> uint64(32)))
-        node = np.int64(ordered_G[place] & low)
-        place_G[node] = place
+        node = np.int64(key_G[place] & low)
+        if asked:
+            place_G[node] = place
         key_G[place] = nodes_G2[node, 0]
         suffix_G[place] = shorter_F[np.int64(nodes_G2[node, 1] >> uint64(32))]
         count_G[place] = uint32(nodes_G2[node, 1] & low)
@@ -226,6 +223,39 @@ def tally(suffix_G, count_F):
         if node + AHEAD < many:
             prefetch(count_F, np.int64(suffix_G[node + AHEAD]))
         count_F[suffix_G[node]] += uint32(1)
+
+
+# ---- smoothing
+
+
+@jit
+def share(  # noqa: PLR0913
+    key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c
+):
+    """Share out the probability of some whole contexts; see smoothing.py, whose sums these are in the same order."""
+    many, stop = len(key_g), 0
+    while stop < many:
+        start, context = stop, key_g[stop] >> uint64(32)
+        total = mass = types = 0.0
+        while stop < many and key_g[stop] >> uint64(32) == context:
+            if stop + AHEAD < many:
+                prefetch(shorter_F, np.int64(suffix_g[stop + AHEAD]))
+            count = count_g[stop]
+            total += count
+            mass += count if dropped_g[stop] else taken[min(count, 3)]
+            types += count > 0
+            stop += 1
+        besides = per_context + per_type * types
+        total, mass = total + besides, mass + besides
+        weight = 1.0
+        if total > 0:
+            weight = mass / total
+        else:
+            total = 1.0
+        weight_c[np.int64(context) - first] = weight
+        for node in range(start, stop):
+            count = count_g[node]
+            p_g[node] = (count - taken[min(count, 3)]) / total + weight * shorter_F[suffix_g[node]]
 
 
 # ---- scoring

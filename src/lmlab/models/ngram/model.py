@@ -20,8 +20,8 @@ import numpy as np
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.errors import ArtifactError, SettingError
-from lmlab.models.ngram.counts import count_ngrams, high
+from lmlab.errors import ArtifactError, SettingError, UsageError
+from lmlab.models.ngram.counts import Counts, count_ngrams, high
 from lmlab.models.ngram.smoothing import SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Contexts, Level, Trie
 from lmlab.vocab import BOS, EOS, PAD
@@ -103,12 +103,22 @@ class Ngram:
             EmptyDataError: nothing in the data is predicted.
             DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
         """
-        counts = count_ngrams(ids_N, settings.order, vocab_size, progress)
-        smoothed = smooth(counts, settings.smoothing, settings.k, settings.prune, settings.compat == "lmplz")
+        model = cls.from_counts(settings, count_ngrams(ids_N, settings.order, vocab_size, progress))
         if progress:
-            for note in smoothed.notes:
+            for note in model.notes:
                 progress(note)
-        return cls(settings, Trie.join(counts, smoothed), smoothed.notes)
+        return model
+
+    @classmethod
+    def from_counts(cls, settings: Ngram.Settings, levels: list[Counts]) -> Ngram:
+        """Smooth and prune what was counted.
+
+        Args:
+            settings: of the order that was counted.
+            levels: a level for each length, see `count_ngrams`; the counts are used up.
+        """
+        smoothed = smooth(levels, settings.smoothing, settings.k, settings.prune, settings.compat == "lmplz")
+        return cls(settings, Trie.join(levels, smoothed), smoothed.notes)
 
     @property
     def ngrams(self) -> tuple[int, ...]:
@@ -136,11 +146,39 @@ class Ngram:
         logp_BT = logp_BT.masked_fill(ids_BT == BOS, -torch.inf)
         return logp_BT.masked_fill(~mask_BT, 0.0)
 
+    # ---- next words, without a look at every word
+
+    def top_k(self, prompts: Sequence[Sequence[int]], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ids (int64) and log-probabilities (float32) of the k likeliest words after `<bos>` and each prompt: B, k.
+
+        The likeliest come first; of equals, the lower id.
+        """
+        return self._trie.drawing.top_k(self._begin(prompts), k)
+
+    def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int, first: int = 0) -> list[np.ndarray]:
+        """Draw a text after `<bos>` and each prompt, at temperature 1; its ids, uint32, with the `<eos>` that ended it.
+
+        Args:
+            prompts: ids, ragged, possibly empty.
+            max_tokens: the longest text.
+            seed: the same one gives the same texts, 0 to 2^64 - 1.
+            first: the number of the first text; text i is the same whatever others are drawn with it.
+
+        Raises:
+            UsageError: the model's rows do not sum to one.
+        """
+        if self.unnormalised:
+            raise UsageError(f"rows of {STUPID_BACKOFF} are no probabilities to draw from", "use another smoothing")
+        return self._trie.drawing.sample(self._begin(prompts), max_tokens, seed, first)
+
+    def _begin(self, prompts: Sequence[Sequence[int]]) -> Contexts:
+        return self._trie.begin([[BOS, *prompt] for prompt in prompts])
+
     # ---- the waist
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, NgramState]:
         """logp_BV of what follows `<bos>` and each prompt, and the state."""
-        return self._answer(self._trie.begin([[BOS, *prompt] for prompt in prompts]))
+        return self._answer(self._begin(prompts))
 
     def step(self, state: NgramState, tokens_B: Tensor) -> tuple[Tensor, NgramState]:
         """logp_BV one token further, and the new state."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,15 +34,7 @@ def logp_array(trie: Trie, ids_N: np.ndarray, threads: int | None = None) -> np.
         piece = np.array(ids_N[start - warm : start + PIECE], dtype=np.uint32)
         logp_N[start : start + PIECE] = _score(trie, piece)[warm:]
 
-    starts = range(0, len(ids_N), PIECE)
-    threads = min(threads or engine.cores(), len(starts))
-    if threads < 2:
-        for start in starts:
-            score(start)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(score, starts):
-                pass
+    engine.each(score, range(0, len(ids_N), PIECE), threads)
     return logp_N
 
 

@@ -21,15 +21,17 @@ Shapes: G k-grams of a level, C contexts (the k-grams one level down; one empty 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lmlab import engine
+from lmlab.memory import room
 from lmlab.models.ngram.counts import Counts, high, tally
 from lmlab.vocab import BOS, NEVER_PREDICTED
 
 STUPID_BACKOFF = "stupid-backoff"
-_STUPID_WEIGHT = 0.4  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
+_STUPID = np.log(np.float32(0.4))  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
 _FALLBACK = (0.5, 1.0, 1.5)  # what KenLM's --discount_fallback defaults to
 _PIECE = 1 << 16
 
@@ -94,12 +96,12 @@ class _Task:
 
 
 def smooth(
-    levels: Sequence[Counts], smoothing: str, add: float = 0.1, prune: Sequence[int] = (), lmplz: bool = False
+    levels: list[Counts], smoothing: str, add: float = 0.1, prune: Sequence[int] = (), lmplz: bool = False
 ) -> Smoothed:
     """Turn counts into log-probabilities and backoff weights.
 
     Args:
-        levels: what `count_ngrams` returned.
+        levels: what `count_ngrams` returned; the counts are let go of one by one as they are used up.
         smoothing: a name of `SMOOTHINGS`.
         add: what add-k adds to every count.
         prune: of each length, from 1 on, the count up to which its k-grams are dropped; the last holds for all longer.
@@ -113,46 +115,83 @@ def smooth(
         rule = _SCHEMES[smoothing](_Task(levels, k, words, add, lmplz))
         most = prune[min(k, len(prune)) - 1] if prune else 0
         pruned_G = level.count_G <= most if most else None
-        p_G, weight_C = _interpolate(level, rule, shorter_F, pruned_G)
+        level = levels[k - 1] = replace(level, count_G=np.empty(0, dtype=np.uint32))
+        logp_G, backoff_C, shorter_F = _interpolate(level, rule, shorter_F, pruned_G, longest=1 < k == len(levels))
         if k == 1:
-            p_G[list(NEVER_PREDICTED)] = 0
+            logp_G[list(NEVER_PREDICTED)], shorter_F[list(NEVER_PREDICTED)] = -np.inf, 0
         else:
-            backoff.append(_log(np.full_like(weight_C, _STUPID_WEIGHT) if smoothing == STUPID_BACKOFF else weight_C))
-        logp.append(_log(p_G))
+            backoff.append(np.full_like(backoff_C, _STUPID) if smoothing == STUPID_BACKOFF else backoff_C)
+        logp.append(logp_G)
         dropped.append(pruned_G)
         notes += [f"order {k}: {rule.note}"] if rule.note else []
-        shorter_F = p_G
-    absent = float(np.log(_STUPID_WEIGHT)) if smoothing == STUPID_BACKOFF else 0.0
     nothing = np.empty(0, dtype=np.float32)  # the longest k-grams are no contexts
+    absent = float(_STUPID) if smoothing == STUPID_BACKOFF else 0.0
     return Smoothed(tuple(logp), (*backoff, nothing), tuple(dropped), absent, tuple(notes))
 
 
 def _interpolate(
-    level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each k-gram's p and each context's b, float64, given p of the level below."""
-    p_G, weight_C = np.empty(len(level)), np.ones(len(shorter_F))
-    taken = np.asarray(rule.taken)
-    for piece in _whole_contexts(level):
-        context_g = high(level.key_G[piece])
-        first, count_c = int(context_g[0]), int(context_g[-1]) - int(context_g[0]) + 1
-        context_g = (context_g - np.uint32(first)).astype(np.intp)
+    level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None, *, longest: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln p of each k-gram and ln b of each context, and p once more in float64 for the level above, if there is one."""
+    logp_G, backoff_C = room((len(level),), np.float32), room((len(shorter_F),), np.float32)
+    p_G = room((0 if longest else len(level),), np.float64)
+    compiled = engine.compiled(len(level))
+    share_out = _compiled_share if compiled else _share
+
+    def smooth_piece(piece: slice) -> None:
         count_g = rule.count_G[piece]
-        taken_g = taken[np.minimum(count_g, 3)]
-        kept_g = count_g - taken_g
-        besides_c = np.full(count_c, rule.per_context)
-        if rule.per_type:
-            besides_c += rule.per_type * np.bincount(context_g, weights=count_g > 0)
-        total_c = np.bincount(context_g, weights=count_g) + besides_c
-        if pruned_G is not None:
-            taken_g = np.where(pruned_G[piece], count_g, taken_g)
-        mass_c = np.bincount(context_g, weights=taken_g) + besides_c
-        counted_c = total_c > 0  # a context with nothing counted hands all down
-        weight_c = np.divide(mass_c, total_c, out=np.ones(count_c), where=counted_c)
-        total_c[~counted_c] = 1
-        p_G[piece] = kept_g / total_c[context_g] + weight_c[context_g] * shorter_F[level.suffix_G[piece]]
-        weight_C[first : first + count_c] = weight_c
-    return p_G, weight_C
+        dropped_g = np.zeros(len(count_g), dtype=bool) if pruned_G is None else pruned_G[piece]
+        p_g, first, weight_c = share_out(level.key_G[piece], level.suffix_G[piece], count_g, dropped_g, rule, shorter_F)
+        logp_G[piece] = _log(p_g)
+        backoff_C[first : first + len(weight_c)] = _log(weight_c)
+        if not longest:
+            p_G[piece] = p_g
+
+    engine.each(smooth_piece, _whole_contexts(level), threads=None if compiled else 1)
+    return logp_G, backoff_C, p_G
+
+
+def _share(
+    key_g: np.ndarray,
+    suffix_g: np.ndarray,
+    count_g: np.ndarray,
+    dropped_g: np.ndarray,
+    rule: _Rule,
+    shorter_F: np.ndarray,
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Of some whole contexts the p of each child, the first context, and the b of each from there on; float64."""
+    context_g = high(key_g)
+    first, contexts = int(context_g[0]), int(context_g[-1]) - int(context_g[0]) + 1
+    context_g = (context_g - np.uint32(first)).astype(np.intp)
+    taken_g = np.asarray(rule.taken)[np.minimum(count_g, 3)]
+    kept_g = count_g - taken_g
+    besides_c = np.full(contexts, rule.per_context)
+    besides_c += rule.per_type * np.bincount(context_g, weights=count_g > 0)
+    total_c = np.bincount(context_g, weights=count_g) + besides_c
+    mass_c = np.bincount(context_g, weights=np.where(dropped_g, count_g, taken_g)) + besides_c
+    counted_c = total_c > 0  # a context with nothing counted hands all down
+    weight_c = np.divide(mass_c, total_c, out=np.ones(contexts), where=counted_c)
+    total_c[~counted_c] = 1
+    return kept_g / total_c[context_g] + weight_c[context_g] * shorter_F[suffix_g], first, weight_c
+
+
+def _compiled_share(
+    key_g: np.ndarray,
+    suffix_g: np.ndarray,
+    count_g: np.ndarray,
+    dropped_g: np.ndarray,
+    rule: _Rule,
+    shorter_F: np.ndarray,
+) -> tuple[np.ndarray, int, np.ndarray]:
+    from lmlab.models.ngram import kernels
+
+    first, last = (int(context) for context in high(key_g)[[0, -1]])
+    p_g, weight_c = np.empty(len(key_g)), np.ones(last - first + 1)
+    taken = np.asarray(rule.taken, dtype=np.float64)
+    kernels.share(
+        key_g, suffix_g, count_g, dropped_g, taken, rule.per_type, rule.per_context, shorter_F, first, p_g, weight_c
+    )
+    return p_g, first, weight_c
 
 
 def _whole_contexts(level: Counts) -> Iterator[slice]:
@@ -235,7 +274,7 @@ def _miscount(task: _Task, count_G: np.ndarray, n: np.ndarray) -> None:
     The k-gram that comes last, read from its last word back, words in the order of their ids, enters the counts of
     counts with its raw count.
     """
-    last = int(np.flatnonzero(task.levels[0].count_G)[-1])
+    last = int(task.levels[1].suffix_G.max())
     for length in range(2, task.k + 1):
         before_G = np.flatnonzero(task.levels[length - 1].suffix_G == last)
         first_G = _first_word(task.levels, length, before_G)
@@ -297,8 +336,5 @@ SMOOTHINGS = tuple(_SCHEMES)
 
 def _log(p: np.ndarray) -> np.ndarray:
     """Natural logs in float32; sums that rounding took past 1 are 1."""
-    logp = np.empty(len(p), dtype=np.float32)
     with np.errstate(divide="ignore"):
-        for start in range(0, len(p), _PIECE):
-            logp[start : start + _PIECE] = np.log(np.minimum(p[start : start + _PIECE], 1.0))
-    return logp
+        return np.log(np.minimum(p, 1.0)).astype(np.float32)

@@ -1,0 +1,181 @@
+"""The straight way from text to an n-gram model: a line is a sentence, a run of non-space a word, every word is kept.
+
+What `lmplz` of KenLM does, and a model directory comes out that every verb knows. `learn.train` also splits, evaluates
+and knows other codecs; this reads the text once, as bytes, and holds neither it nor its ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lmlab import engine, store
+from lmlab.codecs.scan import CHUNK, WordScanner, chunks, decoded, scanner
+from lmlab.codecs.word import WordCodec
+from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
+from lmlab.models.ngram import Ngram
+from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.progress import Advance, Reporter, default_reporter
+from lmlab.vocab import SPECIALS
+from lmlab.workbench.bench import Bench
+from lmlab.workbench.configure import complete, settings_of
+
+
+def estimate(
+    *sources: str | Path,
+    out: str | Path | None = None,
+    vocab_size: int | None = None,
+    min_count: int = 1,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> Bench:
+    """Estimate an n-gram model of the whitespace words of some text files.
+
+    Args:
+        *sources: UTF-8 text files, or "-" for standard input.
+        out: the model directory to write; None keeps the model in memory.
+        vocab_size: keep only the commonest words, so that there are so many ids with the four specials; None keeps all.
+        min_count: a word seen less often is unknown.
+        reporter: is told what goes on; None draws a bar in a terminal.
+        **settings: of the model, see `Ngram.Settings`: `order`, `smoothing`, `prune`...
+
+    Raises:
+        LmlabError: see `lmlab.errors`.
+    """
+    reporter = reporter or default_reporter()
+    if not sources:
+        raise UsageError("no text is named", "name a file, or - for standard input")
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
+    codec_settings = {"vocab_size": vocab_size, "min_count": min_count, "split": "space"}
+    names = [str(source) for source in sources]
+    whole = complete(
+        {
+            "model": {"kind": "ngram", **settings},
+            "codec": {"kind": "word", **codec_settings},
+            "data": {"unit": "line", "split": "none"},
+        },
+        source=names[0],
+        seed=0,
+    )
+    model_settings = settings_of(whole, "model")
+    texts = Texts(names, reporter, ended=model_settings.compat == "none")
+    began = time.perf_counter()
+    words = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
+    levels, spellings = _count(texts, model_settings, words)
+    model: Any = Ngram.from_counts(model_settings, levels)
+    codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *decoded(spellings)])
+    whole["vocab_size"] = codec.vocab_size
+    manifest = store.new_manifest(whole, texts.describe())
+    manifest["results"] = {
+        "train_seconds": time.perf_counter() - began,
+        "notes": list(model.notes),
+        "ngrams": list(model.ngrams),
+    }
+    manifest["status"] = "done"
+    for note in model.notes:
+        reporter.say(note)
+    bench = Bench(model, codec, whole, manifest)
+    if out is not None:
+        bench.save(out)
+    return bench
+
+
+class Texts:
+    """The files to count, read as often as needed, with a bar."""
+
+    def __init__(self, names: Sequence[str], reporter: Reporter, *, ended: bool) -> None:
+        self._names, self._reporter, self._ended = names, reporter, ended
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    @property
+    def size(self) -> int | None:
+        """How many bytes they are; None where nobody knows beforehand."""
+        if "-" in self._names:
+            return None
+        return sum(path.stat().st_size for path in map(Path, self._names) if path.is_file())
+
+    def ids(self, words: WordScanner, title: str) -> Iterator[np.ndarray]:
+        """Their ids, in pieces."""
+        self._digest, self._bytes = hashlib.sha256(), 0
+        with self._reporter.stage(title, self.size) as advance:
+            for name in self._names:
+                with _opened(name) as file:
+                    for text in chunks(file):
+                        self._check(text, name, advance)
+                        yield words.feed(text)
+                last = words.close()
+                if self._ended:  # lmplz gives a last line without newline no end
+                    yield last
+
+    def _check(self, text: bytes, name: str, advance: Advance) -> None:
+        try:
+            str(text, "utf-8")
+        except UnicodeDecodeError as error:
+            place = f"{name}: byte {self._bytes + error.start:,} ({error.object[error.start]:#04x})"
+            raise DataError(f"{place} is not UTF-8", "convert it, with iconv for example") from error
+        self._digest.update(text)
+        self._bytes += len(text)
+        advance(self._bytes)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the manifest says of the data."""
+        return {
+            "name": ", ".join(Path(name).name for name in self._names),
+            "sha256": self._digest.hexdigest(),
+            "split_rule": "none",
+            "splits": {"train": {"bytes": self._bytes}},
+            "normalisation": "Every run of white space (also newlines) becomes one space.",
+        }
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = Path(name).open("rb", buffering=CHUNK)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror})", "name a text file") from error
+    with file:
+        yield file
+
+
+def _count(texts: Texts, settings: Any, known: Sequence[bytes] | None) -> tuple[list[Counts], list[bytes]]:
+    """The counts of all texts, and the spelling of every word from id 4 on."""
+    words = scanner(texts.size, known or (), learn=known is None)
+    pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
+    if texts.size is not None and not engine.compiled(texts.size):
+        ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
+        return count_ngrams(ids_N, settings.order, len(words)), words.spellings()
+    from lmlab.models.ngram.counting import Counter
+
+    counter = Counter(settings.order)
+    counter.count(pieces)
+    return counter.levels(len(words)), words.spellings()
+
+
+def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[bytes]:
+    """The words that are frequent enough, the commonest first, equals in order of appearance."""
+    words = scanner(texts.size)
+    count_V = np.zeros(0, dtype=np.int64)
+    for ids_M in texts.ids(words, "building the vocabulary"):
+        more_V = np.bincount(ids_M, minlength=len(count_V))
+        more_V[: len(count_V)] += count_V
+        count_V = more_V
+    count_W = count_V[len(SPECIALS) :]
+    order_W = np.argsort(-count_W, kind="stable")
+    order_W = order_W[count_W[order_W] >= min_count]
+    if not len(order_W):
+        raise EmptyDataError(f"no word occurs min_count={min_count} times", "give more text or lower min_count")
+    spellings = words.spellings()
+    return [spellings[i] for i in order_W[: None if vocab_size is None else vocab_size - len(SPECIALS)]]
