@@ -1,23 +1,59 @@
-"""Large arrays in pages of their own, that go back to the system when the array is let go of.
+"""Large arrays in pages of their own, in memory or in a file, that go back to the system when they are let go of.
 
 What the C library hands out and takes back piece by piece it may keep; a counter that grows through a dozen sizes then
-holds twice what it uses.
+holds twice what it uses. Arrays on disk lie in files that have no name and vanish with the process; `forget` takes
+their pages out of memory, not out of the file.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import os
+import re
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmlab.disk import writing
+from lmlab.errors import SettingError
+
 _SMALL = 1 << 20
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def parse_size(text: str) -> int:
+    """Bytes from a number with a unit.
+
+    Raises:
+        SettingError: it is none.
+
+    >>> parse_size("1G"), parse_size("500m"), parse_size("4096")
+    (1073741824, 524288000, 4096)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise SettingError("memory", text, "a size such as 500M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+class _Anonymous(mmap.mmap):
+    """Pages without a file: forgotten, they would be lost."""
+
+
+def room(shape: tuple[int, ...], dtype: Any, *, on_disk: bool = False) -> np.ndarray:
     """An array of zeros; pages that are never touched take no memory.
+
+    Args:
+        shape: as NumPy's.
+        dtype: as NumPy's.
+        on_disk: keep it in an unnamed file in the folder for temporary files (TMPDIR says which).
+
+    Raises:
+        StorageError: the disk has no room.
 
     >>> room((2, 3), np.uint32).tolist()
     [[0, 0, 0], [0, 0, 0]]
@@ -25,10 +61,40 @@ def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _SMALL or not hasattr(mmap, "MAP_ANONYMOUS"):
         return np.zeros(shape, dtype=dtype)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)  # random access through small pages misses the table of pages each time
+    if on_disk:
+        pages = _file_pages(size)
+    else:
+        pages = _Anonymous(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)  # random access through small pages misses the table of pages each time
     return np.frombuffer(pages, dtype=dtype).reshape(shape)
+
+
+def _file_pages(size: int) -> mmap.mmap:
+    folder = Path(tempfile.gettempdir())
+    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told here, not by a crash later
+        else:
+            file.truncate(size)
+        return mmap.mmap(file.fileno(), size)
+
+
+def forget(*arrays: np.ndarray) -> None:
+    """Take the pages of arrays on disk, or of memory-mapped files, out of memory until they are touched again."""
+    for array in arrays:
+        pages = _pages(array)
+        if pages is not None and not isinstance(pages, _Anonymous) and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """What `np.save` writes, in pieces, each forgotten when written."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        for start in range(0, len(array), _SMALL):
+            file.write(np.ascontiguousarray(array[start : start + _SMALL]).data)
+            forget(array)
 
 
 class Rows:
@@ -44,7 +110,7 @@ class Rows:
     def grow(self, many: int) -> None:
         """Make it so many rows long; no other reference to the array may be about."""
         shape, dtype = (many, self.array.shape[1]), self.array.dtype
-        pages = self._pages()
+        pages = _pages(self.array) if sys.platform == "linux" else None
         if pages is None:
             longer = room(shape, dtype)
             longer[: len(self.array)] = self.array
@@ -54,10 +120,11 @@ class Rows:
         pages.resize(math.prod(shape) * dtype.itemsize)
         self.array = np.frombuffer(pages, dtype=dtype).reshape(shape)
 
-    def _pages(self) -> mmap.mmap | None:
-        """The pages below, where they are a mapping that can be moved."""
-        base: Any = self.array
-        while isinstance(base, np.ndarray):
-            base = base.base
-        base = base.obj if isinstance(base, memoryview) else base
-        return base if isinstance(base, mmap.mmap) and sys.platform == "linux" else None
+
+def _pages(array: np.ndarray) -> mmap.mmap | None:
+    """The mapping that an array lies in, if it lies in one."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    return base if isinstance(base, mmap.mmap) else None

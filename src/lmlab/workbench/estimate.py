@@ -20,6 +20,7 @@ from lmlab import engine, store
 from lmlab.codecs.scan import CHUNK, WordScanner, chunks, decoded, scanner
 from lmlab.codecs.word import WordCodec
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
+from lmlab.memory import parse_size
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.progress import Advance, Reporter, default_reporter
@@ -154,12 +155,13 @@ def _count(texts: Texts, settings: Any, known: Sequence[bytes] | None) -> tuple[
     """The counts of all texts, and the spelling of every word from id 4 on."""
     words = scanner(texts.size, known or (), learn=known is None)
     pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
-    if texts.size is not None and not engine.compiled(texts.size):
+    memory = parse_size(settings.memory) if settings.memory else None
+    if memory is None and texts.size is not None and not engine.compiled(texts.size):
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
         return count_ngrams(ids_N, settings.order, len(words)), words.spellings()
     from lmlab.models.ngram.counting import Counter
 
-    counter = Counter(settings.order)
+    counter = Counter(settings.order, memory=memory)
     counter.count(pieces)
     return counter.levels(len(words)), words.spellings()
 

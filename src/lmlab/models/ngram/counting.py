@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from lmlab import engine
-from lmlab.memory import Rows, room
+from lmlab.memory import Rows, forget, room
 from lmlab.models.ngram import kernels
+from lmlab.models.ngram.combine import merge_level
 from lmlab.models.ngram.counts import NONE, Counts
 from lmlab.models.ngram.index import Index
 
+_BASE = 256 << 20  # what a process with all its libraries takes before it counts
+_ARRANGING = 1.4  # at its end, a run takes so many times what its shelves took
 PIECE = 1 << 16  # words that pass the shelves together: their nodes stay in the second-level cache
 
 
@@ -33,20 +36,16 @@ class Shelf:
 
     Attributes:
         size: how many there are.
+        nbytes: what they take: each its key (context, word), its suffix and count, and the index.
     """
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size = self.nbytes = 0
         self._nodes = Rows(PIECE, 2, np.uint64)
         self._index = Index.empty(PIECE)
         self._last = NONE
 
-    @property
-    def nbytes(self) -> int:
-        """What its arrays take, in bytes: a node's key (context, word), its suffix and count packed, and the index."""
-        return 16 * self.size + self._index.slots.nbytes
-
-    def number(self, ids_M: np.ndarray, shorter_M1: np.ndarray, weight: int) -> np.ndarray:
+    def number(self, ids_M: np.ndarray, shorter_M1: np.ndarray, weight: int = 1) -> np.ndarray:
         """Take a piece in, and return the node of the k-gram that ends at each place, the place before it first."""
         self._make_room(len(ids_M))
         longer_M1 = np.empty(len(ids_M) + 1, dtype=np.uint32)
@@ -56,6 +55,7 @@ class Shelf:
             ids_M, shorter_M1, self._nodes.array, self.size, index.slots, index.bits, weight, longer_M1
         )
         self._last = longer_M1[-1]
+        self.nbytes = 16 * self.size + index.slots.nbytes
         return longer_M1
 
     def _make_room(self, more: int) -> None:
@@ -79,13 +79,12 @@ class Words:
         self.count_V = np.zeros(PIECE, dtype=np.uint32)
         self._last = NONE
 
-    def number(self, ids_M: np.ndarray, weight: int) -> np.ndarray:
+    def number(self, ids_M: np.ndarray) -> np.ndarray:
         """Take a piece in, and return its words, the word before it first."""
         most = int(ids_M.max(initial=0))
         if most >= len(self.count_V):
             self.count_V.resize(2 * most, refcheck=False)
-        if weight:
-            kernels.count_words(ids_M, self.count_V)
+        kernels.count_words(ids_M, self.count_V)
         nodes_M1 = np.concatenate([np.array([self._last], dtype=np.uint32), ids_M])
         self._last = int(nodes_M1[-1])
         return nodes_M1
@@ -97,65 +96,83 @@ class Counter:
     Args:
         order: the greatest length, any number >= 1.
         threads: how many to use; None is one a core.
+        memory: bytes that the process may take; beyond, what was counted goes to disk as a run. None: all there is.
     """
 
-    def __init__(self, order: int, threads: int | None = None) -> None:
+    def __init__(self, order: int, threads: int | None = None, memory: int | None = None) -> None:
+        self._order, self._memory = order, None if memory is None else int((memory - _BASE) / _ARRANGING)
         self._words = Words()
         self._shelves = [Shelf() for _ in range(order - 1)]
+        self._runs: list[list[Counts]] = []
+        self._tail = np.empty(0, dtype=np.uint32)
         self._threads = min(threads or engine.cores(), order)
         self._gates = [threading.Lock() for _ in range(order)]
         self._stopped = False
 
-    @property
-    def nbytes(self) -> int:
-        """What all shelves take, in bytes."""
-        return sum(shelf.nbytes for shelf in self._shelves) + self._words.count_V.nbytes
-
-    def count(self, pieces: Iterable[np.ndarray], weight: int = 1) -> None:
-        """Count pieces of uint32 words, each at most `PIECE` long, in their order, until there are no more.
+    def count(self, pieces: Iterable[np.ndarray]) -> None:
+        """Count pieces of uint32 words, each about `PIECE` long, in their order, until there are no more.
 
         Args:
             pieces: the first begins with `<bos>`, or goes on where the pieces before ended.
-            weight: what an occurrence counts: 1, or 0 for words that lead up to those to be counted.
         """
         rest = iter(pieces)
-        if self._threads == 1:
-            while self._pass(rest, weight):
-                pass
-            return
-        with ThreadPoolExecutor(self._threads) as pool:
-            try:
-                for drained in [pool.submit(self._drain, rest, weight) for _ in range(self._threads)]:
-                    drained.result()
-            finally:
-                self._stopped = True
-        self._stopped = False
+        while True:
+            if self._threads == 1:
+                self._drain(rest)
+            else:
+                with ThreadPoolExecutor(self._threads) as pool:
+                    for drained in [pool.submit(self._drain, rest) for _ in range(self._threads)]:
+                        drained.result()
+            if not self._full():
+                return
+            self._spill()
 
-    def _drain(self, rest: Iterator[np.ndarray], weight: int) -> None:
+    def _drain(self, rest: Iterator[np.ndarray]) -> None:
         try:
-            while not self._stopped and self._pass(rest, weight):
+            while not self._stopped and self._pass(rest):
                 pass
         except BaseException:
             self._stopped = True
             raise
 
-    def _pass(self, rest: Iterator[np.ndarray], weight: int) -> bool:
-        """Take the next piece past all shelves; False when there is none."""
+    def _pass(self, rest: Iterator[np.ndarray]) -> bool:
+        """Take the next piece past all shelves; False when there is none, or no room."""
         held = self._gates[0]
         held.acquire()
         try:
-            ids_M = next(rest, None)
+            ids_M = None if self._full() else next(rest, None)
             if ids_M is None:
                 return False
-            nodes_M1 = self._words.number(ids_M, weight)
+            tail = np.concatenate([self._tail, ids_M])
+            self._tail = tail[max(0, len(tail) - self._order + 1) :]
+            nodes_M1 = self._words.number(ids_M)
             for shelf, gate in zip(self._shelves, self._gates[1:], strict=True):
                 gate.acquire()
                 held.release()
                 held = gate
-                nodes_M1 = shelf.number(ids_M, nodes_M1, weight)
+                nodes_M1 = shelf.number(ids_M, nodes_M1)
             return True
         finally:
             held.release()
+
+    def _full(self) -> bool:
+        return self._memory is not None and sum(shelf.nbytes for shelf in self._shelves) > self._memory
+
+    def _spill(self) -> None:
+        """Bring what was counted to disk and begin anew, led up to by the last words, which are not counted again."""
+        self._runs.append(list(self._arranged(on_disk=True)))
+        nodes_M1 = np.concatenate([np.array([NONE], dtype=np.uint32), self._tail])
+        for shelf in self._shelves:
+            nodes_M1 = shelf.number(self._tail, nodes_M1, weight=0)
+
+    def _arranged(self, *, on_disk: bool) -> Iterator[Counts]:
+        """The levels from 2 on; the shelves are empty afterwards."""
+        closed = [shelf.close() for shelf in self._shelves]
+        self._shelves = [Shelf() for _ in closed]
+        place_F = np.arange(len(self._words.count_V), dtype=np.uint32)
+        while closed:
+            level, place_F = arrange(closed.pop(0), place_F, longest=len(closed) == 0, on_disk=on_disk)
+            yield level
 
     def levels(self, vocab_size: int, progress: Callable[[str], None] | None = None) -> list[Counts]:
         """All that was counted, in the order of `count_ngrams`; the counter is of no more use."""
@@ -163,33 +180,46 @@ class Counter:
         count_V.resize(vocab_size, refcheck=False)
         words_V = np.arange(vocab_size, dtype=np.uint64)
         levels = [Counts(words_V, np.zeros(vocab_size, dtype=np.uint32), count_V)]
-        place_F = np.arange(vocab_size, dtype=np.uint32)
-        closed = [shelf.close() for shelf in self._shelves]
-        self._shelves.clear()
-        while closed:
-            level, place_F = arrange(closed.pop(0), place_F, longest=len(closed) == 0)
+        if self._runs:
+            self._runs.append(list(self._arranged(on_disk=True)))
+            longer = self._merged(np.arange(vocab_size, dtype=np.uint32))
+        else:
+            longer = self._arranged(on_disk=False)
+        for level in longer:
             levels.append(level)
             if progress:
                 progress(f"{len(levels)}-grams: {len(level):,} distinct")
         return levels
 
+    def _merged(self, words_V: np.ndarray) -> Iterator[Counts]:
+        """The levels of all runs together, on disk; the runs are given up level by level."""
+        maps = [words_V] * len(self._runs)
+        for _ in range(self._order - 1):
+            level, maps = merge_level([run.pop(0) for run in self._runs], maps, on_disk=True)
+            yield level
 
-def arrange(nodes_G2: np.ndarray, place_F: np.ndarray, *, longest: bool) -> tuple[Counts, np.ndarray]:
+
+def arrange(
+    nodes_G2: np.ndarray, place_F: np.ndarray, *, longest: bool, on_disk: bool = False
+) -> tuple[Counts, np.ndarray]:
     """Bring a level from the order of appearance into that of context and word.
 
     Args:
         nodes_G2: as `Shelf` numbers them; used up.
         place_F: uint32, the final place of each node one level down.
         longest: whether nobody will ask for the places of this level.
+        on_disk: lay it out in files.
 
     Returns:
         The level, and the final place of each of its nodes; of the longest level none.
     """
     size = len(nodes_G2)
-    key_G, suffix_G, count_G = room((size,), np.uint64), room((size,), np.uint32), room((size,), np.uint32)
+    key_G = room((size,), np.uint64, on_disk=on_disk)
+    suffix_G, count_G = (room((size,), np.uint32, on_disk=on_disk) for _ in range(2))
     place_G = room((0 if longest else size,), np.uint32)
     kernels.group(nodes_G2, size, place_F, len(place_F), key_G)
     kernels.settle(nodes_G2, key_G, place_F, place_G, suffix_G, count_G)
+    forget(key_G, suffix_G, count_G)
     return Counts(key_G, suffix_G, count_G), place_G
 
 

@@ -95,7 +95,11 @@ def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
 
 
 def count_ngrams(
-    ids_N: np.ndarray, order: int, vocab_size: int, progress: Callable[[str], None] | None = None
+    ids_N: np.ndarray,
+    order: int,
+    vocab_size: int,
+    progress: Callable[[str], None] | None = None,
+    memory: int | None = None,
 ) -> list[Counts]:
     """Count every k-gram of every length k <= order.
 
@@ -104,6 +108,7 @@ def count_ngrams(
         order: the greatest length, any number >= 1.
         vocab_size: V; level 1 has all V words as nodes, seen or not.
         progress: is told a line for each level.
+        memory: bytes that the process may take; see `counting.Counter`.
 
     Returns:
         One `Counts` for each length, the shortest first.
@@ -113,10 +118,10 @@ def count_ngrams(
         DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
     """
     words = _count_words(ids_N, vocab_size)
-    if engine.compiled(len(ids_N) * order):
+    if memory is not None or engine.compiled(len(ids_N) * order):
         from lmlab.models.ngram.counting import Counter, pieces_of
 
-        counter = Counter(order)
+        counter = Counter(order, memory=memory)
         counter.count(pieces_of(ids_N))
         return counter.levels(vocab_size, progress)
     levels = [words]

@@ -21,6 +21,7 @@ import numpy as np
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
+from lmlab.memory import parse_size, save_array
 from lmlab.models.ngram.counts import Counts, count_ngrams, high
 from lmlab.models.ngram.smoothing import SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Contexts, Level, Trie
@@ -29,6 +30,7 @@ from lmlab.vocab import BOS, EOS, PAD
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
 
 
@@ -64,13 +66,16 @@ class Ngram:
         prune: tuple[int, ...] = setting(
             (), "of each length from 1 on, the count up to which n-grams are dropped; the last holds for all longer"
         )
+        memory: str = setting("", "what counting may take, as in 2G; beyond, it goes on on disk; empty: all there is")
         compat: str = setting("none", "lmplz: repeat its error in the counts of counts", choices=("none", "lmplz"))
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.prune and (self.prune[0] != 0 or list(self.prune) != sorted(self.prune)):
                 shown = ",".join(map(str, self.prune))
-                raise SettingError("prune", shown, "must begin with 0 and never fall, as in 0,0,1")
+                raise SettingError("prune", shown, "0 and then numbers that never fall, as in 0,0,1")
+            if self.memory and parse_size(self.memory) < _LEAST_MEMORY:
+                raise SettingError("memory", self.memory, f"at least {_LEAST_MEMORY >> 20}M")
 
     family: ClassVar[str] = "counted"
     bos = BOS
@@ -103,7 +108,8 @@ class Ngram:
             EmptyDataError: nothing in the data is predicted.
             DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
         """
-        model = cls.from_counts(settings, count_ngrams(ids_N, settings.order, vocab_size, progress))
+        memory = parse_size(settings.memory) if settings.memory else None
+        model = cls.from_counts(settings, count_ngrams(ids_N, settings.order, vocab_size, progress, memory))
         if progress:
             for note in model.notes:
                 progress(note)
@@ -117,7 +123,14 @@ class Ngram:
             settings: of the order that was counted.
             levels: a level for each length, see `count_ngrams`; the counts are used up.
         """
-        smoothed = smooth(levels, settings.smoothing, settings.k, settings.prune, settings.compat == "lmplz")
+        smoothed = smooth(
+            levels,
+            settings.smoothing,
+            settings.k,
+            settings.prune,
+            lmplz=settings.compat == "lmplz",
+            on_disk=bool(settings.memory),
+        )
         return cls(settings, Trie.join(levels, smoothed), smoothed.notes)
 
     @property
@@ -199,7 +212,7 @@ class Ngram:
         """Write every level's arrays, and `ngram.json` with their lengths, into an existing folder."""
         for k, level in enumerate(self._trie.levels, 1):
             for name in _DTYPES:
-                np.save(folder / _file_name(name, k), getattr(level, name))
+                save_array(folder / _file_name(name, k), getattr(level, name))
         about = {"ngrams": self.ngrams, "absent": self._trie.absent, "notes": self.notes}
         (folder / "ngram.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lmlab import engine
-from lmlab.memory import room
+from lmlab.memory import forget, room
 from lmlab.models.ngram.counts import Counts, high, tally
 from lmlab.vocab import BOS, NEVER_PREDICTED
 
@@ -34,6 +34,7 @@ STUPID_BACKOFF = "stupid-backoff"
 _STUPID = np.log(np.float32(0.4))  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
 _FALLBACK = (0.5, 1.0, 1.5)  # what KenLM's --discount_fallback defaults to
 _PIECE = 1 << 16
+_FORGET_AFTER = 64  # pieces
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,13 @@ class _Task:
 
 
 def smooth(
-    levels: list[Counts], smoothing: str, add: float = 0.1, prune: Sequence[int] = (), lmplz: bool = False
+    levels: list[Counts],
+    smoothing: str,
+    add: float = 0.1,
+    prune: Sequence[int] = (),
+    *,
+    lmplz: bool = False,
+    on_disk: bool = False,
 ) -> Smoothed:
     """Turn counts into log-probabilities and backoff weights.
 
@@ -107,6 +114,7 @@ def smooth(
         prune: of each length, from 1 on, the count up to which its k-grams are dropped; the last holds for all longer.
             Never less than the one before, and 0 for length 1.
         lmplz: repeat its error in the counts of counts.
+        on_disk: keep what is large in files.
     """
     words = len(levels[0]) - len(NEVER_PREDICTED)
     shorter_F = np.array([1 / words])  # below level 1, uniform
@@ -116,7 +124,9 @@ def smooth(
         most = prune[min(k, len(prune)) - 1] if prune else 0
         pruned_G = level.count_G <= most if most else None
         level = levels[k - 1] = replace(level, count_G=np.empty(0, dtype=np.uint32))
-        logp_G, backoff_C, shorter_F = _interpolate(level, rule, shorter_F, pruned_G, longest=1 < k == len(levels))
+        logp_G, backoff_C, shorter_F = _interpolate(
+            level, rule, shorter_F, pruned_G, longest=1 < k == len(levels), on_disk=on_disk
+        )
         if k == 1:
             logp_G[list(NEVER_PREDICTED)], shorter_F[list(NEVER_PREDICTED)] = -np.inf, 0
         else:
@@ -130,11 +140,11 @@ def smooth(
 
 
 def _interpolate(
-    level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None, *, longest: bool
+    level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None, *, longest: bool, on_disk: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln p of each k-gram and ln b of each context, and p once more in float64 for the level above, if there is one."""
-    logp_G, backoff_C = room((len(level),), np.float32), room((len(shorter_F),), np.float32)
-    p_G = room((0 if longest else len(level),), np.float64)
+    """Ln p of each k-gram and ln b of each context, and p once more in float64 for the level above, if there is one."""
+    logp_G, backoff_C = (room((size,), np.float32, on_disk=on_disk) for size in (len(level), len(shorter_F)))
+    p_G = room((0 if longest else len(level),), np.float64, on_disk=on_disk)
     compiled = engine.compiled(len(level))
     share_out = _compiled_share if compiled else _share
 
@@ -146,6 +156,8 @@ def _interpolate(
         backoff_C[first : first + len(weight_c)] = _log(weight_c)
         if not longest:
             p_G[piece] = p_g
+        if on_disk and piece.start // _PIECE % _FORGET_AFTER == 0:
+            forget(level.key_G, level.suffix_G, rule.count_G, shorter_F, logp_G, backoff_C, p_G)
 
     engine.each(smooth_piece, _whole_contexts(level), threads=None if compiled else 1)
     return logp_G, backoff_C, p_G
@@ -214,8 +226,12 @@ def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
     level = levels[k - 1]
     if k == len(levels):
         return level.count_G
-    preceded_G = tally(levels[k].suffix_G, len(level))
-    return np.where(preceded_G == 0, level.count_G, preceded_G)
+    count_G = tally(levels[k].suffix_G, len(level))
+    for start in range(0, len(count_G), _PIECE):
+        piece = slice(start, start + _PIECE)
+        np.copyto(count_G[piece], level.count_G[piece], where=count_G[piece] == 0)
+    forget(level.count_G, levels[k].suffix_G)
+    return count_G
 
 
 def _predicted(count_G: np.ndarray, k: int) -> np.ndarray:
@@ -238,25 +254,32 @@ def counts_of_counts(count_G: np.ndarray) -> np.ndarray:
     return n
 
 
-def discounts(n: np.ndarray) -> tuple[list[float], str]:
+def discounts(n: np.ndarray, lmplz: bool = False) -> tuple[list[float], str]:
     """What modified Kneser-Ney takes off a count of 0, 1, 2 and of 3 and more, and a note where it had to fall back.
 
     D_j = j - (j + 1) Y n_{j+1} / n_j with Y = n_1 / (n_1 + 2 n_2), where n_j k-grams have the count j (Chen and
-    Goodman 1998, section 3). Where n_1, n_2 or n_3 is 0, or a D_j lies outside [0, j], KenLM's fallback stands in.
+    Goodman 1998, section 3). Where n_1, n_2 or n_3 is 0, or a D_j lies outside [0, j], j Y stands in: D_1 is Y anyway,
+    and on held-out text small corpora fare better so than with KenLM's constants. Those remain where n_1 or n_2 is 0.
+
+    Args:
+        n: what `counts_of_counts` returned.
+        lmplz: fall back to its constants always.
 
     >>> [round(d, 3) for d in discounts(np.array([0, 4, 2, 1, 1, 0]))[0]]
     [0.0, 0.5, 1.25, 1.0]
-    >>> discounts(np.array([0, 2, 0, 1, 0, 0]))[1]
-    'the counts of counts 2, 0, 1, 0 allow no Kneser-Ney discounts; fell back to 0.5, 1 and 1.5'
+    >>> discounts(np.array([0, 6, 2, 0, 1, 0]))[1]
+    'the counts of counts 6, 2, 0, 1 allow no Kneser-Ney discounts; fell back to 0.6, 1.2 and 1.8'
     """
-    if n[1] and n[2] and n[3]:
-        y = n[1] / (n[1] + 2 * n[2])
-        found = [float(j - (j + 1) * y * n[j + 1] / n[j]) for j in (1, 2, 3)]
-        if all(0 <= d <= j for j, d in enumerate(found, 1)):
+    fallback = _FALLBACK
+    if n[1] and n[2]:
+        y = float(n[1] / (n[1] + 2 * n[2]))
+        found = [float(j - (j + 1) * y * n[j + 1] / n[j]) for j in (1, 2, 3) if n[j]]
+        if len(found) == 3 and all(0 <= d <= j for j, d in enumerate(found, 1)):
             return [0.0, *found], ""
-    shown = ", ".join(f"{c:,}" for c in n[1:5])
-    note = f"the counts of counts {shown} allow no Kneser-Ney discounts; fell back to 0.5, 1 and 1.5"
-    return [0.0, *_FALLBACK], note if n[1:].any() else ""
+        fallback = fallback if lmplz else (y, 2 * y, 3 * y)
+    shown, taken = ", ".join(f"{c:,}" for c in n[1:5]), "{:.3g}, {:.3g} and {:.3g}".format(*fallback)
+    note = f"the counts of counts {shown} allow no Kneser-Ney discounts; fell back to {taken}"
+    return [0.0, *fallback], note if n[1:].any() else ""
 
 
 def _kneser_ney(task: _Task) -> _Rule:
@@ -264,7 +287,7 @@ def _kneser_ney(task: _Task) -> _Rule:
     n = counts_of_counts(count_G)
     if task.lmplz and task.k < len(task.levels):
         _miscount(task, count_G, n)
-    taken, note = discounts(n)
+    taken, note = discounts(n, task.lmplz)
     return _Rule(count_G, taken, note=note)
 
 

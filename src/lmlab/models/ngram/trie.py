@@ -15,7 +15,9 @@ from functools import cached_property
 import numpy as np
 
 from lmlab import engine
+from lmlab.memory import forget
 from lmlab.models.ngram.counts import Counts, high, low, pack
+from lmlab.models.ngram.drawing import Drawing
 from lmlab.models.ngram.index import Index
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocab import BOS
@@ -98,6 +100,8 @@ class Trie:
 
         Nothing may be dropped that is the context or the suffix of what stays.
         """
+        if all(dropped_G is None for dropped_G in dropped):
+            return self
         levels: list[Level] = []
         place_F: np.ndarray | None = None  # the new node of each old one, one level down; None where they are the same
         for level, dropped_G in zip(self.levels, dropped, strict=True):
@@ -109,6 +113,7 @@ class Trie:
                 key_G = pack(place_F[high(key_G)], low(key_G))
                 suffix_G = suffix_G if longest else place_F[suffix_G]
             levels.append(Level(key_G, suffix_G, level.logp_G[kept_G], backoff_G))
+            forget(level.key_G, level.suffix_G, level.logp_G, level.backoff_G)
             place_F = None if dropped_G is None else np.cumsum(kept_G, dtype=np.uint32) - np.uint32(1)
         return Trie(tuple(levels), self.absent)
 
@@ -194,12 +199,19 @@ class Trie:
             level_B[rows] -= 1
         return level_B, node_B
 
+    @cached_property
+    def drawing(self) -> Drawing:
+        """Ranking and drawing of next words, and the tables for it."""
+        return Drawing(self.levels, self.absent)
+
     def rows(self, contexts: Contexts) -> np.ndarray:
         """The log-probability of every word after each context, (B, V) float32.
 
         The unigrams lie below; each longer context then lays its own children over them, so that every word ends up
         with the score of the longest n-gram that is stored.
         """
+        if engine.compiled(len(contexts.level_B) * len(self.levels[0].key_G)):
+            return self.drawing.rows(contexts)
         weight_B = (self.absent * (contexts.length_B - contexts.level_B)).astype(np.float32)
         level_B, node_B = contexts.level_B, contexts.node_B
         layers = []  # of each length of context: the rows that have it, its node, and the weight that leads there

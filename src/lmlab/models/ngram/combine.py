@@ -1,0 +1,132 @@
+"""Merging: the counts of several corpora of one vocabulary, or of parts of one, into the counts of all together.
+
+Nodes are places in sorted levels, so each part numbers the same k-gram differently; but it numbers its k-grams in the
+same order. A level's map from a part's nodes to the merged nodes therefore only rises, and a part's keys, once the map
+of the level below has renamed their contexts, are sorted still:
+
+    part 1   the·cat  the·dog  you·are      nodes 0 1 2  ->  0 1 3
+    part 2   the·cat  the·end  you·are      nodes 0 1 2  ->  0 2 3
+    merged   the·cat  the·dog  the·end  you·are
+
+Level by level, sorted runs are merged, some whole contexts at a time: what is merged at once stays in the cache, and of
+memory-mapped parts only that is read.
+
+Shapes: P parts, G k-grams of one level, F nodes one level down, M k-grams of all parts merged at once, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmlab.errors import DataError
+from lmlab.memory import forget, room
+from lmlab.models.ngram.counts import Counts, high, low, pack
+
+_PIECE = 1 << 15  # of each part, about so many k-grams are merged at once
+_FORGET_AFTER = 64  # pieces
+
+
+def merge_counts(parts: Sequence[Sequence[Counts]]) -> list[Counts]:
+    """What `count_ngrams` would return for all corpora laid end to end.
+
+    Args:
+        parts: what it returned for each, all of one order and one vocabulary.
+
+    Raises:
+        DataError: orders or vocabularies differ, or all together are too long to count.
+    """
+    shapes = sorted({(len(part), len(part[0])) for part in parts})
+    if len(shapes) != 1:
+        shown = " and ".join(f"order {order} over {words:,} words" for order, words in shapes) or "nothing"
+        raise DataError(f"counts of {shown} cannot be merged", "count with one order and one vocabulary")
+    words, maps = merge_words([part[0] for part in parts])
+    levels = [words]
+    for level in zip(*(part[1:] for part in parts), strict=True):
+        merged, maps = merge_level(level, maps)
+        levels.append(merged)
+    return levels
+
+
+def merge_words(parts: Sequence[Counts]) -> tuple[Counts, list[np.ndarray]]:
+    """Level 1 of the merged counts, and each part's map into it: the words have the same nodes everywhere.
+
+    Raises:
+        DataError: the parts together are too long for counts of 32 bits.
+    """
+    count_V = np.zeros(len(parts[0]), dtype=np.uint64)
+    for part in parts:
+        count_V += part.count_G
+    if count_V.sum() >= 2**32:
+        raise DataError(f"{count_V.sum():,} tokens are more than the 2^32 - 1 that fit", "merge fewer parts")
+    same_V = np.arange(len(count_V), dtype=np.uint32)
+    words = Counts(same_V.astype(np.uint64), np.zeros_like(same_V), count_V.astype(np.uint32))
+    return words, [same_V] * len(parts)
+
+
+def merge_level(
+    parts: Sequence[Counts], maps: Sequence[np.ndarray], *, on_disk: bool = False
+) -> tuple[Counts, list[np.ndarray]]:
+    """Merge one level k > 1.
+
+    Args:
+        parts: this level of each part, memory-mapped or not.
+        maps: of each part the merged node of each of its nodes one level down, uint32.
+        on_disk: keep the result in files, and no more than a few pieces of anything in memory.
+
+    Returns:
+        The merged level, and of each part the merged node of each of its nodes in it.
+    """
+    most, size, pieces_done = sum(map(len, parts)), 0, 0
+    level = Counts(*(room((most,), dtype, on_disk=on_disk) for dtype in (np.uint64, np.uint32, np.uint32)))
+    nodes = [room((len(part),), np.uint32, on_disk=on_disk) for part in parts]
+    start_P = [0] * len(parts)
+    while any(start < len(part) for start, part in zip(start_P, parts, strict=True)):
+        stop_P = _whole_contexts(parts, maps, start_P)
+        pieces = [_piece(*ends) for ends in zip(parts, maps, start_P, stop_P, strict=True)]
+        merged, node_M = _merge(*(np.concatenate(arrays) for arrays in zip(*pieces, strict=True)))
+        for whole, array in zip(vars(level).values(), merged, strict=True):
+            whole[size : size + len(array)] = array
+        node_M += np.uint32(size)
+        for node_G, start, stop in zip(nodes, start_P, stop_P, strict=True):
+            node_G[start:stop], node_M = np.split(node_M, [stop - start])
+        size += len(merged[0])
+        start_P = stop_P
+        pieces_done += 1
+        if on_disk and pieces_done % _FORGET_AFTER == 0:
+            forget(*vars(level).values(), *nodes, *maps, *(array for part in parts for array in vars(part).values()))
+    return Counts(*(array[:size] for array in vars(level).values())), nodes
+
+
+def _whole_contexts(parts: Sequence[Counts], maps: Sequence[np.ndarray], start_P: list[int]) -> list[int]:
+    """Where each part's next piece ends, such that all end with the same merged context."""
+    ahead = [
+        known[int(part.key_G[start + _PIECE] >> np.uint64(32))]
+        for part, known, start in zip(parts, maps, start_P, strict=True)
+        if start + _PIECE < len(part)
+    ]
+    if not ahead:
+        return [len(part) for part in parts]
+    contexts = [int(np.searchsorted(known, min(ahead), side="right")) for known in maps]  # the part's first to leave
+    return [int(np.searchsorted(p.key_G, np.uint64(c << 32))) for p, c in zip(parts, contexts, strict=True)]
+
+
+def _piece(part: Counts, map_F: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A part's keys, suffixes and counts from here to there, in merged nodes."""
+    key_g = part.key_G[start:stop]
+    return pack(map_F[high(key_g)], low(key_g)), map_F[part.suffix_G[start:stop]], part.count_G[start:stop]
+
+
+def _merge(
+    key_M: np.ndarray, suffix_M: np.ndarray, count_M: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """The distinct keys in order, with their suffixes and summed counts, and where each key went, uint32."""
+    order_M = np.argsort(key_M, kind="stable")  # finds the sorted runs, and merges them
+    sorted_M = key_M[order_M]
+    new_M = np.ones(len(sorted_M), dtype=bool)
+    np.not_equal(sorted_M[1:], sorted_M[:-1], out=new_M[1:])
+    start_g = np.flatnonzero(new_M)
+    node_M = np.empty(len(key_M), dtype=np.uint32)
+    node_M[order_M] = np.cumsum(new_M) - 1
+    return (sorted_M[start_g], suffix_M[order_M[start_g]], np.add.reduceat(count_M[order_M], start_g)), node_M
