@@ -15,6 +15,7 @@ from lmlab.errors import UnknownNameError
 _BUILT_IN = {
     "model": {
         "ngram": "lmlab.models.ngram:Ngram",
+        "cache": "lmlab.models.cache:Cache",
         "cnn": "lmlab.models.neural.cnn:CNN",
         "rnn": "lmlab.models.neural.rnn:RNN",
         "lstm": "lmlab.models.neural.rnn:LSTM",

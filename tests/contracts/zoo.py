@@ -40,6 +40,12 @@ def _ngram(order: int, smoothing: str) -> LanguageModel:
     return Ngram.estimate(Ngram.Settings(order=order, smoothing=smoothing), VOCAB, documents())
 
 
+def _cache(**settings) -> LanguageModel:
+    from lmlab.models.cache import Cache
+
+    return Cache(VOCAB, Cache.Settings(**settings))
+
+
 def _neural(path: str, **settings) -> LanguageModel:
     module, name = path.split(":")
     architecture = getattr(importlib.import_module(f"lmlab.models.neural.{module}"), name)
@@ -80,6 +86,12 @@ def _script() -> LanguageModel:
 
 ZOO = {
     "ngram": {f"{s}-{order}": partial(_ngram, order, s) for s in SMOOTHINGS for order in (1, 2, 3, 5)},
+    "cache": {
+        "plain": _cache,
+        "unigram": partial(_cache, order=1, prior=0.3),
+        "window-1": partial(_cache, window=1),
+        "narrow-window": partial(_cache, window=3, decay=0.5),
+    },
     "cnn": {
         "plain": _cnn,
         "one-layer": partial(_cnn, layers=1),
@@ -99,6 +111,7 @@ ZOO = {
     "scripted": {"estimated": _script},
     "mixture": {
         "linear": partial(_mixture, "linear", _bigram, _lstm, _cnn, weights=(0.5, 0.3, 0.2)),
+        "linear-cache": partial(_mixture, "linear", _bigram, _cache),
         "linear-stepwise": partial(_mixture, "linear", _bigram, _script),
         "log-linear": partial(_mixture, "log-linear", _bigram, _transformer, weights=(0.7, 0.6)),
         "nested": partial(_mixture, "linear", partial(_mixture, "log-linear", _lstm, _cnn), _bigram),

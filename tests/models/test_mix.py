@@ -208,3 +208,36 @@ def test_fitting_with_impossible_tokens() -> None:
     assert fit_weights(logp_PN, 500) == pytest.approx([0, 1], abs=0.01)
     with pytest.raises(DataError, match="no part gives"):
         fit_weights(np.full((2, 3), -np.inf))
+
+
+def test_fitted_weights_suit_two_ngram_models_to_held_out_text() -> None:
+    """Of a text like the first model's mostly, the second's at times: the mixture beats both, and any other weights."""
+    rng = np.random.default_rng(4)
+    follow = rng.dirichlet(np.full(V - 4, 0.3), size=(2, V))
+
+    def text(source: int, documents: int) -> list[int]:
+        ids: list[int] = []
+        for _ in range(documents):
+            ids.append(BOS)
+            for _ in range(8):
+                ids.append(4 + int(rng.choice(V - 4, p=follow[source, ids[-1]])))
+            ids.append(EOS)
+        return ids
+
+    kinds = Ngram.Settings(2), Ngram.Settings(3, "witten-bell")
+    parts = [Ngram.estimate(kind, V, np.array(text(i, 150), np.uint16)) for i, kind in enumerate(kinds)]
+    held_N = np.array(text(0, 60) + text(1, 20), np.uint16)
+    logp_PN = np.stack([part.logp_array(held_N) for part in parts])[:, held_N != BOS]
+    weights_P = fit_weights(logp_PN)
+    assert 0.6 < weights_P[0] < 0.9
+
+    def total(share: float) -> float:
+        return float(np.log(share * np.exp(logp_PN[0]) + (1 - share) * np.exp(logp_PN[1])).sum())
+
+    assert total(weights_P[0]) >= max(total(share) for share in np.linspace(0, 1, 51)) - 1e-3
+    mixed = mix(Mixture.Settings("linear", tuple(weights_P.tolist())), parts)
+    assert isinstance(mixed, ParallelScorer)
+    ids_BT = torch.from_numpy(held_N.astype(np.int64)).view(80, 10)[:, 1:]
+    assert mixed.logp(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool)).sum() == pytest.approx(
+        total(weights_P[0]), 1e-4
+    )

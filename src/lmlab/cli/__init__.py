@@ -22,6 +22,12 @@ VERBS = {
     "compare": "train several kinds of model on one text, one table",
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",
+    "ngram estimate": "text straight to an n-gram model of its words, as KenLM's lmplz",
+    "ngram query": "score sentences from standard input, as KenLM's query",
+    "ngram prune": "a smaller n-gram model: by entropy, to a threshold or a size",
+    "ngram arpa": "write an n-gram model as an ARPA file",
+    "ngram import": "an ARPA file of any tool as a model directory",
+    "ngram stats": "what an n-gram model holds, length by length",
     "demo": "two minutes: three models on Python's own library, with no download",
 }
 _INTERRUPTED = 130
@@ -36,7 +42,7 @@ def verb_parser(verb: str) -> Parser:
     """
     if verb not in VERBS:
         raise UnknownNameError("verb", verb, VERBS)
-    module = importlib.import_module(f"lmlab.cli.{verb}")
+    module = importlib.import_module(f"lmlab.cli.{verb.replace(' ', '_')}")
     parser = Parser(prog=f"lmlab {verb}", description=module.__doc__, examples=module.EXAMPLES)
     module.add_arguments(parser)
     parser.add_common()
@@ -106,7 +112,8 @@ def _run(words: list[str]) -> int:
 
             print(f"lmlab {__version__}")
             return 0
-        options = verb_parser(words[0]).parse_args(words[1:])
+        length = 2 if any(verb.startswith(f"{words[0]} ") for verb in VERBS) else 1
+        options = verb_parser(" ".join(words[:length])).parse_args(words[length:])
         code: int = options.run(options)
         return code
     finally:

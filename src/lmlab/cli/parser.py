@@ -47,6 +47,13 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--errors", metavar="HOW", help="bytes that are no UTF-8: strict or replace")
         group.add_argument("--limit", metavar="N", help="read at most N documents")
 
+    def add_ngram(self, group: argparse._ArgumentGroup) -> None:
+        """How an n-gram is counted and smoothed."""
+        group.add_argument("--order", metavar="N", help="order of an n-gram")
+        group.add_argument("--smoothing", metavar="NAME", help="of an n-gram: kneser-ney, witten-bell, absolute...")
+        group.add_argument("--prune", metavar="A,B,C", help="drop n-grams that occur so often at most: 0,0,1")
+        group.add_argument("--memory", metavar="SIZE", help="what counting may take, the rest goes to disk: 1G")
+
     def add_learning(self) -> None:
         """What is trained, how long, on what."""
         group = self.add_argument_group("model and training")
@@ -54,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--minutes", metavar="M", help="budget of training in minutes")
         group.add_argument("--steps", metavar="N", help="budget in steps")
         group.add_argument("--epochs", metavar="N", help="budget in passes over the text")
-        group.add_argument("--order", metavar="N", help="order of an n-gram")
+        self.add_ngram(group)
         group.add_argument("--seed", type=int, default=None, metavar="N", help="of everything random (default 0)")
         group.add_argument(
             "--set",
@@ -65,6 +72,7 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+NGRAM_OPTIONS = ("order", "smoothing", "prune", "memory")
 DATA_OPTIONS = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
 
 

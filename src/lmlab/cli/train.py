@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lmlab.cli.parser import Parser, data_named, reporter_of
+from lmlab.cli.parser import NGRAM_OPTIONS, Parser, data_named, reporter_of
 from lmlab.cli.show import figures_row, print_json, print_table
 from lmlab.config import merge, parse_assignments, walk
 from lmlab.errors import UsageError
@@ -41,9 +41,9 @@ def named_tree(options: argparse.Namespace) -> dict[str, Any]:
     """What the options name, as groups of settings."""
     from lmlab.workbench.configure import tree_of
 
-    loose = {name: getattr(options, name) for name in ("codec", "minutes", "steps", "epochs", "order")}
+    loose = {name: getattr(options, name) for name in ("codec", "minutes", "steps", "epochs", *NGRAM_OPTIONS)}
     loose["model"] = getattr(options, "model", None)
-    if loose["order"] is not None and loose["model"] is None:
+    if loose["model"] is None and any(loose[name] is not None for name in NGRAM_OPTIONS):
         loose["model"] = "ngram"
     tree = tree_of(**loose)
     data = data_named(options)

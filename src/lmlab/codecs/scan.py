@@ -19,7 +19,6 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from lmlab import engine
-from lmlab.errors import DataError
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 CHUNK = 1 << 18  # bytes read at once: about as many words as the counter takes together
@@ -30,7 +29,7 @@ class WordScanner(Protocol):
     """What both scanners are."""
 
     def feed(self, text: bytes) -> np.ndarray:
-        """The ids (uint32) of the next piece of text, which begins and ends between words."""
+        """The ids (uint32) of the next piece of text, sound UTF-8 that begins and ends between words."""
         ...
 
     def close(self) -> np.ndarray:
@@ -41,7 +40,7 @@ class WordScanner(Protocol):
         """How many ids there are, the specials included."""
         ...
 
-    def spellings(self) -> list[bytes]:
+    def words(self) -> list[str]:
         """The words in order of their ids, the specials left out."""
         ...
 
@@ -58,10 +57,10 @@ class Scanner:
     ([2, 4, 5, 6, 3, 2, 7, 4, 5], [3])
     """
 
-    def __init__(self, words: Sequence[bytes] = (), *, learn: bool = True) -> None:
+    def __init__(self, words: Sequence[str] = (), *, learn: bool = True) -> None:
         self._ids: dict[bytes, int] = _Growing() if learn else {}
         self._ids.update((name.encode(), UNK) for name in SPECIALS)
-        self._ids.update((word, id) for id, word in enumerate(words, len(SPECIALS)))
+        self._ids.update((word.encode(), id) for id, word in enumerate(words, len(SPECIALS)))
         self._open = False
 
     def feed(self, text: bytes) -> np.ndarray:
@@ -91,9 +90,9 @@ class Scanner:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def spellings(self) -> list[bytes]:
+    def words(self) -> list[str]:
         """See `WordScanner`."""
-        return list(self._ids)[len(SPECIALS) :]
+        return [word.decode("utf-8") for word in list(self._ids)[len(SPECIALS) :]]
 
 
 class _Growing(dict[bytes, int]):
@@ -104,7 +103,7 @@ class _Growing(dict[bytes, int]):
         return id
 
 
-def scanner(text_bytes: int | None, words: Sequence[bytes] = (), *, learn: bool = True) -> WordScanner:
+def scanner(text_bytes: int | None, words: Sequence[str] = (), *, learn: bool = True) -> WordScanner:
     """The scanner that is quicker for so much text (None: nobody knows how much)."""
     if text_bytes is not None and not engine.compiled(text_bytes):
         return Scanner(words, learn=learn)
@@ -124,16 +123,3 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
         parts.append(piece[cut:])
     if rest := b"".join(parts):
         yield rest
-
-
-def decoded(words: Sequence[bytes]) -> list[str]:
-    """Spellings as text.
-
-    Raises:
-        DataError: one is not UTF-8.
-    """
-    try:
-        return b"\n".join(words).decode("utf-8").split("\n") if words else []
-    except UnicodeDecodeError as error:
-        wrong = bytes(error.object[max(0, error.start - 10) : error.end + 10])
-        raise DataError(f"the text is not UTF-8 (near {wrong!r})", "convert it, with iconv for example") from error

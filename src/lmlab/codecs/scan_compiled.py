@@ -26,14 +26,14 @@ class CompiledScanner:
         table_S2: uint64, open addressing: a word's hash, 0 where the slot is empty, and its id.
     """
 
-    def __init__(self, words: Sequence[bytes] = (), *, learn: bool = True) -> None:
+    def __init__(self, words: Sequence[str] = (), *, learn: bool = True) -> None:
         self.table_S2 = np.zeros((_ROOM, 2), dtype=np.uint64)
         self._spelled_B = np.empty(_ROOM, dtype=np.uint8)
         self._end_W = np.zeros(_ROOM, dtype=np.int64)
         self._words, self._open, self._learn = 0, False, True
         for name in SPECIALS:
             _enter(self.table_S2, np.frombuffer(name.encode(), dtype=np.uint8), UNK)
-        self.feed(b" ".join(words))
+        self.feed(" ".join(words).encode())
         self._open, self._learn = False, learn
 
     def feed(self, text: bytes) -> np.ndarray:
@@ -67,11 +67,13 @@ class CompiledScanner:
     def __len__(self) -> int:
         return len(SPECIALS) + self._words
 
-    def spellings(self) -> list[bytes]:
+    def words(self) -> list[str]:
         """See `WordScanner`."""
-        ends = self._end_W[: self._words].tolist()
-        spelled = self._spelled_B[: ends[-1] if ends else 0].tobytes()
-        return [spelled[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if not self._words:
+            return []
+        ends = self._end_W[: self._words]
+        lines_B = np.insert(self._spelled_B[: ends[-1]], ends[:-1], ord("\n"))
+        return lines_B.tobytes().decode("utf-8").split("\n")
 
 
 @inline

@@ -20,6 +20,7 @@ from lmlab.vocab import SPECIALS, UNK
 
 GAPS = ("", " ", "\n")
 NO_GAP, SPACE, NEWLINE = range(len(GAPS))
+_PIECE = 1 << 16
 MOST_TYPES = 1 << 20
 """Counting holds no more different words than this: above it the rarest are forgotten."""
 
@@ -131,7 +132,13 @@ class WordsCodec(Codec):
         return tokenizer
 
     def save(self, folder: Path) -> None:
-        """See `Codec`. What `reference` would write, without building it: a vocabulary may be half a million words."""
+        """See `Codec`. What `reference` would write, piece by piece: a vocabulary may be millions of words."""
         content = json.loads(type(self)(self.settings, SPECIALS).reference().to_str())
-        content["model"]["vocab"] = {token: id for id, token in enumerate(self.tokens)}
-        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8", newline="\n")
+        content["model"]["vocab"] = {}
+        before, after = json.dumps(content, ensure_ascii=False).split('"vocab": {}')
+        with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
+            file.write(before + '"vocab": {')
+            for start in range(0, self.vocab_size, _PIECE):
+                piece = dict(zip(self.tokens[start : start + _PIECE], range(start, self.vocab_size), strict=False))
+                file.write((", " if start else "") + json.dumps(piece, ensure_ascii=False)[1:-1])
+            file.write("}" + after)

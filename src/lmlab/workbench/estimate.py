@@ -17,16 +17,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lmlab import engine, store
-from lmlab.codecs.scan import CHUNK, WordScanner, chunks, decoded, scanner
+from lmlab.codecs.scan import CHUNK, WordScanner, chunks, scanner
 from lmlab.codecs.word import WordCodec
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.memory import parse_size
-from lmlab.models.ngram import Ngram
+from lmlab.models.ngram import Ngram, arpa
 from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.progress import Advance, Reporter, default_reporter
 from lmlab.vocab import SPECIALS
 from lmlab.workbench.bench import Bench
 from lmlab.workbench.configure import complete, settings_of
+
+_NORMALISATION = "Every run of white space (also newlines) becomes one space."
 
 
 def estimate(
@@ -55,38 +58,85 @@ def estimate(
         raise UsageError("no text is named", "name a file, or - for standard input")
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
-    codec_settings = {"vocab_size": vocab_size, "min_count": min_count, "split": "space"}
     names = [str(source) for source in sources]
-    whole = complete(
-        {
-            "model": {"kind": "ngram", **settings},
-            "codec": {"kind": "word", **codec_settings},
-            "data": {"unit": "line", "split": "none"},
-        },
-        source=names[0],
-        seed=0,
-    )
+    whole = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, names[0])
     model_settings = settings_of(whole, "model")
     texts = Texts(names, reporter, ended=model_settings.compat == "none")
     began = time.perf_counter()
-    words = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
-    levels, spellings = _count(texts, model_settings, words)
-    model: Any = Ngram.from_counts(model_settings, levels)
-    codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *decoded(spellings)])
-    whole["vocab_size"] = codec.vocab_size
-    manifest = store.new_manifest(whole, texts.describe())
-    manifest["results"] = {
-        "train_seconds": time.perf_counter() - began,
-        "notes": list(model.notes),
-        "ngrams": list(model.ngrams),
-    }
-    manifest["status"] = "done"
+    known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
+    words = scanner(texts.size, known or (), learn=known is None)
+    model: Any = Ngram.from_counts(model_settings, _count(texts, model_settings, words))
+    codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *words.words()])
     for note in model.notes:
         reporter.say(note)
-    bench = Bench(model, codec, whole, manifest)
+    bench = _bench(model, codec, whole, texts.describe(), time.perf_counter() - began)
     if out is not None:
         bench.save(out)
     return bench
+
+
+def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None) -> Bench:
+    """A model from an ARPA file of KenLM, SRILM or IRSTLM, also gzipped.
+
+    Args:
+        path: the file.
+        out: the model directory to write; None keeps the model in memory.
+        reporter: is told what goes on; None draws a bar in a terminal.
+
+    Raises:
+        ArtifactError: it is no sound ARPA file.
+    """
+    reporter, path, began = reporter or default_reporter(), Path(path), time.perf_counter()
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
+    with reporter.stage(f"reading {path.name}"):
+        trie, words = arpa.read(path)
+    whole = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
+    codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *(word.decode() for word in words)])
+    data = {"name": path.name, "sha256": None, "split_rule": "none", "splits": {}, "normalisation": _NORMALISATION}
+    bench = _bench(Ngram(settings_of(whole, "model"), trie), codec, whole, data, time.perf_counter() - began)
+    if out is not None:
+        bench.save(out)
+    return bench
+
+
+def ngram_of(bench: Bench) -> Ngram:
+    """The model of a bench.
+
+    Raises:
+        UsageError: it is no n-gram.
+    """
+    if not isinstance(bench.model, Ngram):
+        raise UsageError(f"{bench.folder or 'the model'} is no n-gram model", "name one")
+    return bench.model
+
+
+def words_of(bench: Bench) -> list[bytes]:
+    """The spelling of every word of an n-gram model, from id 4 on.
+
+    Raises:
+        UsageError: its tokens are not runs of non-space.
+    """
+    where = bench.folder or "the model"
+    if bench.config["codec"].get("split") != "space":
+        raise UsageError(f"the tokens of {where} are not words between spaces", "build it with `lmlab ngram estimate`")
+    return [token.encode() for token in bench.codec.tokens[len(SPECIALS) :]]
+
+
+def _configuration(model: Mapping[str, Any], codec: Mapping[str, Any], source: str) -> dict[str, Any]:
+    tree = {
+        "model": {"kind": "ngram", **model},
+        "codec": {"kind": "word", "vocab_size": None, "split": "space", **codec},
+        "data": {"unit": "line", "split": "none"},
+    }
+    return complete(tree, source=source, seed=0)
+
+
+def _bench(model: Any, codec: WordCodec, whole: dict[str, Any], data: Mapping[str, Any], seconds: float) -> Bench:
+    whole = whole | {"vocab_size": codec.vocab_size}
+    manifest = store.new_manifest(whole, data) | {"status": "done"}
+    manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), "ngrams": list(model.ngrams)}
+    return Bench(model, codec, whole, manifest)
 
 
 class Texts:
@@ -134,7 +184,7 @@ class Texts:
             "sha256": self._digest.hexdigest(),
             "split_rule": "none",
             "splits": {"train": {"bytes": self._bytes}},
-            "normalisation": "Every run of white space (also newlines) becomes one space.",
+            "normalisation": _NORMALISATION,
         }
 
 
@@ -151,22 +201,20 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _count(texts: Texts, settings: Any, known: Sequence[bytes] | None) -> tuple[list[Counts], list[bytes]]:
-    """The counts of all texts, and the spelling of every word from id 4 on."""
-    words = scanner(texts.size, known or (), learn=known is None)
+def _count(texts: Texts, settings: Any, words: WordScanner) -> list[Counts]:
     pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
     memory = parse_size(settings.memory) if settings.memory else None
     if memory is None and texts.size is not None and not engine.compiled(texts.size):
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
-        return count_ngrams(ids_N, settings.order, len(words)), words.spellings()
+        return count_ngrams(ids_N, settings.order, len(words))
     from lmlab.models.ngram.counting import Counter
 
     counter = Counter(settings.order, memory=memory)
     counter.count(pieces)
-    return counter.levels(len(words)), words.spellings()
+    return counter.levels(len(words))
 
 
-def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[bytes]:
+def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[str]:
     """The words that are frequent enough, the commonest first, equals in order of appearance."""
     words = scanner(texts.size)
     count_V = np.zeros(0, dtype=np.int64)
@@ -179,5 +227,5 @@ def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[
     order_W = order_W[count_W[order_W] >= min_count]
     if not len(order_W):
         raise EmptyDataError(f"no word occurs min_count={min_count} times", "give more text or lower min_count")
-    spellings = words.spellings()
-    return [spellings[i] for i in order_W[: None if vocab_size is None else vocab_size - len(SPECIALS)]]
+    spelled = words.words()
+    return [spelled[i] for i in order_W[: None if vocab_size is None else vocab_size - len(SPECIALS)]]

@@ -73,11 +73,28 @@ def test_discounts_by_hand() -> None:
     assert not note
 
 
-@pytest.mark.parametrize("counts", [[2, 2, 3], [1, 3, 3], [1, 2], [1, 2, 3, *[4] * 9], [1, *[2] * 9, *[3] * 300]])
-def test_discounts_fall_back_and_say_so(counts: list[int]) -> None:
+@pytest.mark.parametrize("counts", [[2, 2, 3], [1, 3, 3]])
+def test_discounts_fall_back_to_constants_and_say_so(counts: list[int]) -> None:
     found, note = discounts(counts_of_counts(np.array(counts)))
     assert found == [0, 0.5, 1, 1.5]
     assert "fell back to 0.5, 1 and 1.5" in note
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [1, 2, 3, *[4] * 9], [1, *[2] * 9, *[3] * 300]])
+def test_discounts_fall_back_to_multiples_of_one_and_say_so(counts: list[int]) -> None:
+    n = counts_of_counts(np.array(counts))
+    y = n[1] / (n[1] + 2 * n[2])
+    found, note = discounts(n)
+    assert found == pytest.approx([0, y, 2 * y, 3 * y])
+    assert f"fell back to {y:.3g}, {2 * y:.3g} and {3 * y:.3g}" in note
+    assert discounts(n, lmplz=True)[0] == [0, 0.5, 1, 1.5]
+
+
+def test_the_compatible_model_falls_back_as_lmplz_does() -> None:
+    ids_N = lay([[4, 4, 5, 6, 6]])
+    ours, theirs = (Ngram.estimate(Ngram.Settings(1, compat=c), V, ids_N).notes for c in ("none", "lmplz"))
+    assert "fell back to 0.333, 0.667 and 1" in ours[0]
+    assert "fell back to 0.5, 1 and 1.5" in theirs[0]
 
 
 def test_notes_name_the_order() -> None:

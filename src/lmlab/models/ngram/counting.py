@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from lmlab import engine
-from lmlab.memory import Rows, forget, room
+from lmlab.memory import Rows, forget, resident, room
 from lmlab.models.ngram import kernels
 from lmlab.models.ngram.combine import merge_level
 from lmlab.models.ngram.counts import NONE, Counts
 from lmlab.models.ngram.index import Index
 
-_BASE = 256 << 20  # what a process with all its libraries takes before it counts
-_ARRANGING = 1.4  # at its end, a run takes so many times what its shelves took
+_BASE = 256 << 20  # what a process with all its libraries takes besides, where the system does not tell
+_ARRANGING = 0.4  # of what its shelves take, a run takes so much more when it is brought into order
+_LEAST_RUN = 16 << 20  # bytes; words alone may fill the memory, and smaller runs would help nobody
 PIECE = 1 << 16  # words that pass the shelves together: their nodes stay in the second-level cache
 
 
@@ -100,7 +101,7 @@ class Counter:
     """
 
     def __init__(self, order: int, threads: int | None = None, memory: int | None = None) -> None:
-        self._order, self._memory = order, None if memory is None else int((memory - _BASE) / _ARRANGING)
+        self._order, self._memory = order, memory
         self._words = Words()
         self._shelves = [Shelf() for _ in range(order - 1)]
         self._runs: list[list[Counts]] = []
@@ -156,7 +157,10 @@ class Counter:
             held.release()
 
     def _full(self) -> bool:
-        return self._memory is not None and sum(shelf.nbytes for shelf in self._shelves) > self._memory
+        if self._memory is None:
+            return False
+        shelves = sum(shelf.nbytes for shelf in self._shelves)
+        return (resident() or _BASE + shelves) + _ARRANGING * shelves > self._memory and shelves > _LEAST_RUN
 
     def _spill(self) -> None:
         """Bring what was counted to disk and begin anew, led up to by the last words, which are not counted again."""

@@ -229,7 +229,7 @@ def tally(suffix_G, count_F):
 
 
 @jit
-def share(  # noqa: PLR0913
+def share(
     key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c
 ):
     """Share out the probability of some whole contexts; see smoothing.py, whose sums these are in the same order."""
@@ -262,71 +262,75 @@ def share(  # noqa: PLR0913
 
 
 @jit
-def lookup(ids_M, shorter_M1, key_G, slots, bits, logp_G, backoff_C, absent, longer_M1, logp_M):
-    """Take the scores of a piece one level up: a stored k-gram has its own, any other adds its context's backoff.
+def enter(key_G, logp_G, backoff_G, place_F, table_S2, place_G):
+    """Fill the empty table of a level with its entries.
+
+    Args:
+        key_G: of the level.
+        logp_G: of the level.
+        backoff_G: of the level.
+        place_F: uint32, where the entry of each node one level down lies; of a word, its id.
+        table_S2: uint64, zeros, a power of two of entries, more than there are nodes. No n-gram ends in `[PAD]`, so
+            none has the key 0.
+        place_G: uint32, receives where the entry of each node lies; empty where nobody asks.
+    """
+    mask, low, asked = uint64(len(table_S2) - 1), uint64(0xFFFFFFFF), len(place_G) > 0
+    halves = table_S2.view(np.float32)
+    for node in range(len(key_G)):
+        if node + AHEAD < len(key_G):
+            ahead = key_G[node + AHEAD]
+            key = (uint64(place_F[np.int64(ahead >> uint64(32))]) << uint64(32)) | (ahead & low)
+            prefetch(table_S2, np.int64(_hash(key) & mask) * 2)
+        key = (uint64(place_F[np.int64(key_G[node] >> uint64(32))]) << uint64(32)) | (key_G[node] & low)
+        at = _hash(key) & mask
+        while table_S2[np.int64(at), 0] != 0:
+            at = (at + uint64(1)) & mask
+        table_S2[np.int64(at), 0] = key
+        halves[np.int64(at), 2] = logp_G[node]
+        halves[np.int64(at), 3] = backoff_G[node]
+        if asked:
+            place_G[node] = uint32(at)
+
+
+@jit
+def look_up(ids_M, shorter_M1, weight_M1, table_S2, halves, absent, longer_M1, further_M1, logp_M):
+    """Take the scores of a piece one level up: a stored k-gram has its own, any other adds its context's weight.
 
     Args:
         ids_M: uint32, the words.
-        shorter_M1: uint32, the node of the (k-1)-gram that ends at each place, the place before the piece first;
-            UNSEEN where it is not stored, NONE where the document does not reach so far back.
-        key_G: of the level.
-        slots: its index.
-        bits: log2 of the length of the index.
-        logp_G: of the level.
-        backoff_C: of the level below.
-        absent: the backoff of a context that is not stored.
-        longer_M1: receives the node of the k-gram that ends at each place, from its second element on.
+        shorter_M1: uint32, where the entry of the (k-1)-gram that ends at each place lies, the place before the piece
+            first; UNSEEN where it is not stored, NONE where the document does not reach so far back.
+        weight_M1: float32, its weight as a context.
+        table_S2: uint64, the entries of the level.
+        halves: float32, the same, laid end to end.
+        absent: the weight of a context that is not stored.
+        longer_M1: receives where the k-grams lie, from its second element on.
+        further_M1: receives their weights, likewise.
         logp_M: float32, the scores as the shorter levels left them; changed in place.
     """
-    many = len(ids_M)
-    mask, names = uint64(len(slots) - 1), (uint64(1) << uint64(bits)) - uint64(1)
+    many, mask = len(ids_M), uint64(len(table_S2) - 1)
     keys, hashes = np.empty(_RING, np.uint64), np.empty(_RING, np.uint64)
-    for j in range(many + 2 * AHEAD):
+    for j in range(many + AHEAD):
         if j < many:
-            keys[j % _RING] = uint64(_NOTHING)
-            if shorter_M1[j] < UNSEEN and ids_M[j] != BOS:
-                prefetch(backoff_C, np.int64(shorter_M1[j]))
-                if shorter_M1[j + 1] < UNSEEN:  # else no longer k-gram can be stored
-                    key = (uint64(shorter_M1[j]) << uint64(32)) | uint64(ids_M[j])
-                    keys[j % _RING] = key
-                    hashes[j % _RING] = _hash(key)
-                    prefetch(slots, np.int64(hashes[j % _RING] & mask))
+            keys[j % _RING] = uint64(0)
+            if shorter_M1[j] < UNSEEN and shorter_M1[j + 1] < UNSEEN and ids_M[j] != BOS:
+                key = (uint64(shorter_M1[j]) << uint64(32)) | uint64(ids_M[j])
+                keys[j % _RING], hashes[j % _RING] = key, _hash(key) & mask
+                prefetch(table_S2, np.int64(hashes[j % _RING]) * 2)
         i = j - AHEAD
-        if 0 <= i < many and keys[i % _RING] != uint64(_NOTHING):
-            slot = uint64(slots[np.int64(hashes[i % _RING] & mask)])
-            if slot != 0:
-                prefetch(key_G, np.int64(slot & names) - 1)
-                prefetch(logp_G, np.int64(slot & names) - 1)
-        i = j - 2 * AHEAD
         if i < 0:
             continue
+        key, at = keys[i % _RING], hashes[i % _RING]
+        if key != 0:
+            while table_S2[np.int64(at), 0] != key and table_S2[np.int64(at), 0] != 0:
+                at = (at + uint64(1)) & mask
+            if table_S2[np.int64(at), 0] == key:
+                longer_M1[i + 1] = uint32(at)
+                further_M1[i + 1] = halves[np.int64(at) * 4 + 3]
+                logp_M[i] = halves[np.int64(at) * 4 + 2]
+                continue
         if shorter_M1[i] == NONE or ids_M[i] == BOS:
             longer_M1[i + 1] = NONE
-            continue
-        if shorter_M1[i] == UNSEEN:
-            longer_M1[i + 1] = UNSEEN
-            logp_M[i] += absent
-            continue
-        node = -1
-        if keys[i % _RING] != uint64(_NOTHING):
-            node = _seek(slots, mask, bits, names, key_G, keys[i % _RING], hashes[i % _RING])
-        if node < 0:
-            longer_M1[i + 1] = UNSEEN
-            logp_M[i] += backoff_C[shorter_M1[i]]
         else:
-            longer_M1[i + 1] = node
-            logp_M[i] = logp_G[node]
-
-
-@inline
-def _seek(slots, mask, bits, names, key_G, key, hashed):
-    at, mark = hashed & mask, hashed >> uint64(32 + bits)
-    while True:
-        slot = uint64(slots[np.int64(at)])
-        if slot == 0:
-            return -1
-        if slot >> uint64(bits) == mark:
-            node = np.int64(slot & names) - 1
-            if key_G[node] == key:
-                return node
-        at = (at + uint64(1)) & mask
+            longer_M1[i + 1] = UNSEEN
+            logp_M[i] += absent if shorter_M1[i] == UNSEEN else weight_M1[i]

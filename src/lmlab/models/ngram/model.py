@@ -23,7 +23,7 @@ from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
 from lmlab.memory import parse_size, save_array
 from lmlab.models.ngram.counts import Counts, count_ngrams, high
-from lmlab.models.ngram.smoothing import SMOOTHINGS, STUPID_BACKOFF, smooth
+from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Contexts, Level, Trie
 from lmlab.vocab import BOS, EOS, PAD
 
@@ -61,7 +61,7 @@ class Ngram:
         """What an n-gram model is made by."""
 
         order: int = setting(5, "the longest n-grams counted", ge=1)
-        smoothing: str = setting("kneser-ney", "how unseen words get their probability", choices=SMOOTHINGS)
+        smoothing: str = setting("kneser-ney", "how unseen words get their probability", choices=(*SMOOTHINGS, IMPORTED))
         k: float = setting(0.1, "what add-k adds to every count", gt=0)
         prune: tuple[int, ...] = setting(
             (), "of each length from 1 on, the count up to which n-grams are dropped; the last holds for all longer"
@@ -86,7 +86,7 @@ class Ngram:
         self.notes = tuple(notes)
         self.unnormalised = settings.smoothing == STUPID_BACKOFF
         self.vocab_size = len(trie.levels[0].key_G)
-        self._trie = trie
+        self.trie = self._trie = trie
 
     @classmethod
     def estimate(
@@ -123,6 +123,8 @@ class Ngram:
             settings: of the order that was counted.
             levels: a level for each length, see `count_ngrams`; the counts are used up.
         """
+        if settings.smoothing == IMPORTED:
+            raise SettingError("smoothing", IMPORTED, f"one of {', '.join(SMOOTHINGS)}", "to estimate a model")
         smoothed = smooth(
             levels,
             settings.smoothing,

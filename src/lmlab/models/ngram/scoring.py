@@ -1,61 +1,96 @@
-"""Batch scoring at the speed of memory: pieces of a text go up through the levels, on as many threads as there are."""
+"""Batch scoring at the speed of memory: pieces of a text go up through the levels, on as many threads as there are.
+
+What limits this is how often memory is waited for, so everything that a question can ask lies in one place. Each level
+above the words has a hash table of entries of 16 bytes,
+
+    context and word | ln p | ln b
+
+and a k-gram is named by where its entry lies, in the entries of the level above too. One look finds a k-gram, its
+probability, and its weight as a context of the next word; a k-gram that is not there costs one look as well.
+
+Shapes: N ids, M places of a piece, M + 1 where the place before it is included, S entries of a level, V words.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab import engine
+from lmlab.memory import room
 from lmlab.models.ngram import kernels
 from lmlab.models.ngram.counts import NONE
 from lmlab.models.ngram.index import fixed
 from lmlab.vocab import BOS
 
 if TYPE_CHECKING:
-    from lmlab.models.ngram.trie import Trie
+    from lmlab.models.ngram.trie import Level
 
-PIECE = 1 << 15  # words scored together: what they need of each level's loop stays in the second-level cache
+PIECE = 1 << 14  # words scored together: what lies between the levels stays in the second-level cache
+_FULL = 0.85
 
 
-def logp_array(trie: Trie, ids_N: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0.
+class Tables:
+    """The entries of a model.
 
     Args:
-        trie: the model.
-        ids_N: documents laid end to end, memory-mapped or not.
-        threads: how many to use; None is one a core. The result is the same.
+        levels: of the model.
+        absent: what a context that was never seen adds.
     """
-    logp_N = np.empty(len(ids_N), dtype=np.float32)
-    trie.indices  # noqa: B018  made once, before threads ask for it
 
-    def score(start: int) -> None:
-        warm = min(start, trie.order - 1)  # tokens before the piece that its first contexts reach
-        piece = np.array(ids_N[start - warm : start + PIECE], dtype=np.uint32)
-        logp_N[start : start + PIECE] = _score(trie, piece)[warm:]
+    def __init__(self, levels: Sequence[Level], absent: float) -> None:
+        self._absent = np.float32(absent)
+        self._words_V2 = np.stack([levels[0].logp_G, _backoffs(levels[0])], axis=1)
+        self._tables = []
+        place_F = np.arange(len(self._words_V2), dtype=np.uint32)
+        for k, level in enumerate(levels[1:], 2):
+            table_S2 = room((1 << int(len(level.key_G) / _FULL + 1).bit_length(), 2), np.uint64)
+            place_G = room((0 if k == len(levels) else len(level.key_G),), np.uint32)
+            weights = fixed(_backoffs(level))
+            kernels.enter(fixed(level.key_G), fixed(level.logp_G), weights, place_F, table_S2, place_G)
+            self._tables.append((fixed(table_S2), fixed(table_S2.view(np.float32).ravel())))
+            place_F = place_G
 
-    engine.each(score, range(0, len(ids_N), PIECE), threads)
-    return logp_N
+    @property
+    def nbytes(self) -> int:
+        """What all entries take, in bytes."""
+        return self._words_V2.nbytes + sum(table_S2.nbytes for table_S2, _ in self._tables)
+
+    def logp_array(self, ids_N: np.ndarray, threads: int | None = None) -> np.ndarray:
+        """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0.
+
+        Args:
+            ids_N: documents laid end to end, memory-mapped or not.
+            threads: how many to use; None is one a core. The result is the same.
+        """
+        logp_N = np.empty(len(ids_N), dtype=np.float32)
+
+        def score(start: int) -> None:
+            warm = min(start, len(self._tables))  # tokens before the piece that its first contexts reach
+            piece = np.array(ids_N[start - warm : start + PIECE], dtype=np.uint32)
+            logp_N[start : start + PIECE] = self._score(piece)[warm:]
+
+        engine.each(score, range(0, len(ids_N), PIECE), threads)
+        return logp_N
+
+    def _score(self, ids_M: np.ndarray) -> np.ndarray:
+        words_M2 = self._words_V2[ids_M]
+        logp_M = np.ascontiguousarray(words_M2[:, 0])
+        shorter_M1, longer_M1 = (np.full(len(ids_M) + 1, NONE, dtype=np.uint32) for _ in range(2))
+        weight_M1, further_M1 = (np.zeros(len(ids_M) + 1, dtype=np.float32) for _ in range(2))
+        shorter_M1[1:], weight_M1[1:] = ids_M, words_M2[:, 1]
+        for table_S2, halves in self._tables:
+            kernels.look_up(
+                ids_M, shorter_M1, weight_M1, table_S2, halves, self._absent, longer_M1, further_M1, logp_M
+            )
+            shorter_M1, longer_M1, weight_M1, further_M1 = longer_M1, shorter_M1, further_M1, weight_M1
+            shorter_M1[0] = NONE
+        logp_M[ids_M == BOS] = 0
+        return logp_M
 
 
-def _score(trie: Trie, ids_M: np.ndarray) -> np.ndarray:
-    logp_M = trie.levels[0].logp_G[ids_M]
-    shorter_M1, longer_M1 = (np.full(len(ids_M) + 1, NONE, dtype=np.uint32) for _ in range(2))
-    shorter_M1[1:] = ids_M
-    for below, level, index in zip(trie.levels, trie.levels[1:], trie.indices, strict=False):
-        kernels.lookup(
-            ids_M,
-            shorter_M1,
-            fixed(level.key_G),
-            fixed(index.slots),
-            index.bits,
-            fixed(level.logp_G),
-            fixed(below.backoff_G),
-            np.float32(trie.absent),
-            longer_M1,
-            logp_M,
-        )
-        shorter_M1, longer_M1 = longer_M1, shorter_M1
-        shorter_M1[0] = NONE
-    logp_M[ids_M == BOS] = 0
-    return logp_M
+def _backoffs(level: Level) -> np.ndarray:
+    """The weights of a level's k-grams as contexts; the longest are none."""
+    return level.backoff_G if len(level.backoff_G) else np.zeros(len(level.key_G), dtype=np.float32)

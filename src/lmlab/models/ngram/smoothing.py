@@ -31,6 +31,8 @@ from lmlab.models.ngram.counts import Counts, high, tally
 from lmlab.vocab import BOS, NEVER_PREDICTED
 
 STUPID_BACKOFF = "stupid-backoff"
+IMPORTED = "imported"
+"""Of a model that was not estimated here: what another tool made of its counts."""
 _STUPID = np.log(np.float32(0.4))  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
 _FALLBACK = (0.5, 1.0, 1.5)  # what KenLM's --discount_fallback defaults to
 _PIECE = 1 << 16

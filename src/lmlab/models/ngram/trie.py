@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +23,11 @@ from lmlab.models.ngram.index import Index
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocab import BOS
 
+if TYPE_CHECKING:
+    from lmlab.models.ngram.scoring import Tables
+
 _PIECE = 1 << 20  # tokens scored together: what bounds the memory of a long text
+_PAYS = 20  # n-grams can be entered in a table in the time in which one token is scored without
 _SORT_FROM = 1 << 16  # a level this long is searched faster with the questions in order
 
 
@@ -129,12 +134,21 @@ class Trie:
         """An index of each level above the words, made when first asked for."""
         return tuple(Index.of(level.key_G) for level in self.levels[1:])
 
+    @cached_property
+    def tables(self) -> Tables:
+        """What batch scoring looks up, made when first asked for."""
+        from lmlab.models.ngram.scoring import Tables
+
+        return Tables(self.levels, self.absent)
+
+    def _pays_for_tables(self, tokens: int) -> bool:
+        ngrams = sum(len(level.key_G) for level in self.levels)
+        return engine.compiled(tokens * self.order) and ("tables" in vars(self) or tokens > ngrams // _PAYS)
+
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""
-        if engine.compiled(len(ids_N) * self.order):
-            from lmlab.models.ngram import scoring
-
-            return scoring.logp_array(self, ids_N)
+        if self._pays_for_tables(len(ids_N)):
+            return self.tables.logp_array(ids_N)
         logp_N = np.empty(len(ids_N), dtype=np.float32)
         for start in range(0, len(ids_N), _PIECE):
             warm = min(start, self.order - 1)  # tokens before the piece that its first contexts reach

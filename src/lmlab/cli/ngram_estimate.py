@@ -1,0 +1,51 @@
+"""Text straight to an n-gram model: a line is a sentence, a run of non-space a word, every word is kept.
+
+What KenLM's lmplz does. The model directory that comes out is known to every verb; `lmlab ngram arpa` turns it into an
+ARPA file. `lmlab train --model ngram` also splits and evaluates, and knows other codecs.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from lmlab.cli.parser import NGRAM_OPTIONS, Parser, reporter_of
+from lmlab.cli.show import print_json, print_table
+
+EXAMPLES = """\
+  lmlab ngram estimate my.txt -o runs/kn5
+  lmlab ngram estimate a.txt b.txt --order 3 --prune 0,0,1 -o runs/small
+  zcat big.txt.gz | lmlab ngram estimate - --memory 2G -o runs/big"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help="UTF-8 text files, or - for standard input")
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+    group = parser.add_argument_group("model")
+    parser.add_ngram(group)
+    group.add_argument("--k", metavar="K", help="what add-k adds to every count")
+    group.add_argument("--vocab-size", type=int, metavar="V", help="keep only the commonest words, V ids in all")
+    group.add_argument("--min-count", type=int, default=1, metavar="N", help="a word seen less often is unknown")
+    group.add_argument("--compat", metavar="TOOL", help="lmplz: repeat its error in the counts of counts")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Estimate, save, show."""
+    from lmlab.workbench.estimate import estimate
+
+    named = {name: getattr(options, name) for name in (*NGRAM_OPTIONS, "k", "compat")}
+    bench = estimate(
+        *options.texts,
+        out=options.out,
+        vocab_size=options.vocab_size,
+        min_count=options.min_count,
+        reporter=reporter_of(options),
+        **{name: value for name, value in named.items() if value is not None},
+    )
+    results = bench.manifest["results"]
+    if options.json:
+        print_json({"run": str(bench.folder), "vocab_size": bench.codec.vocab_size, **results})
+        return 0
+    rows = [{"length": k, "n-grams": many} for k, many in enumerate(results["ngrams"], 1)]
+    print_table(rows, title=str(bench.folder), note=f"estimated in {results['train_seconds']:.1f} s")
+    return 0

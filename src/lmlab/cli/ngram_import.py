@@ -1,0 +1,30 @@
+"""An ARPA file of KenLM, SRILM or IRSTLM, also gzipped, as a model directory that every verb knows."""
+
+from __future__ import annotations
+
+import argparse
+
+from lmlab.cli.parser import Parser, reporter_of
+from lmlab.cli.show import print_json, print_table
+
+EXAMPLES = """\
+  lmlab ngram import kn5.arpa.gz -o runs/kn5"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("file", metavar="FILE", help="an ARPA file")
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, save, show."""
+    from lmlab.workbench.estimate import import_arpa
+
+    bench = import_arpa(options.file, out=options.out, reporter=reporter_of(options))
+    ngrams = bench.manifest["results"]["ngrams"]
+    if options.json:
+        print_json({"run": str(bench.folder), "vocab_size": bench.codec.vocab_size, "ngrams": ngrams})
+        return 0
+    print_table([{"length": k, "n-grams": many} for k, many in enumerate(ngrams, 1)], title=str(bench.folder))
+    return 0

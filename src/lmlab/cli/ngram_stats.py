@@ -1,0 +1,46 @@
+"""What an n-gram model holds, length by length."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lmlab.cli.parser import Parser
+from lmlab.cli.show import print_json, print_table
+
+EXAMPLES = """\
+  lmlab ngram stats runs/kn5
+  lmlab ngram stats runs/kn5 --json"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("run_folder", metavar="RUN", help="a model directory")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Count and weigh."""
+    from lmlab.workbench.bench import Bench
+    from lmlab.workbench.estimate import ngram_of
+
+    bench = Bench.load(options.run_folder)
+    model = ngram_of(bench)
+    total, folder = sum(model.ngrams), Path(options.run_folder)
+    on_disk = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".npy", ".bin"))
+    figures = {
+        "order": len(model.ngrams),
+        "smoothing": model.settings.smoothing,
+        "vocab_size": model.vocab_size,
+        "ngrams": list(model.ngrams),
+        "ngrams_in_all": total,
+        "bytes_on_disk": on_disk,
+        "bits_per_ngram": 8 * on_disk / total,
+        "notes": list(model.notes),
+    }
+    if options.json:
+        print_json(figures)
+        return 0
+    rows = [{"length": k, "n-grams": many} for k, many in enumerate(model.ngrams, 1)]
+    note = f"{model.settings.smoothing}; {on_disk / 1e6:.1f} MB on disk, {figures['bits_per_ngram']:.1f} bits an n-gram"
+    print_table([*rows, {"length": "all", "n-grams": total}], title=options.run_folder, note=note)
+    return 0

@@ -1,0 +1,558 @@
+r"""ARPA files, the format that all n-gram toolkits share: KenLM, SRILM and IRSTLM can load ours, and theirs are read.
+
+    \data\
+    ngram 1=4           how many n-grams of each length
+    ngram 2=3
+
+    \1-grams:
+    -0.8    the -0.3    log10 p, the words, log10 b of the n-gram as a context (not for the longest, nor where it is 0)
+    ...
+    \end\
+
+A file is read section by section, each in pieces of whole lines: a piece becomes ids and numbers (`parse`), and every
+k-gram gets a number in order of appearance, and the numbers of its context and suffix among the (k-1)-grams
+(`_Shelf`). At its end a section is brought into the order of all levels. Large files take the compiled loops of
+arpa_kernels.py, small ones their plain twins here.
+
+SRILM leaves out n-grams that longer ones begin or end with. Those are added, with the probability that backing off
+gives and a backoff weight of 1, so that all scores are the file's; such a file is read twice.
+
+What the format cannot say, or says in several ways: -99 is a probability of 0, as SRILM writes it; `<s>` has one of 0,
+whatever stands there (lmplz writes 1); `<UNK>` is `<unk>`; where both are missing, log10 p of the unknown word is -100,
+as in KenLM; `<s>` and `</s>` that are missing have a probability of 0. `[PAD]` is never written.
+
+Shapes: M lines of a piece, K words in each, G k-grams of a section, F (k-1)-grams, V words.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lmlab import disk, engine
+from lmlab.errors import ArtifactError, UsageError
+from lmlab.memory import room
+from lmlab.models.ngram.counts import NONE, Counts, high, low, pack
+from lmlab.models.ngram.trie import Level, Trie
+from lmlab.vocab import BOS, EOS, SPECIALS, UNK
+
+_SPELLED = {b"<unk>": UNK, b"<UNK>": UNK, b"<s>": BOS, b"</s>": EOS}
+_UNKNOWN = -100.0  # log10 p
+_CHUNK = 1 << 18
+_LONGEST = 1 << 24  # bytes of a line
+_SQUEEZED = 1032  # bytes that one byte of gzip can become
+_LINE = 40  # bytes of a typical one
+_LINES = 1 << 13  # written at once
+_COLUMN = re.compile(rb"[^\0\t\r ]+")
+_WORD = re.compile(rb"[^\0\t\n\r ]+")
+_COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})")
+_NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-[iI][nN][fF]")
+_LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
+_TEN = [float(f"1e{power}") for power in range(41)]
+
+Progress = Callable[[str], None]
+Piece = tuple[np.ndarray, np.ndarray, np.ndarray, int]
+"""Lines as ids, ln p and ln b, and where in the text the next line begins."""
+
+
+# ---- reading
+
+
+def read(path: Path, progress: Progress | None = None) -> tuple[Trie, list[bytes]]:
+    """Read a file, compressed by gzip or not.
+
+    Args:
+        path: the file.
+        progress: is told a line for each section.
+
+    Returns:
+        The model, and the spellings of the ids from 4 on, in the order of the file.
+
+    Raises:
+        ArtifactError: it cannot be read, or is no sound ARPA file; the message names the line.
+    """
+    trie, words, missing = _read(path, {}, progress)
+    if missing:
+        if progress:
+            progress("some n-grams lack their context or suffix; reading once more to add those")
+        trie, words, _ = _read(path, _parts_of(missing), progress)
+    return trie, words
+
+
+def _read(
+    path: Path, added: dict[int, np.ndarray], progress: Progress | None
+) -> tuple[Trie, list[bytes], list[np.ndarray]]:
+    """Read a file, with k-grams to add; also returns those that lack a context or a suffix (the model is then void)."""
+    with _opened(path) as (file, about, most):
+        lines = _Lines(path, file)
+        sizes = _header(lines, most)
+        ids, level = _words(lines, sizes[0])
+        loops = _loops(engine.compiled(about))(ids)
+        place_F = np.arange(len(level.key_G), dtype=np.uint32)
+        levels, missing = [level], []
+        shelf = _Shelf(loops, len(place_F))
+        shelf.enter(place_F[:, None], level.logp_G, level.backoff_G)
+        for k, size in enumerate(sizes[1:], 2):
+            lines.expect(b"\\%d-grams:" % k)
+            more_MK = added.get(k, np.empty((0, k), dtype=np.uint32))
+            shelf = _Shelf(loops, size + len(more_MK), shelf, longest=k == len(sizes))
+            missing += _fill(shelf, lines, k, size)
+            shelf.add(more_MK)
+            if not missing:
+                level, place_F = shelf.arrange(level, place_F)
+                levels.append(level)
+                if (again_G := np.flatnonzero(level.key_G[1:] == level.key_G[:-1])).size:
+                    number = int(np.flatnonzero(place_F == again_G[0] + 1)[0])
+                    raise lines.wrong(f"this {k}-gram was there before", number - size)
+            if progress:
+                progress(f"{k}-grams: {size:,} read")
+        lines.expect(b"\\end\\")
+    nothing = np.empty(0, dtype=np.uint32)
+    levels[-1] = replace(levels[-1], suffix_G=nothing, backoff_G=nothing.view(np.float32))
+    return Trie(tuple(levels), 0.0), list(ids)[len(_SPELLED) :], missing
+
+
+def _fill(shelf: _Shelf, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
+    """Enter a section's n-grams; returns those that lack a context or a suffix."""
+    missing, left = [], size
+    while lines.more():
+        ids_MK, logp_M, backoff_M, end = shelf.loops.parse(lines.text, lines.at, k)
+        if len(ids_MK) > left:
+            raise lines.wrong(f"the header promises {size:,} {k}-grams, and there are more", left)
+        missing.append(shelf.enter(ids_MK, logp_M, backoff_M))
+        left -= len(ids_MK)
+        lines.take(end, len(ids_MK))
+        if end < len(lines.text):
+            break
+    if left:
+        with lines.explained():
+            _known(_columns(lines.peek(), k)[1], shelf.loops.ids)
+        raise lines.wrong("it cannot be understood")
+    return [ids_MK for ids_MK in missing if len(ids_MK)]
+
+
+def _parts_of(missing: list[np.ndarray]) -> dict[int, np.ndarray]:
+    """Every shorter k-gram, k > 1, within those that lack one."""
+    parts: dict[int, list[np.ndarray]] = {}
+    for ids_MK in missing:
+        width = ids_MK.shape[1]
+        for k in range(2, width):
+            parts.setdefault(k, []).extend(ids_MK[:, start : start + k] for start in range(width - k + 1))
+    return {k: np.unique(np.concatenate(arrays), axis=0) for k, arrays in parts.items()}
+
+
+class _Shelf:
+    """The k-grams of one length, numbered in order of appearance.
+
+    Args:
+        loops: what does the work.
+        most: how many there can be.
+        below: the (k-1)-grams.
+        longest: whether nobody will look for these.
+
+    Attributes:
+        size: how many there are.
+        nodes_G2: uint64; of each the number of its context and its word, and its suffix's number and ln p.
+        backoff_G: ln b; empty for the longest.
+    """
+
+    def __init__(self, loops: Plain, most: int, below: _Shelf | None = None, longest: bool = False) -> None:
+        self.loops, self.size = loops, 0
+        self.table = loops.table(0 if longest else most)
+        self.nodes_G2 = room((most, 2), np.uint64)
+        self.backoff_G = room((0 if longest else most,), np.float32)
+        self._below = self.table if below is None else below.table
+
+    def enter(self, ids_MK: np.ndarray, logp_M: np.ndarray, backoff_M: np.ndarray) -> np.ndarray:
+        """Number k-grams; returns those that lack a context or a suffix."""
+        new = slice(self.size, self.size + len(ids_MK))
+        nodes_M2 = self.nodes_G2[new]
+        self.loops.enter(ids_MK, logp_M, self._below, self.table, nodes_M2, self.size)
+        if len(self.backoff_G):
+            self.backoff_G[new] = backoff_M
+        self.size = new.stop
+        missing_M = (nodes_M2.view("<u4")[:, 1::2] == NONE).any(axis=1)
+        return ids_MK[missing_M]
+
+    def add(self, ids_MK: np.ndarray) -> None:
+        """Number k-grams that have no probability of their own, if they are not there already."""
+        ids_MK = ids_MK[self.loops.unknown(ids_MK, self.table)]
+        self.enter(ids_MK, np.full(len(ids_MK), np.nan, np.float32), np.zeros(len(ids_MK), np.float32))
+
+    def arrange(self, below: Level, place_F: np.ndarray) -> tuple[Level, np.ndarray]:
+        """All in the order of context and word, and the place of each there; the shelf is of no more use.
+
+        Args:
+            below: the (k-1)-grams.
+            place_F: uint32, the place of each.
+        """
+        self._below = None
+        counts, place_G = self.loops.arrange(self.nodes_G2[: self.size], place_F)
+        self.nodes_G2 = room((0, 2), np.uint64)
+        key_G, logp_G = counts.key_G, counts.count_G.view(np.float32)
+        logp_G[low(key_G) == BOS] = -np.inf
+        backs_G = np.flatnonzero(np.isnan(logp_G))
+        logp_G[backs_G] = below.backoff_G[high(key_G)[backs_G]] + below.logp_G[counts.suffix_G[backs_G]]
+        backoff_G = room((min(self.size, len(self.backoff_G)),), np.float32)
+        if len(backoff_G):
+            backoff_G[place_G] = self.backoff_G[: self.size]
+        return Level(key_G, counts.suffix_G, logp_G, backoff_G), place_G
+
+
+# ---- lines
+
+
+class _Lines:
+    """A file in pieces of whole lines.
+
+    Attributes:
+        text: the piece at hand.
+        at: where in it the next line begins.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file, self._rest = path, file, b""
+        self._number = 1  # of the next line
+        self.text, self.at = b"", 0
+
+    def more(self) -> bool:
+        """Have a line at hand, if there is one."""
+        if self.at < len(self.text):
+            return True
+        parts, size = [self._rest], len(self._rest)
+        while piece := self._file.read(_CHUNK):
+            if cut := piece.rfind(b"\n") + 1:
+                parts.append(piece[:cut])
+                break
+            parts.append(piece)
+            size += len(piece)
+            if size > _LONGEST:
+                raise self.wrong(f"it has more than {_LONGEST:,} bytes")
+        else:
+            cut = 0
+            parts += [b"\n"] if size else []
+        self._rest, self.text, self.at = piece[cut:], b"".join(parts), 0
+        return bool(self.text)
+
+    def take(self, end: int, lines: int) -> None:
+        """Leave lines behind, up to a place in the text."""
+        self.at, self._number = end, self._number + lines
+
+    def peek(self) -> bytes:
+        """The next line; empty at the end of the file."""
+        return self.text[self.at : self.text.index(b"\n", self.at)] if self.more() else b""
+
+    def next(self) -> bytes:
+        """Take a line; those that are blank are passed over."""
+        while self.more():
+            line = self.peek()
+            self.take(self.at + len(line) + 1, 1)
+            if line.strip():
+                return line.strip()
+        return b""
+
+    def expect(self, marker: bytes) -> None:
+        """Take the line that opens a section."""
+        line = self.next()
+        if line != marker:
+            found = f"{_shown(line)} stands" if line else "the file ends"
+            raise self.wrong(f"{found} where {marker.decode()} is due", -1)
+
+    def wrong(self, what: str, ahead: int = 0) -> ArtifactError:
+        """The error of the next line, or one some lines ahead."""
+        about = f"{self._path} is no sound ARPA file: line {self._number + ahead}: {what}"
+        return ArtifactError(about, "get it again, or write it again")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Name the line in what the block finds wrong with it."""
+        try:
+            yield
+        except ValueError as error:
+            raise self.wrong(str(error)) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int, int]]:
+    """The text of a file, about how many bytes it has, and how many it can have."""
+    try:
+        with path.open("rb") as raw:
+            size = os.fstat(raw.fileno()).st_size
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not zipped:
+                yield raw, size, size
+                return
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield file, 4 * size, _SQUEEZED * size  # type: ignore[misc]  # reads as IO does
+    except (OSError, EOFError, zlib.error) as error:
+        raise ArtifactError(f"{path} cannot be read ({error})", "get it again, or write it again") from error
+
+
+def _header(lines: _Lines, most: int) -> list[int]:
+    """How many n-grams of each length are promised."""
+    while (line := lines.next()) != b"\\data\\":
+        if not line:
+            raise lines.wrong("the file ends without \\data\\")
+    sizes: list[int] = []
+    while not (line := lines.next()).startswith(b"\\"):
+        match = _COUNT.fullmatch(line)
+        if not match or int(match[1]) != len(sizes) + 1:
+            raise lines.wrong(f"{_shown(line)} stands where 'ngram {len(sizes) + 1}=...' is due", -1)
+        sizes.append(int(match[2]))
+        if int(match[2]) >= NONE or sum(size * (2 * k + 2) for k, size in enumerate(sizes, 1)) > most:
+            raise lines.wrong("it promises more n-grams than the file has room for", -1)
+    if line != b"\\1-grams:" or not sizes:
+        raise lines.wrong(f"{_shown(line)} stands where \\1-grams: is due, after 'ngram 1=...'", -1)
+    return sizes
+
+
+def _words(lines: _Lines, size: int) -> tuple[dict[bytes, int], Level]:
+    """The ids of all words, and level 1."""
+    ids, logps, backoffs = dict(_SPELLED), [np.nan] * len(SPECIALS), [0.0] * len(SPECIALS)
+    with lines.explained():
+        for _ in range(size):
+            line = lines.peek()
+            logp, (word,), backoff = _columns(line, 1)
+            id = ids.setdefault(word, len(logps))
+            if id == len(logps):
+                logps.append(logp)
+                backoffs.append(backoff)
+            elif id < len(SPECIALS) and np.isnan(logps[id]):
+                logps[id], backoffs[id] = logp, backoff
+            else:
+                raise ValueError(f"the word {_shown(word)} was there before")
+            lines.take(lines.at + len(line) + 1, 1)
+    if np.isnan(logps[UNK]):
+        logps[UNK] = _UNKNOWN
+    logps[BOS] = -np.inf
+    logp_V, backoff_V = _natural(logps), _natural(backoffs)
+    logp_V[np.isnan(logp_V)] = -np.inf
+    key_V = np.arange(len(logp_V), dtype=np.uint64)
+    return ids, Level(key_V, np.zeros(len(logp_V), dtype=np.uint32), logp_V, backoff_V)
+
+
+def _columns(line: bytes, k: int) -> tuple[float, list[bytes], float]:
+    """Log10 p, the words and log10 b of a line; a ValueError says what is wrong with it."""
+    columns = _COLUMN.findall(line)
+    if not columns or columns[0].startswith(b"\\"):
+        raise ValueError(f"there are fewer {k}-grams than the header promises")
+    logp = _number(columns[0])
+    if not logp <= 0:
+        raise ValueError(f"{_shown(columns[0])} is no log10 probability, a number up to 0")
+    if len(columns) - k not in (1, 2):
+        raise ValueError(f"it has {len(columns)} columns, not the {k + 1} or {k + 2} of a {k}-gram")
+    backoff = _number(columns[-1]) if len(columns) == k + 2 else 0.0
+    if not backoff < 1e9:
+        raise ValueError(f"{_shown(columns[-1])} is no log10 backoff weight")
+    return logp, columns[1 : k + 1], backoff
+
+
+def _number(column: bytes) -> float:
+    """NaN where it is no number; -inf for what stands for a probability of 0."""
+    value = float(column) if _NUMBER.fullmatch(column) else np.nan
+    return -np.inf if value == -99 else value
+
+
+def _known(words: list[bytes], ids: Mapping[bytes, int]) -> list[int]:
+    """The ids of words; a ValueError names one that has none."""
+    for word in words:
+        if word not in ids:
+            raise ValueError(f"the word {_shown(word)} is not among the 1-grams")
+    return [ids[word] for word in words]
+
+
+def _natural(log10s: Sequence[float]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # as good as -inf
+        return (np.array(log10s, dtype=np.float64) * _LN_10).astype(np.float32)
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:60].decode("utf-8", "backslashreplace"))
+
+
+# ---- writing
+
+
+def write(path: Path, trie: Trie, words: Sequence[bytes], progress: Progress | None = None) -> None:
+    """Write a model, compressed by gzip where the name ends in .gz; every log comes back as the same float32.
+
+    Args:
+        path: where; what stood there is replaced when all is written.
+        trie: the model.
+        words: the spellings of the ids from 4 on.
+        progress: is told a line for each section.
+
+    Raises:
+        UsageError: a word, or the model, cannot be said in this format.
+        StorageError: the disk refuses.
+    """
+    spelled = _spellings(trie, words)
+    loops = _loops(engine.compiled(_LINE * sum(len(level.key_G) for level in trie.levels)))
+    spell = loops.speller(spelled)
+    with disk.writing(path), _replacing(path) as file:
+        file.write(b"\\data\\\n")
+        for k, level in enumerate(trie.levels, 1):
+            file.write(b"ngram %d=%d\n" % (k, len(level.key_G) - (k == 1)))
+        for k, level in enumerate(trie.levels, 1):
+            file.write(b"\n\\%d-grams:\n" % k)
+            for ids_MK, logp_M, backoff_M in _pieces(trie.levels, k):
+                file.write(spell(ids_MK, logp_M, backoff_M))
+            if progress:
+                progress(f"{k}-grams: {len(level.key_G):,} written")
+        file.write(b"\n\\end\\\n")
+
+
+def _spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
+    """The spelling of every id, when the format can say it all."""
+    if trie.absent:
+        raise UsageError(
+            "a model with stupid backoff cannot be written as ARPA, where a context never seen has no price",
+            "use another smoothing",
+        )
+    if len(words) + len(SPECIALS) != len(trie.levels[0].key_G):
+        raise UsageError(f"{len(words):,} spellings are not those of {len(trie.levels[0].key_G):,} ids", "give all")
+    for word in words:
+        if word in _SPELLED or not _WORD.fullmatch(word):
+            raise UsageError(f"the word {_shown(word)} cannot be written as ARPA", "use a codec without such words")
+    if len(set(words)) < len(words):
+        raise UsageError("two words are spelled the same and cannot be written as ARPA", "use another codec")
+    return [b"", b"<unk>", b"<s>", b"</s>", *words]
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside its place, that takes it when the block ends well."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                    yield file  # type: ignore[misc]  # writes as IO does
+            else:
+                yield raw
+        disk.settle(beside)
+        beside.rename(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _pieces(levels: Sequence[Level], k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The k-grams as ids, ln p and ln b (empty for the longest), all but [PAD]."""
+    level = levels[k - 1]
+    for start in range(k == 1, len(level.key_G), _LINES):
+        piece = slice(start, start + _LINES)
+        key_M, logp_M = np.array(level.key_G[piece]), np.array(level.logp_G[piece])
+        ids_MK = np.empty((len(key_M), k), dtype=np.uint32)
+        for place in range(k - 1, -1, -1):
+            ids_MK[:, place] = low(key_M)
+            if place:
+                key_M = np.asarray(levels[place - 1].key_G[high(key_M)])
+        if k == 1:
+            logp_M[ids_MK[:, 0] == BOS] = 0
+        yield ids_MK, logp_M, np.array(level.backoff_G[piece])
+
+
+# ---- the loops
+
+
+def _loops(compiled: bool) -> type[Plain]:
+    if not compiled:
+        return Plain
+    from lmlab.models.ngram.arpa_kernels import Compiled
+
+    return Compiled
+
+
+class Plain:
+    """What works on many n-grams at once, in plain Python.
+
+    Args:
+        ids: of all words.
+    """
+
+    def __init__(self, ids: Mapping[bytes, int]) -> None:
+        self.ids = ids
+
+    def table(self, most: int) -> Any:
+        """An empty table of k-grams; 0 is for those that nobody will look for."""
+        return {}
+
+    def parse(self, text: bytes, at: int, k: int) -> Piece:
+        """Read lines as far as they are k-grams."""
+        rows, logps, backoffs = [], [], []
+        for line in text[at:].split(b"\n")[:-1]:
+            try:
+                logp, words, backoff = _columns(line, k)
+                rows.append(_known(words, self.ids))
+            except ValueError:
+                break
+            logps.append(logp)
+            backoffs.append(backoff)
+            at += len(line) + 1
+        return np.array(rows, dtype=np.uint32).reshape(-1, k), _natural(logps), _natural(backoffs), at
+
+    def enter(
+        self, ids_MK: np.ndarray, logp_M: np.ndarray, below: Any, own: Any, nodes_M2: np.ndarray, size: int
+    ) -> None:
+        """Number k-grams from `size` on, and write down the numbers of their contexts and suffixes."""
+        grams = [tuple(row) for row in ids_MK.tolist()]
+        for number, gram in enumerate(grams, size):
+            own.setdefault(gram, number)
+        context_M, suffix_M = (
+            np.array([below.get(gram[part], NONE) for gram in grams], dtype=np.uint32)
+            for part in (slice(None, -1), slice(1, None))
+        )
+        nodes_M2[:, 0] = pack(context_M, ids_MK[:, -1])
+        nodes_M2[:, 1] = pack(suffix_M, logp_M.view(np.uint32))
+
+    def unknown(self, ids_MK: np.ndarray, own: Any) -> np.ndarray:
+        """Which k-grams are not in a table."""
+        return np.array([tuple(row) not in own for row in ids_MK.tolist()], dtype=bool)
+
+    def arrange(self, nodes_G2: np.ndarray, place_F: np.ndarray) -> tuple[Counts, np.ndarray]:
+        """Order by context and word, as `counting.arrange` does, with ln p for counts."""
+        word_G, context_G, bits_G, suffix_G = nodes_G2.view("<u4").T
+        key_G = pack(place_F[context_G], word_G)
+        order_G = np.argsort(key_G, kind="stable")
+        place_G = np.empty(len(order_G), dtype=np.uint32)
+        place_G[order_G] = np.arange(len(order_G), dtype=np.uint32)
+        return Counts(key_G[order_G], place_F[suffix_G[order_G]], bits_G[order_G]), place_G
+
+    @classmethod
+    def speller(cls, spelled: Sequence[bytes]) -> Callable[[np.ndarray, np.ndarray, np.ndarray], bytes]:
+        """What turns k-grams into lines."""
+
+        def spell(ids_MK: np.ndarray, logp_M: np.ndarray, backoff_M: np.ndarray) -> bytes:
+            columns = [
+                map(_log10, logp_M.tolist()),
+                (b" ".join([spelled[id] for id in row]) for row in ids_MK.tolist()),
+            ]
+            if len(backoff_M):
+                columns.append(map(_log10, backoff_M.tolist()))
+            return b"".join(b"\t".join(line) + b"\n" for line in zip(*columns, strict=True))
+
+        return spell
+
+
+def _log10(log: float) -> bytes:
+    """A natural log as log10, with the fewest decimals that always bring its float32 back."""
+    if log == -np.inf:
+        return b"-99"
+    value, decimals, least = min(abs(log), 1e9), 7, 2.0
+    while 0 < value < least and decimals < 40:
+        least /= 8  # float32 gets finer by 8, decimals by 10
+        decimals += 1
+    digits = int(value * _LOG10_E * _TEN[decimals] + 0.5)
+    whole, part = divmod(digits, 10**decimals)
+    sign = b"-" if log < 0 and digits else b""
+    return sign + (b"%d.%0*d" % (whole, decimals, part)).rstrip(b"0").rstrip(b".")
