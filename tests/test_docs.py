@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmlab import registry
-from lmlab.cli import VERBS, verb_parser
+from lmlab.cli import VERBS, split_verb, verb_parser
 from lmlab.config import described
 from lmlab.corpora import DataSettings
 from lmlab.training.settings import TrainSettings
@@ -52,8 +52,9 @@ def test_examples_of_the_help_parse(verb):
     commands = [line.split("|")[-1].strip() for line in epilog.splitlines() if "lmlab " in line]
     assert commands
     for command in commands:
-        words = shlex.split(command, comments=True)
-        verb_parser(words[1]).parse_args(words[2:])
+        named, rest = split_verb(shlex.split(command, comments=True)[1:])
+        assert named == verb
+        verb_parser(named).parse_args(rest)
 
 
 def test_every_setting_is_documented():

@@ -7,12 +7,15 @@ their pages out of memory, not out of the file.
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import os
 import re
 import sys
 import tempfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from lmlab.disk import writing
 from lmlab.errors import SettingError
 
 _SMALL = 1 << 20
+_CHECKED = 1 << 16  # numbers under one checksum
+_SOME = 8
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -38,6 +43,14 @@ def parse_size(text: str) -> int:
     if match is None:
         raise SettingError("memory", text, "a size such as 500M or 2G")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def resident() -> int | None:
+    """Bytes of this process that are in memory now; None where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return None
 
 
 class _Anonymous(mmap.mmap):
@@ -88,13 +101,54 @@ def forget(*arrays: np.ndarray) -> None:
             pages.madvise(mmap.MADV_DONTNEED)
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """What `np.save` writes, in pieces, each forgotten when written."""
+def save_array(path: Path, array: np.ndarray) -> list[int]:
+    """What `np.save` writes, in pieces, each forgotten when written.
+
+    Returns:
+        Checksums for `map_array`: the CRC-32 of the header, and of every 2^16 numbers.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    checksums = [zlib.crc32(header.getvalue())]
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        for start in range(0, len(array), _SMALL):
-            file.write(np.ascontiguousarray(array[start : start + _SMALL]).data)
-            forget(array)
+        file.write(header.getvalue())
+        for start in range(0, len(array), _CHECKED):
+            piece = np.ascontiguousarray(array[start : start + _CHECKED]).data
+            file.write(piece)
+            checksums.append(zlib.crc32(piece))
+            if start % _SMALL == 0:
+                forget(array)
+    return checksums
+
+
+def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, whole: bool) -> np.ndarray:
+    """An array of one dimension that `save_array` wrote, memory-mapped.
+
+    Args:
+        path: the file.
+        dtype: of the array.
+        length: of the array.
+        checksums: what `save_array` returned.
+        whole: check all of it; else its length, its header, and eight pieces from its first to its last.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not as it was written.
+    """
+    size = path.stat().st_size - length * np.dtype(dtype).itemsize
+    with path.open("rb") as file:
+        header = file.read(min(max(size, 0), _CHECKED))
+    pieces = range(0, length, _CHECKED)
+    if len(checksums) != 1 + len(pieces) or len(header) != size or zlib.crc32(header) != checksums[0]:
+        raise ValueError("its header or its length is not as it was written")
+    if not length:
+        return np.empty(0, dtype)
+    array = np.asarray(np.memmap(path, dtype, "r", size, (length,)))
+    some = range(len(pieces)) if whole else {i * (len(pieces) - 1) // (_SOME - 1) for i in range(_SOME)}
+    for i in some:
+        if zlib.crc32(array[pieces[i] : pieces[i] + _CHECKED].data) != checksums[i + 1]:
+            raise ValueError(f"what lies from number {pieces[i]:,} on is not as it was written")
+    return array
 
 
 class Rows:

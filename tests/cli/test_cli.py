@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lmlab.cli import VERBS, main, verb_parser
+from lmlab.cli import VERBS, main, split_verb, verb_parser
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -44,15 +44,15 @@ def test_no_verb_is_wrong_usage(lmlab):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
     with pytest.raises(SystemExit) as left:
-        main([verb, "--help"])
+        main([*verb.split(), "--help"])
     assert left.value.code == 0
     out = capsys.readouterr().out
     examples = [shlex.split(line, comments=True) for line in out.split("examples:\n")[1].splitlines()]
     assert examples
     for words in examples:
-        words = words[words.index("lmlab") + 1 :]
-        assert words[0] == verb
-        verb_parser(verb).parse_args(words[1:])
+        named, rest = split_verb(words[words.index("lmlab") + 1 :])
+        assert named == verb
+        verb_parser(verb).parse_args(rest)
     for option in ("--json", "--quiet", "--debug"):
         assert option in out
 

@@ -50,6 +50,16 @@ def verb_parser(verb: str) -> Parser:
     return parser
 
 
+def split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The verb that a command line begins with, one word or two, and what follows it.
+
+    >>> split_verb(["ngram", "stats", "runs/kn5"])
+    ('ngram stats', ['runs/kn5'])
+    """
+    length = 2 if any(verb.startswith(f"{words[0]} ") for verb in VERBS) else 1
+    return " ".join(words[:length]), words[length:]
+
+
 def overview() -> str:
     """What `lmlab --help` prints."""
     width = max(map(len, VERBS))
@@ -112,8 +122,8 @@ def _run(words: list[str]) -> int:
 
             print(f"lmlab {__version__}")
             return 0
-        length = 2 if any(verb.startswith(f"{words[0]} ") for verb in VERBS) else 1
-        options = verb_parser(" ".join(words[:length])).parse_args(words[length:])
+        verb, rest = split_verb(words)
+        options = verb_parser(verb).parse_args(rest)
         code: int = options.run(options)
         return code
     finally:

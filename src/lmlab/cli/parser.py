@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--order", metavar="N", help="order of an n-gram")
         group.add_argument("--smoothing", metavar="NAME", help="of an n-gram: kneser-ney, witten-bell, absolute...")
         group.add_argument("--prune", metavar="A,B,C", help="drop n-grams that occur so often at most: 0,0,1")
+        group.add_argument("--layout", metavar="NAME", help="of an n-gram: fast, or compact: a tenth of the size")
         group.add_argument("--memory", metavar="SIZE", help="what counting may take, the rest goes to disk: 1G")
 
     def add_learning(self) -> None:
@@ -72,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-NGRAM_OPTIONS = ("order", "smoothing", "prune", "memory")
+NGRAM_OPTIONS = ("order", "smoothing", "prune", "memory", "layout")
 DATA_OPTIONS = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
 
 

@@ -12,13 +12,17 @@ Shapes: N ids.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from lmlab import engine
+from lmlab.errors import DataError
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 CHUNK = 1 << 18  # bytes read at once: about as many words as the counter takes together
@@ -110,6 +114,23 @@ def scanner(text_bytes: int | None, words: Sequence[str] = (), *, learn: bool = 
     from lmlab.codecs.scan_compiled import CompiledScanner
 
     return CompiledScanner(words, learn=learn)
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """A file to read as bytes; "-" is standard input.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with Path(name).open("rb", buffering=CHUNK) as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror or error})", "name a text file") from error
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:

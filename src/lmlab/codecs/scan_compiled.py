@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numba import uint64
 
-from lmlab.jit import inline, jit
+from lmlab.jit import inline, jit, prefetch
 from lmlab.memory import room
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 _ROOM = 1 << 12
+_AHEAD = 12  # words hashed before they are looked up
+_RING = 16
 
 
 class CompiledScanner:
@@ -31,10 +33,10 @@ class CompiledScanner:
         self._spelled_B = np.empty(_ROOM, dtype=np.uint8)
         self._end_W = np.zeros(_ROOM, dtype=np.int64)
         self._words, self._open, self._learn = 0, False, True
-        for name in SPECIALS:
-            _enter(self.table_S2, np.frombuffer(name.encode(), dtype=np.uint8), UNK)
         self.feed(" ".join(words).encode())
         self._open, self._learn = False, learn
+        for name in SPECIALS:  # unknown, unless they are among the words
+            _enter(self.table_S2, np.frombuffer(name.encode(), dtype=np.uint8), UNK)
 
     def feed(self, text: bytes) -> np.ndarray:
         """See `WordScanner`."""
@@ -103,6 +105,8 @@ def _enter(table_S2, word_B, id):
     hashed, mask = hash_word(word_B), uint64(len(table_S2) - 1)
     at = hashed & mask
     while table_S2[np.int64(at), 0] != 0:
+        if table_S2[np.int64(at), 0] == hashed:
+            return
         at = (at + uint64(1)) & mask
     table_S2[np.int64(at), 0] = hashed
     table_S2[np.int64(at), 1] = id
@@ -122,43 +126,56 @@ def _move(table_S2, larger_S2):
 
 @jit
 def _scan(text_B, opened, table_S2, spelled_B, end_W, words, learn, ids_N):
-    """Write the ids of a text; returns how many, how many words are known now, and whether a line is open."""
+    """Write the ids of a text; returns how many, how many words are known now, and whether a line is open.
+
+    Words are hashed some places before they are looked up, so that memory is asked ahead. A newline has the hash 0.
+    """
     mask, many, at, size = uint64(len(table_S2) - 1), 0, 0, len(text_B)
-    while at < size:
-        byte = text_B[at]
-        if _is_space(byte):
-            if byte == 10:
-                if not opened:
-                    ids_N[many] = BOS
-                    many += 1
-                ids_N[many] = EOS
-                many += 1
-                opened = False
+    hashes = np.empty(_RING, np.uint64)
+    starts, stops = np.empty(_RING, np.int64), np.empty(_RING, np.int64)
+    read = done = 0
+    while True:
+        while at < size and text_B[at] != 10 and _is_space(text_B[at]):
             at += 1
+        if at < size:
+            hashed = uint64(0)
+            starts[read % _RING] = at
+            if text_B[at] == 10:
+                at += 1
+            else:
+                hashed = uint64(0xCBF29CE484222325)
+                while at < size and not _is_space(text_B[at]):
+                    hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
+                    at += 1
+                hashed = _finish(hashed)
+                prefetch(table_S2, np.int64(hashed & mask) * 2)
+            hashes[read % _RING], stops[read % _RING] = hashed, at
+            read += 1
+        if done == read:
+            return many, words, opened
+        if at < size and read - done < _AHEAD:
             continue
-        start, hashed = at, uint64(0xCBF29CE484222325)
-        while at < size and not _is_space(text_B[at]):
-            hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
-            at += 1
-        hashed = _finish(hashed)
-        slot = hashed & mask
-        while table_S2[np.int64(slot), 0] != hashed and table_S2[np.int64(slot), 0] != 0:
-            slot = (slot + uint64(1)) & mask
-        id = uint64(UNK)
-        if table_S2[np.int64(slot), 0] != 0:
-            id = table_S2[np.int64(slot), 1]
-        elif learn:
-            id = uint64(words + len(SPECIALS))
-            table_S2[np.int64(slot), 0] = hashed
-            table_S2[np.int64(slot), 1] = id
-            end = end_W[words - 1] if words else 0
-            spelled_B[end : end + at - start] = text_B[start:at]
-            end_W[words] = end + at - start
-            words += 1
+        hashed = hashes[done % _RING]
         if not opened:
             ids_N[many] = BOS
             many += 1
-            opened = True
+        opened = hashed != 0
+        id = uint64(EOS)
+        if opened:
+            slot = hashed & mask
+            while table_S2[np.int64(slot), 0] != hashed and table_S2[np.int64(slot), 0] != 0:
+                slot = (slot + uint64(1)) & mask
+            id = uint64(UNK)
+            if table_S2[np.int64(slot), 0] != 0:
+                id = table_S2[np.int64(slot), 1]
+            elif learn:
+                id = uint64(words + len(SPECIALS))
+                table_S2[np.int64(slot), 0] = hashed
+                table_S2[np.int64(slot), 1] = id
+                start, end = starts[done % _RING], end_W[words - 1] if words else 0
+                end_W[words] = end + stops[done % _RING] - start
+                spelled_B[end : end_W[words]] = text_B[start : stops[done % _RING]]
+                words += 1
         ids_N[many] = id
         many += 1
-    return many, words, opened
+        done += 1

@@ -6,24 +6,23 @@ and knows other codecs; this reads the text once, as bytes, and holds neither it
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from lmlab import engine, store
-from lmlab.codecs.scan import CHUNK, WordScanner, chunks, scanner
+from lmlab.codecs.scan import WordScanner, chunks, opened, scanner
 from lmlab.codecs.word import WordCodec
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.memory import parse_size
 from lmlab.models.ngram import Ngram, arpa
 from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
+from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Advance, Reporter, default_reporter
 from lmlab.vocab import SPECIALS
 from lmlab.workbench.bench import Bench
@@ -66,7 +65,9 @@ def estimate(
     known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
     words = scanner(texts.size, known or (), learn=known is None)
     model: Any = Ngram.from_counts(model_settings, _count(texts, model_settings, words))
-    codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *words.words()])
+    spelled = words.words()
+    del words, known  # each may take as much as the codec
+    codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *spelled])
     for note in model.notes:
         reporter.say(note)
     bench = _bench(model, codec, whole, texts.describe(), time.perf_counter() - began)
@@ -93,7 +94,13 @@ def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Re
         trie, words = arpa.read(path)
     whole = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
     codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *(word.decode() for word in words)])
-    data = {"name": path.name, "sha256": None, "split_rule": "none", "splits": {}, "normalisation": _NORMALISATION}
+    data: dict[str, Any] = {
+        "name": path.name,
+        "sha256": None,
+        "split_rule": "none",
+        "splits": {},
+        "normalisation": _NORMALISATION,
+    }
     bench = _bench(Ngram(settings_of(whole, "model"), trie), codec, whole, data, time.perf_counter() - began)
     if out is not None:
         bench.save(out)
@@ -121,6 +128,14 @@ def words_of(bench: Bench) -> list[bytes]:
     if bench.config["codec"].get("split") != "space":
         raise UsageError(f"the tokens of {where} are not words between spaces", "build it with `lmlab ngram estimate`")
     return [token.encode() for token in bench.codec.tokens[len(SPECIALS) :]]
+
+
+def with_trie(bench: Bench, trie: Trie, note: str) -> Bench:
+    """The same model with other n-grams, and a note of how they came about."""
+    model = ngram_of(bench)
+    changed: Any = Ngram(model.settings, trie, [*model.notes, note])
+    results = {**bench.manifest["results"], "notes": list(changed.notes), "ngrams": list(changed.ngrams)}
+    return Bench(changed, bench.codec, bench.config, {**bench.manifest, "results": results})
 
 
 def _configuration(model: Mapping[str, Any], codec: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -159,7 +174,7 @@ class Texts:
         self._digest, self._bytes = hashlib.sha256(), 0
         with self._reporter.stage(title, self.size) as advance:
             for name in self._names:
-                with _opened(name) as file:
+                with opened(name) as file:
                     for text in chunks(file):
                         self._check(text, name, advance)
                         yield words.feed(text)
@@ -186,19 +201,6 @@ class Texts:
             "splits": {"train": {"bytes": self._bytes}},
             "normalisation": _NORMALISATION,
         }
-
-
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = Path(name).open("rb", buffering=CHUNK)
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror})", "name a text file") from error
-    with file:
-        yield file
 
 
 def _count(texts: Texts, settings: Any, words: WordScanner) -> list[Counts]:

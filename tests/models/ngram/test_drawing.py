@@ -33,7 +33,7 @@ def model_of(smoothing: str = "kneser-ney", order: int = 4, prune: tuple[int, ..
 
 
 def contexts_of(model: Ngram, prompts: list[list[int]]) -> Contexts:
-    return model._trie.begin([[BOS, *prompt] for prompt in prompts])
+    return model.trie.begin([[BOS, *prompt] for prompt in prompts])
 
 
 def misfit(counted_V: np.ndarray, logp_V: np.ndarray) -> float:
@@ -62,9 +62,9 @@ def test_rows_and_their_best(
     model = Ngram.estimate(Ngram.Settings(order, smoothing, prune=prune), V, lay(train))
     contexts = contexts_of(model, prompts)
     with engine.only(False):
-        row_BV = model._trie.rows(contexts)
+        row_BV = model.trie.rows(contexts)
     with engine.only(True):
-        assert np.array_equal(model._trie.rows(contexts), row_BV)
+        assert np.array_equal(model.trie.rows(contexts), row_BV)
     if smoothing != "stupid-backoff":
         assert np.exp(row_BV.astype(np.float64)).sum(axis=1) == pytest.approx(1, abs=1e-6)
     ids_BK, logp_BK = model.top_k(prompts, k)
@@ -96,11 +96,11 @@ def test_samples_follow_the_row(smoothing: str, prune: tuple[int, ...], order: i
     model = model_of(smoothing, order, prune)
     contexts = contexts_of(model, [[], [5, 6, 5], [9, 9, 8, 9], [V - 1], [6, 5]])
     contexts.level_B[-1] = contexts.node_B[-1] = contexts.length_B[-1] = 0
-    row_BV = model._trie.rows(contexts)
+    row_BV = model.trie.rows(contexts)
     for row, logp_V in enumerate(row_BV):
         same = Contexts(*(np.repeat(array[row], DRAWS) for array in vars(contexts).values()))
         with engine.only(True):
-            texts = model._trie.drawing.sample(same, 1, seed=row)
+            texts = model.trie.drawing.sample(same, 1, seed=row)
         assert misfit(np.bincount(np.concatenate(texts), minlength=V), logp_V) < 4.5
 
 
@@ -115,7 +115,7 @@ def test_later_tokens_follow_what_was_drawn(smoothing: str) -> None:
             follows[tuple(text[:3].tolist())].append(text[3])
     common = [prefix for prefix, words in follows.items() if len(words) >= 500]
     assert len(common) > 10
-    for prefix, logp_V in zip(common, model._trie.rows(contexts_of(model, [[*p] for p in common])), strict=True):
+    for prefix, logp_V in zip(common, model.trie.rows(contexts_of(model, [[*p] for p in common])), strict=True):
         assert misfit(np.bincount(follows[prefix], minlength=V), logp_V) < 4.5
 
 
@@ -176,11 +176,11 @@ def test_a_copy_and_a_loaded_model_draw_the_same(tmp_path: Path) -> None:
     model = model_of()
     with engine.only(True):
         expected = np.concatenate(model.sample([[], [5]], 30, seed=1)).tolist()
-        row_BV = model._trie.rows(contexts_of(model, [[5, 6]]))
+        row_BV = model.trie.rows(contexts_of(model, [[5, 6]]))
         model.save(tmp_path)
         for again in (copy.deepcopy(model), Ngram.load(tmp_path, model.settings, V)):
             assert np.concatenate(again.sample([[], [5]], 30, seed=1)).tolist() == expected
-            assert np.array_equal(again._trie.rows(contexts_of(again, [[5, 6]])), row_BV)
+            assert np.array_equal(again.trie.rows(contexts_of(again, [[5, 6]])), row_BV)
 
 
 def test_what_cannot_be_asked() -> None:

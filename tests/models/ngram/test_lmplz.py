@@ -12,8 +12,7 @@ import pytest
 
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.counts import count_ngrams
-from lmlab.models.ngram.smoothing import _kneser_ney as kneser_ney
-from lmlab.models.ngram.smoothing import _Task as Task
+from lmlab.models.ngram.smoothing import Task, rule_of
 from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD, UNK
 
 TOLERANCE = 2e-6  # an ARPA file holds float32 in six or seven digits
@@ -87,7 +86,7 @@ def read_arpa(path: Path, vocabulary: dict[str, int]) -> list[tuple[np.ndarray, 
 def compare(name: str, corpus: Corpus, settings: Ngram.Settings) -> tuple[np.ndarray, np.ndarray]:
     """How far every stored log10 probability and backoff lies from lmplz's."""
     model = Ngram.estimate(settings, len(corpus.vocabulary), corpus.ids_N)
-    levels = model._trie.levels
+    levels = model.trie.levels
     off_p, off_b = [], []
     for k, (ids_GK, logp_G, backoff_G) in enumerate(read_arpa(DATA / "kenlm" / name, corpus.vocabulary), 1):
         node_G = np.zeros(len(ids_GK), dtype=np.int64)
@@ -119,7 +118,9 @@ def test_character_discounts_are_those_of_the_log(chars: Corpus) -> None:
 
 def discounts_of(corpus: Corpus, order: int, lmplz: bool = False) -> np.ndarray:
     levels = count_ngrams(corpus.ids_N, order, len(corpus.vocabulary))
-    rules = [kneser_ney(Task(levels, k, len(corpus.vocabulary) - 2, 0.1, lmplz)) for k in range(1, order + 1)]
+    rules = [
+        rule_of("kneser-ney", Task(levels, k, len(corpus.vocabulary) - 2, 0.1, lmplz)) for k in range(1, order + 1)
+    ]
     return np.array([rule.taken[1:] for rule in rules])
 
 

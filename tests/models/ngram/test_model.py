@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lmlab.errors import ArtifactError, SettingError
+from lmlab.memory import map_array, save_array
 from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, Storable, Unnormalised
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.smoothing import SMOOTHINGS
@@ -90,7 +92,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: int, smoothing: 
 def test_a_loaded_model_stays_on_disk(tmp_path: Path) -> None:
     model_of().save(tmp_path)
     again = Ngram.load(tmp_path, Ngram.Settings(4), V)
-    assert isinstance(again._trie.levels[3].logp_G.base, np.memmap)
+    assert isinstance(again.trie.levels[3].logp_G.base, np.memmap)
 
 
 def damage(folder: Path, how: str) -> None:
@@ -120,6 +122,34 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, how: str) -> None:
     damage(tmp_path, how)
     with pytest.raises(ArtifactError, match="is no sound n-gram model"):
         Ngram.load(tmp_path, Ngram.Settings(4), V)
+
+
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
+    model = model_of(2)
+    model.save(tmp_path)
+    for path in sorted(tmp_path.glob("*.npy")):
+        sound = path.read_bytes()
+        for place in range(0, len(sound), 7):
+            path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << place % 8]) + sound[place + 1 :])
+            with pytest.raises(ArtifactError, match=f"{path.name} cannot be read"):
+                Ngram.load(tmp_path, model.settings, V)
+        path.write_bytes(sound)
+    about = tmp_path / "ngram.json"
+    about.write_text(about.read_text().replace('"absent": 0.0', '"absent": 0.5'))
+    with pytest.raises(ArtifactError, match=r"ngram\.json is not as it was written"):
+        Ngram.load(tmp_path, model.settings, V)
+
+
+@pytest.mark.parametrize(("number", "seen"), [(0, True), (700_000, False), (999_999, True)])
+def test_of_a_large_array_pieces_are_checked(tmp_path: Path, number: int, seen: bool) -> None:
+    array = np.arange(1_000_000, dtype="<u4")
+    checksums = save_array(tmp_path / "array.npy", array)
+    written = np.load(tmp_path / "array.npy", mmap_mode="r+")
+    written[number] += 1
+    written.flush()
+    for whole in (False, True):
+        with pytest.raises(ValueError, match="not as it was") if seen or whole else nullcontext():
+            map_array(tmp_path / "array.npy", "<u4", len(array), checksums, whole=whole)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ PREDICTED = [w for w in range(V) if w not in NEVER_PREDICTED]
 
 
 def rows_of(model: Ngram, histories: list[list[int]]) -> np.ndarray:
-    trie = model._trie
+    trie = model.trie
     return np.exp(trie.rows(trie.begin([[BOS, *history] for history in histories])).astype(np.float64))
 
 

@@ -19,12 +19,12 @@ def stepped(model: Ngram, documents: list[list[int]]) -> list[float]:
     """The score of each token from whole rows, one step at a time; 0 for each <bos>."""
     scores = []
     for document in documents:
-        contexts = model._trie.begin([[BOS]])
+        contexts = model.trie.begin([[BOS]])
         scores.append(0.0)
         for word in document:
-            scores.append(model._trie.rows(contexts)[0, word])
-            contexts = model._trie.advance(contexts, np.array([word]))
-        scores.append(model._trie.rows(contexts)[0, 3])
+            scores.append(model.trie.rows(contexts)[0, word])
+            contexts = model.trie.advance(contexts, np.array([word]))
+        scores.append(model.trie.rows(contexts)[0, 3])
     return scores
 
 
@@ -56,24 +56,24 @@ def test_pieces_and_sorted_questions_change_nothing(
 @given(st.lists(st.lists(st.integers(4, 8), max_size=8), min_size=1, max_size=5), st.integers(1, 5))
 def test_beginning_equals_advancing(prompts: list[list[int]], order: int) -> None:
     model = Ngram.estimate(Ngram.Settings(order, "stupid-backoff"), V, lay([[4, 5, 6, 4, 5], [5, 5, 6], []]))
-    together = model._trie.begin([[BOS, *prompt] for prompt in prompts])
+    together = model.trie.begin([[BOS, *prompt] for prompt in prompts])
     for row, prompt in enumerate(prompts):
-        one = model._trie.begin([[BOS]])
+        one = model.trie.begin([[BOS]])
         for word in prompt:
-            one = model._trie.advance(one, np.array([word]))
+            one = model.trie.advance(one, np.array([word]))
         for name in ("level_B", "node_B", "length_B"):
             assert getattr(together, name)[row] == getattr(one, name)[0]
 
 
 def test_advancing_leaves_the_context_as_it_was() -> None:
     model = Ngram.estimate(Ngram.Settings(3), V, lay([[4, 5, 6, 4, 5]]))
-    contexts = model._trie.begin([[BOS, 4, 5], [BOS, 6]])
+    contexts = model.trie.begin([[BOS, 4, 5], [BOS, 6]])
     before = [array.copy() for array in vars(contexts).values()]
-    model._trie.advance(contexts, np.array([6, 4]))
+    model.trie.advance(contexts, np.array([6, 4]))
     assert all(np.array_equal(a, b) for a, b in zip(before, vars(contexts).values(), strict=True))
 
 
 def test_a_bos_within_starts_anew() -> None:
     model = Ngram.estimate(Ngram.Settings(4, "stupid-backoff"), V, lay([[4, 5, 6, 4, 5]]))
-    within = model._trie.begin([[BOS, 7, 7, BOS]])
-    assert np.array_equal(model._trie.rows(within), model._trie.rows(model._trie.begin([[BOS]])))
+    within = model.trie.begin([[BOS, 7, 7, BOS]])
+    assert np.array_equal(model.trie.rows(within), model.trie.rows(model.trie.begin([[BOS]])))

@@ -128,7 +128,9 @@ def _fill(shelf: _Shelf, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
         ids_MK, logp_M, backoff_M, end = shelf.loops.parse(lines.text, lines.at, k)
         if len(ids_MK) > left:
             raise lines.wrong(f"the header promises {size:,} {k}-grams, and there are more", left)
-        missing.append(shelf.enter(ids_MK, logp_M, backoff_M))
+        missing_MK = shelf.enter(ids_MK, logp_M, backoff_M)
+        if len(missing_MK):  # an empty view would keep the whole piece
+            missing.append(missing_MK)
         left -= len(ids_MK)
         lines.take(end, len(ids_MK))
         if end < len(lines.text):
@@ -137,7 +139,7 @@ def _fill(shelf: _Shelf, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
         with lines.explained():
             _known(_columns(lines.peek(), k)[1], shelf.loops.ids)
         raise lines.wrong("it cannot be understood")
-    return [ids_MK for ids_MK in missing if len(ids_MK)]
+    return missing
 
 
 def _parts_of(missing: list[np.ndarray]) -> dict[int, np.ndarray]:
@@ -176,12 +178,11 @@ class _Shelf:
         """Number k-grams; returns those that lack a context or a suffix."""
         new = slice(self.size, self.size + len(ids_MK))
         nodes_M2 = self.nodes_G2[new]
-        self.loops.enter(ids_MK, logp_M, self._below, self.table, nodes_M2, self.size)
+        lacking = self.loops.enter(ids_MK, logp_M, self._below, self.table, nodes_M2, self.size)
         if len(self.backoff_G):
             self.backoff_G[new] = backoff_M
         self.size = new.stop
-        missing_M = (nodes_M2.view("<u4")[:, 1::2] == NONE).any(axis=1)
-        return ids_MK[missing_M]
+        return ids_MK[(nodes_M2.view("<u4")[:, 1::2] == NONE).any(axis=1)] if lacking else ids_MK[:0]
 
     def add(self, ids_MK: np.ndarray) -> None:
         """Number k-grams that have no probability of their own, if they are not there already."""
@@ -503,8 +504,8 @@ class Plain:
 
     def enter(
         self, ids_MK: np.ndarray, logp_M: np.ndarray, below: Any, own: Any, nodes_M2: np.ndarray, size: int
-    ) -> None:
-        """Number k-grams from `size` on, and write down the numbers of their contexts and suffixes."""
+    ) -> bool:
+        """Number k-grams from `size` on, and find the numbers of their contexts and suffixes; whether any lacks one."""
         grams = [tuple(row) for row in ids_MK.tolist()]
         for number, gram in enumerate(grams, size):
             own.setdefault(gram, number)
@@ -514,6 +515,7 @@ class Plain:
         )
         nodes_M2[:, 0] = pack(context_M, ids_MK[:, -1])
         nodes_M2[:, 1] = pack(suffix_M, logp_M.view(np.uint32))
+        return bool((np.maximum(context_M, suffix_M) == NONE).any())
 
     def unknown(self, ids_MK: np.ndarray, own: Any) -> np.ndarray:
         """Which k-grams are not in a table."""

@@ -65,9 +65,9 @@ class Compiled(Plain):
         many, end = parse(text_B, at, self.words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M)
         return ids_MK[:many], logp_M[:many], backoff_M[:many], end
 
-    def enter(self, ids_MK, logp_M, below, own, nodes_M2, size) -> None:
+    def enter(self, ids_MK, logp_M, below, own, nodes_M2, size) -> bool:
         """See `Plain`."""
-        enter(np.ascontiguousarray(ids_MK), logp_M, below, own, nodes_M2, size)
+        return enter(np.ascontiguousarray(ids_MK), logp_M, below, own, nodes_M2, size)
 
     def unknown(self, ids_MK: np.ndarray, own: np.ndarray) -> np.ndarray:
         """See `Plain`."""
@@ -251,7 +251,11 @@ def enter(ids_MK, logp_M, below_S, own_S, nodes_M2, size):
         own_S: the table to enter them into; one slot where nobody will look for them.
         nodes_M2: uint64; receives of each the number of its context and its word, and its suffix's number and ln p.
         size: the first number.
+
+    Returns:
+        Whether any lacks a context or a suffix.
     """
+    lacking = False
     rows, width = ids_MK.shape
     bits_M = logp_M.view(np.uint32)
     hash_3 = np.empty((_BATCH, 3), np.uint64)
@@ -268,6 +272,8 @@ def enter(ids_MK, logp_M, below_S, own_S, nodes_M2, size):
         for row in range(first, last):
             _, context = _seek(below_S, hash_3[row - first, 0])
             _, suffix = _seek(below_S, hash_3[row - first, 1])
+            if context < 0 or suffix < 0:
+                lacking = True
             context, suffix = (context if context >= 0 else NONE), (suffix if suffix >= 0 else NONE)
             nodes_M2[row, 0] = (uint64(context) << uint64(32)) | uint64(ids_MK[row, width - 1])
             nodes_M2[row, 1] = (uint64(suffix) << uint64(32)) | uint64(bits_M[row])
@@ -275,6 +281,7 @@ def enter(ids_MK, logp_M, below_S, own_S, nodes_M2, size):
                 at, found = _seek(own_S, hash_3[row - first, 2])
                 if found < 0:
                     own_S[at] = (hash_3[row - first, 2] & ~uint64(len(own_S) - 1)) | uint64(size + row + 1)
+    return lacking
 
 
 @jit

@@ -4,11 +4,10 @@ Scoring five words takes less time than handing one array to a compiled function
 own objects and gives Python's own objects, and is bound to one block of numbers that says where the tables lie:
 
     row 0   the words: table, its mask, the order, what a context never seen adds
-    row k   level k: its index and log2 of the slots of that, its records, and how many 64-bit numbers a record takes
+    row k   level k: its index, log2 of the slots of that, its records, its suffixes, and its last node
 
-A lone question waits for memory, so all that is asked of an n-gram lies side by side, in one record a node:
-
-    key | log p | backoff | suffix        of the longest: key | log p
+A lone question waits for memory, so what is asked of an n-gram lies side by side, in a record of 16 bytes a node: its
+key, log p and backoff.
 
 A context is one number, made of the level of its longest stored part, how long it really is, and the node.
 Where callers see it, it is tidied: a part that begins no stored n-gram and has a backoff of 0 (then written -0.0) is
@@ -16,8 +15,7 @@ dropped, so that contexts which score alike are equal, as KenLM's states are.
 
 `<s>` and `</s>` are words here, as in ARPA files. `<s>` is never predicted; asked for all the same, it costs nothing.
 
-Shapes: K the order, W words, B bytes of their spellings, S slots of their table, G nodes of a level, R numbers of a
-record.
+Shapes: K the order, W words, B bytes of their spellings, S slots of their table, G nodes of a level.
 """
 
 from __future__ import annotations
@@ -45,8 +43,8 @@ RECORD = "<fi?xxx"
 """What `full_scores` gives of each word, for `struct`: log10 p, the length of the n-gram found, unknown or not."""
 _RECORD_BYTES = 12
 _WORDS, _MASK, _ORDER, _ABSENT = range(4)
-_SLOTS, _BITS, _RECORDS, _WIDTH = range(4)
-_LOGP, _BACKOFF, _SUFFIX = 2, 3, 4  # in 32-bit numbers of a record
+_SLOTS, _BITS, _RECORDS, _SUFFIXES, _LAST = range(5)
+_LOGP, _BACKOFF = 2, 3  # among the 32-bit numbers of a record
 _LEVEL, _LENGTH = 40, 32  # where these begin in a context's number
 _LOG_10 = float(np.log(10.0))
 _FASTCALL = 0x80  # Python's METH_FASTCALL
@@ -62,6 +60,7 @@ _new_int = types.ExternalFunction("PyLong_FromLongLong", types.intp(types.int64)
 _new_bool = types.ExternalFunction("PyBool_FromLong", types.intp(types.intp))
 _new_float = types.ExternalFunction("PyFloat_FromDouble", types.intp(types.float64))
 _new_tuple = types.ExternalFunction("PyTuple_New", types.intp(types.intp))
+_bad_argument = types.ExternalFunction("PyErr_BadArgument", types.intc())
 _set_item = types.ExternalFunction("PyTuple_SetItem", types.intc(types.intp, types.intp, types.intp))
 
 
@@ -84,19 +83,20 @@ class Calls:
 
 def bind(trie: Trie, words: Sequence[bytes]) -> Calls:
     """The functions of a model whose words have these spellings, ids from 4 on."""
-    spellings_S2 = _words(words)
-    block_K4 = np.zeros((trie.order + 1, 4), dtype=np.int64)
-    block_K4[0, :_ABSENT] = spellings_S2.ctypes.data, len(spellings_S2) - 1, trie.order
-    block_K4[0, _ABSENT:].view(np.float64)[:] = trie.absent
+    spellings_S2 = _spellings(words)
+    block_K8 = np.zeros((trie.order + 1, 8), dtype=np.int64)
+    block_K8[0, :_ABSENT] = spellings_S2.ctypes.data, len(spellings_S2) - 1, trie.order
+    block_K8[0, _ABSENT : _ABSENT + 1].view(np.float64)[:] = trie.absent
     records = [_records(trie, k) for k in range(1, trie.order + 1)]
-    for k, record_GR in enumerate(records, 1):
-        block_K4[k, _RECORDS:] = record_GR.ctypes.data, record_GR.shape[1]
+    for k, record_G2 in enumerate(records, 1):
+        suffix_G = trie.levels[k - 1].suffix_G
+        block_K8[k, [_RECORDS, _SUFFIXES, _LAST]] = record_G2.ctypes.data, suffix_G.ctypes.data, len(record_G2) - 1
     for k, index in enumerate(trie.indices, 2):
-        block_K4[k, :_RECORDS] = index.slots.ctypes.data, index.bits
-    block, make = block_K4.tobytes(), ctypes.pythonapi.PyCFunction_NewEx
+        block_K8[k, :_RECORDS] = index.slots.ctypes.data, index.bits
+    block, make = block_K8.tobytes(), ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     score, full_scores, step = (make(ctypes.addressof(method), block, None) for method, _ in _methods())
-    return Calls(score, full_scores, step, (trie.indices, spellings_S2, records))
+    return Calls(score, full_scores, step, (trie, spellings_S2, records))
 
 
 def begin(trie: Trie) -> int:
@@ -104,28 +104,27 @@ def begin(trie: Trie) -> int:
     return int(_context(1, 1, BOS)) if trie.order > 1 else EMPTY
 
 
-def _words(words: Sequence[bytes]) -> np.ndarray:
+def _spellings(words: Sequence[bytes]) -> np.ndarray:
     """Open addressing by the hash of the spelling: uint64, the hash, 0 where the slot is empty, and the id."""
     named = [*words, b"<s>", b"</s>"]
     id_W = np.array([*range(len(SPECIALS), len(SPECIALS) + len(words)), BOS, EOS], dtype=np.uint64)
     end_W = np.fromiter(map(len, named), np.int64).cumsum()
     spellings_S2 = np.zeros((1 << (2 * len(named)).bit_length(), 2), dtype=np.uint64)
     _enter_words(np.frombuffer(b"".join(named), dtype=np.uint8), end_W, id_W, spellings_S2)
-    return words_S2
+    return spellings_S2
 
 
 def _records(trie: Trie, k: int) -> np.ndarray:
     """The records of level k, uint64."""
-    level, longest = trie.levels[k - 1], k == trie.order
-    record_GR = np.empty((len(level.key_G), 2 if longest else 3), dtype=np.uint64)
-    record_GR[:, 0] = level.key_G
-    record_GR.view(np.float32)[:, _LOGP] = level.logp_G
-    if not longest:
+    level = trie.levels[k - 1]
+    record_G2 = np.empty((len(level.key_G), 2), dtype=np.uint64)
+    record_G2[:, 0] = level.key_G
+    record_G2.view(np.float32)[:, _LOGP] = level.logp_G
+    if k < trie.order:
         dead_G = level.backoff_G == 0
         dead_G[high(trie.levels[k].key_G)] = False
-        record_GR.view(np.float32)[:, _BACKOFF] = np.where(dead_G, np.float32(-0.0), level.backoff_G)
-        record_GR.view(np.uint32)[:, _SUFFIX] = level.suffix_G
-    return record_GR
+        record_G2.view(np.float32)[:, _BACKOFF] = np.where(dead_G, np.float32(-0.0), level.backoff_G)
+    return record_G2
 
 
 @functools.cache
@@ -154,28 +153,28 @@ class _Method(ctypes.Structure):
 
 
 def _score(block, arguments, _many):
-    model_K4, objects = _model(block), carray(_pointer(arguments), (3,), np.int64)
+    model_K8, objects = _model(block), carray(_pointer(arguments), (3,), np.int64)
     text = _text(objects[0])
     if text == 0:
         return 0
     bos, eos = _is_true(objects[1]), _is_true(objects[2])
-    return _new_float(_sentence(model_K4, text, bos, eos, 0) / _LOG_10)
+    return _new_float(_sentence(model_K8, text, bos, eos, 0) / _LOG_10)
 
 
 def _full_scores(block, arguments, _many):
-    model_K4, objects = _model(block), carray(_pointer(arguments), (3,), np.int64)
+    model_K8, objects = _model(block), carray(_pointer(arguments), (3,), np.int64)
     text = _text(objects[0])
     if text == 0:
         return 0
     bos, eos = _is_true(objects[1]), _is_true(objects[2])
     records = _new_bytes(0, _RECORD_BYTES * (_count_words(text) + (1 if eos else 0)))
     if records != 0:
-        _sentence(model_K4, text, bos, eos, _bytes_data(records))
+        _sentence(model_K8, text, bos, eos, _bytes_data(records))
     return records
 
 
 def _step(block, arguments, _many):
-    model_K4, objects = _model(block), carray(_pointer(arguments), (2,), np.int64)
+    model_K8, objects = _model(block), carray(_pointer(arguments), (2,), np.int64)
     text = _text(objects[1])
     if text == 0:
         return 0
@@ -184,8 +183,12 @@ def _step(block, arguments, _many):
     while text_B[at] != 0:
         hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
         at += 1
-    word = _word_id(model_K4, _finish(hashed))
-    logp, context, found = _follow(model_K4, word, _as_int(objects[0]), True)
+    word = _word_id(model_K8, _finish(hashed))
+    context = _as_int(objects[0])
+    level = context >> _LEVEL
+    if not (0 <= level < model_K8[0, _ORDER] and (context & 0xFFFFFFFF) <= model_K8[level, _LAST]):
+        return _bad_argument()  # a context of some other model
+    logp, context, found = _follow(model_K8, word, context, True)
     answer = _new_tuple(4)
     _set_item(answer, 0, _new_int(context))
     _set_item(answer, 1, _new_float(logp / _LOG_10))
@@ -206,7 +209,7 @@ def _pointer(_typing: Any, address: Any) -> Any:
 
 @inline
 def _model(block):
-    return carray(_pointer(_bytes_data(block)), (_ANY, 4), np.int64)
+    return carray(_pointer(_bytes_data(block)), (_ANY, 8), np.int64)
 
 
 @inline
@@ -224,9 +227,9 @@ def _enter_words(spelled_B, end_W, id_W, spellings_S2):
     for word in range(len(end_W)):
         hashed = hash_word(spelled_B[start : end_W[word]])
         at = hashed & mask
-        while spellings_S2[np.int64(at), 0] != 0:
+        while spellings_S2[at, 0] != 0:
             at = (at + uint64(1)) & mask
-        spellings_S2[np.int64(at), 0], spellings_S2[np.int64(at), 1] = hashed, id_W[word]
+        spellings_S2[at, 0], spellings_S2[at, 1] = hashed, id_W[word]
         start = end_W[word]
 
 
@@ -249,118 +252,114 @@ def _count_words(text):
 
 
 @jit
-def _sentence(model_K4, text, bos, eos, records):
+def _sentence(model_K8, text, bos, eos, records):
     """The natural log-probability of a text; each word's own goes to `records`, if that is an address."""
     text_B = carray(_pointer(text), (_ANY,), np.uint8)
-    spellings_S2 = carray(_pointer(model_K4[0, _WORDS]), (_ANY, 2), np.uint64)
-    words = carray(_pointer(model_K4[1, _RECORDS]), (_ANY,), np.uint64)
     context = np.int64(EMPTY)
-    if bos and model_K4[0, _ORDER] > 1:
+    if bos and model_K8[0, _ORDER] > 1:
         context = _context(1, 1, BOS)
-    total = 0.0
-    hashed, at = _next_word(text_B, 0)
-    while hashed != 0 or eos:
-        word = np.int64(EOS)
-        if hashed == 0:
-            eos = 0
+    at, total, before = uint64(0), 0.0, np.int64(BOS)
+    while True:
+        while _is_space(text_B[at]):
+            at += uint64(1)
+        if text_B[at] != 0:
+            hashed = uint64(0xCBF29CE484222325)
+            while text_B[at] > 32 or not (_is_space(text_B[at]) or text_B[at] == 0):
+                hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
+                at += uint64(1)
+            word = _word_id(model_K8, _finish(hashed))
+        elif eos:
+            word, eos = np.int64(EOS), 0
         else:
-            word = _word_id(model_K4, hashed)
-            hashed, at = _next_word(text_B, at)
-            prefetch(spellings_S2, np.int64(hashed & uint64(model_K4[0, _MASK])) * 2)
-        prefetch(words, word * model_K4[1, _WIDTH])
-        logp, context, found = _follow(model_K4, word, context, False)
+            return total
+        _ask(model_K8, before, word)
+        before = word
+        logp, context, found = _follow(model_K8, word, context, False)
         total += logp
         if records != 0:
             carray(_pointer(records), (3,), np.float32)[0] = logp / _LOG_10
             carray(_pointer(records), (3,), np.int32)[1] = found
             carray(_pointer(records), (3,), np.int32)[2] = word == UNK
             records += _RECORD_BYTES
-    return total
 
 
 @inline
-def _next_word(text_B, at):
-    """The hash of the next word, 0 if there is none, and where it ends."""
-    while _is_space(text_B[at]):
-        at += 1
-    hashed = uint64(0)
-    if text_B[at] != 0:
-        hashed = uint64(0xCBF29CE484222325)
-        while text_B[at] > 32 or not (_is_space(text_B[at]) or text_B[at] == 0):
-            hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
-            at += 1
-        hashed = _finish(hashed)
-    return hashed, at
+def _ask(model_K8, before, word):
+    """Ask memory ahead for a word, and for the pair it makes with the one before: most searches come down to them."""
+    prefetch(carray(_pointer(model_K8[1, _RECORDS]), (_ANY, 2), np.uint64), word * 2)
+    if model_K8[0, _ORDER] > 1:
+        slots, mask = _slots(model_K8, 2)
+        prefetch(slots, np.int64(_hash(_key(before, word)) & mask))
 
 
 @inline
-def _word_id(model_K4, hashed):
-    spellings_S2 = carray(_pointer(model_K4[0, _WORDS]), (_ANY, 2), np.uint64)
-    mask = uint64(model_K4[0, _MASK])
+def _word_id(model_K8, hashed):
+    spellings_S2 = carray(_pointer(model_K8[0, _WORDS]), (_ANY, 2), np.uint64)
+    mask = uint64(model_K8[0, _MASK])
     at = hashed & mask
-    while spellings_S2[np.int64(at), 0] != 0:
-        if spellings_S2[np.int64(at), 0] == hashed:
-            return np.int64(spellings_S2[np.int64(at), 1])
+    while spellings_S2[at, 0] != 0:
+        if spellings_S2[at, 0] == hashed:
+            return np.int64(spellings_S2[at, 1])
         at = (at + uint64(1)) & mask
     return np.int64(UNK)
 
 
 @jit
-def _follow(model_K4, word, context, tidied):
+def _follow(model_K8, word, context, tidied):
     """A word after a context: its natural log-probability, the context then, and the length of the n-gram found.
 
     Tidied, contexts that score alike are equal; it takes time and changes no score.
     """
-    order = model_K4[0, _ORDER]
-    absent = carray(_pointer(model_K4.ctypes.data), (_ANY,), np.float64)[_ABSENT]
+    order = model_K8[0, _ORDER]
+    absent = carray(_pointer(model_K8.ctypes.data), (_ANY,), np.float64)[_ABSENT]
     level, length, node = context >> _LEVEL, (context >> _LENGTH) & 0xFF, context & 0xFFFFFFFF
     logp = absent * (length - level)
-    found = _child(model_K4, level, node, word)
+    found = _child(model_K8, level, node, word)
     while found < 0:
-        logp += _value(model_K4, level, node, _BACKOFF)
-        node, level = _suffix(model_K4, level, node), level - 1
-        found = _child(model_K4, level, node, word)
+        logp += _value(model_K8, level, node, _BACKOFF)
+        node, level = _suffix(model_K8, level, node), level - 1
+        found = _child(model_K8, level, node, word)
     reached = level + 1
     if reached > 1 or word != BOS:
-        logp += _value(model_K4, reached, found, _LOGP)
+        logp += _value(model_K8, reached, found, _LOGP)
     at, end = reached, found
     if at == order:  # the longest are no contexts: without its first word it is
         at, end = level, np.int64(0)
         if level > 0:
-            end = _child(model_K4, level - 1, _suffix(model_K4, level, node), word)
+            end = _child(model_K8, level - 1, _suffix(model_K8, level, node), word)
     if absent != 0:
         return logp, _context(at, 1 if word == BOS else min(length + 1, order - 1), end), reached
-    while tidied and at > 0 and _is_dead(_value(model_K4, at, end, _BACKOFF)):
-        end, at = _suffix(model_K4, at, end), at - 1
+    while tidied and at > 0 and _is_dead(_value(model_K8, at, end, _BACKOFF)):
+        end, at = _suffix(model_K8, at, end), at - 1
     return logp, _context(at, at, end), reached
 
 
 @inline
-def _child(model_K4, level, node, word):
+def _child(model_K8, level, node, word):
     """The node, one level up, of a context's word, or -1; the context without words knows them all."""
     if level == 0:
         return word
-    slots, mask = _slots(model_K4, level + 1)
-    records = carray(_pointer(model_K4[level + 1, _RECORDS]), (_ANY,), np.uint64)
-    bits, width = model_K4[level + 1, _BITS], model_K4[level + 1, _WIDTH]
+    bits = model_K8[level + 1, _BITS]
+    slots, mask = _slots(model_K8, level + 1)
+    record_G2 = carray(_pointer(model_K8[level + 1, _RECORDS]), (_ANY, 2), np.uint64)
     key = _key(node, word)
     hashed = _hash(key)
     at, mark = hashed & mask, hashed >> uint64(32 + bits)
     while True:
-        slot = uint64(slots[np.int64(at)])
+        slot = uint64(slots[at])
         if slot == 0:
             return -1
         if slot >> uint64(bits) == mark:
             found = np.int64(slot & mask) - 1
-            if records[found * width] == key:
+            if record_G2[uint64(found), 0] == key:
                 return found
         at = (at + uint64(1)) & mask
 
 
 @inline
-def _slots(model_K4, level):
-    size = np.int64(1) << model_K4[level, _BITS]
-    return carray(_pointer(model_K4[level, _SLOTS]), (size,), np.uint32), uint64(size - 1)
+def _slots(model_K8, level):
+    slots = carray(_pointer(model_K8[level, _SLOTS]), (_ANY,), np.uint32)
+    return slots, (uint64(1) << uint64(model_K8[level, _BITS])) - uint64(1)
 
 
 @inline
@@ -369,15 +368,13 @@ def _key(node, word):
 
 
 @inline
-def _value(model_K4, level, node, which):
-    table = carray(_pointer(model_K4[level, _RECORDS]), (_ANY,), np.float32)
-    return table[node * 2 * model_K4[level, _WIDTH] + which]
+def _value(model_K8, level, node, which):
+    return carray(_pointer(model_K8[level, _RECORDS]), (_ANY, 4), np.float32)[uint64(node), which]
 
 
 @inline
-def _suffix(model_K4, level, node):
-    table = carray(_pointer(model_K4[level, _RECORDS]), (_ANY,), np.uint32)
-    return np.int64(table[node * 2 * model_K4[level, _WIDTH] + _SUFFIX])
+def _suffix(model_K8, level, node):
+    return np.int64(carray(_pointer(model_K8[level, _SUFFIXES]), (_ANY,), np.uint32)[uint64(node)])
 
 
 @inline

@@ -25,7 +25,7 @@ from lmlab.memory import forget, room
 from lmlab.models.ngram.counts import Counts, high, low, pack
 
 _PIECE = 1 << 15  # of each part, about so many k-grams are merged at once
-_FORGET_AFTER = 64  # pieces
+_FORGET_AFTER = 4  # pieces
 
 
 def merge_counts(parts: Sequence[Sequence[Counts]]) -> list[Counts]:

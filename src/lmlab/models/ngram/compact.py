@@ -35,11 +35,11 @@ from lmlab.models.ngram import compact_kernels as kernels
 from lmlab.models.ngram.compact_kernels import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
 from lmlab.models.ngram.counts import NONE, UNSEEN, Counts, high, low
 from lmlab.models.ngram.index import fixed
-from lmlab.models.ngram.smoothing import _SCHEMES, _STUPID, STUPID_BACKOFF, _log, _Rule, _Task
+from lmlab.models.ngram.smoothing import STUPID, STUPID_BACKOFF, Rule, Task, log_of, rule_of
 from lmlab.vocab import BOS, NEVER_PREDICTED
 
 PIECE = 1 << 14  # words scored together: what they need stays in the second-level cache
-_STEPS = 5  # of a ladder, at most
+_STEPS = 4  # of a ladder, at most
 _FINE = 1 << 20  # numbers from here on are not told apart when a ladder's steps are chosen
 _SLACK = 256  # words of 64 bits after the last run, where the loops may read
 _LADDERS = (DROPPED, COUNTS, CODES)
@@ -55,18 +55,20 @@ class CompactTrie:
     Attributes:
         levels: the k-grams of each length, uint64; compact_kernels.py says how they lie.
         absent: ln of the weight that every context gives to the shorter one; 0 where each has its own.
+        notes: what was done otherwise than asked, in words.
     """
 
     levels: tuple[np.ndarray, ...]
     absent: float
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
         cls, counts: Sequence[Counts], smoothing: str, add: float = 0.1, prune: Sequence[int] = (), lmplz: bool = False
     ) -> CompactTrie:
         """Pack what was counted; the arguments are those of `smoothing.smooth`."""
-        absent = float(_STUPID) if smoothing == STUPID_BACKOFF else 0.0
-        return cls(tuple(_pack_levels(counts, smoothing, add, prune, lmplz)), absent)
+        absent, notes = float(STUPID) if smoothing == STUPID_BACKOFF else 0.0, list[str]()
+        return cls(tuple(_pack_levels(counts, smoothing, add, prune, lmplz, notes)), absent, tuple(notes))
 
     @property
     def order(self) -> int:
@@ -94,7 +96,7 @@ class CompactTrie:
         weight, total = (mass / total, total) if total > 0 else (1.0, 1.0)
         p_V = (count_V - taken_V) / total + weight * (1 / (len(count_V) - len(NEVER_PREDICTED)))
         p_V[list(NEVER_PREDICTED)] = 0
-        return p_V, _log(p_V)
+        return p_V, log_of(p_V)
 
     # ---- known text
 
@@ -116,18 +118,30 @@ class CompactTrie:
         opens_M = ids_M == BOS
         nodes_M1 = np.full(len(ids_M) + 1, NONE, dtype=np.uint32)  # that end at each place, the one before it first
         nodes_M1[1:] = ids_M
+        unseen_M = np.zeros(len(ids_M), dtype=np.int64)  # how many contexts of each place are not stored
         for below, level in pairwise(self.levels):
             context_M = np.where(opens_M, np.uint32(NONE), nodes_M1[:-1])
             chosen_M = np.empty(len(ids_M))
             kernels.lookup(below, level, context_M, nodes_M1[1:], rank_M, p_M, chosen_M)
-            chosen_M = _log(chosen_M)
+            chosen_M = log_of(chosen_M)
             if self.absent:
-                chosen_M[nodes_M1[1:] == UNSEEN] = self.absent
+                chosen_M[(nodes_M1[1:] == UNSEEN) & (context_M < UNSEEN)] = self.absent
+                unseen_M += context_M == UNSEEN
             logp_M = np.where(nodes_M1[1:] < UNSEEN, chosen_M, logp_M + chosen_M)
+        if self.absent:
+            logp_M += np.float32(self.absent) * unseen_M
         logp_M[opens_M] = 0
         return logp_M
 
     # ---- contexts, stepping
+
+    def parts(self, nodes_KB: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Contexts as arrays of int64, the batch last."""
+        return (nodes_KB.astype(np.int64),)
+
+    def contexts(self, nodes_KB: np.ndarray) -> np.ndarray:
+        """Contexts from their `parts`."""
+        return nodes_KB.astype(np.uint32)
 
     def begin(self, prompts: list[list[int]]) -> np.ndarray:
         """The contexts after these tokens, ragged and possibly empty."""
@@ -164,10 +178,10 @@ class CompactTrie:
                     code_Q, count_Q = self._unpack(k + 1, start, stop - start)
                     kept_Q = count_Q - _rule(self.levels[k + 1])[np.minimum(count_Q, 3)]
                     word_Q, p_Q = word_Q[code_Q], kept_Q / total + weight * p_Q[code_Q]
-                    logp_V += np.float32(self.absent) or _log(np.array([weight]))
-                    logp_V[word_Q] = _log(p_Q)
-                elif node == UNSEEN:
-                    logp_V += np.float32(self.absent)
+                    logp_V += np.float32(self.absent) or log_of(np.array([weight]))
+                    logp_V[word_Q] = log_of(p_Q)
+            if self.absent:
+                logp_V += np.float32(self.absent) * np.count_nonzero(nodes_KB[:, row] == UNSEEN)
         return logp_BV
 
     def _unpack(self, below: int, start: int, many: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +195,8 @@ class CompactTrie:
         """Write a file for every level, and `compact.json` to know them by, into an existing folder."""
         for k, level in enumerate(self.levels, 1):
             np.save(folder / _file_name(k), level)
-        about = {"absent": self.absent, "crc32": [zlib.crc32(level.data) for level in self.levels]}
+        checksums = [_checksum(folder / _file_name(k)) for k in range(1, self.order + 1)]
+        about = {"absent": self.absent, "notes": self.notes, "crc32": checksums}
         (folder / "compact.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
     @classmethod
@@ -195,20 +210,23 @@ class CompactTrie:
         try:
             about = json.loads((folder / "compact.json").read_text(encoding="utf-8"))
             for k, checksum in enumerate(about["crc32"], 1):
-                level = np.asarray(np.load(folder / _file_name(k), mmap_mode="r", allow_pickle=False))
-                if level.dtype != np.dtype("<u8") or level.ndim != 1 or zlib.crc32(level.data) != checksum:
+                if _checksum(folder / _file_name(k)) != checksum:
                     raise _damaged(folder, f"{_file_name(k)} is not as it was written")
-                levels.append(fixed(level))
-            absent = float(about["absent"])
+                levels.append(fixed(np.load(folder / _file_name(k), mmap_mode="r", allow_pickle=False)))
+            absent, notes = float(about["absent"]), tuple(map(str, about["notes"]))
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-        sizes = [int(level[kernels.SIZE]) if len(level) > HEAD else 0 for level in levels]
+        if not levels or any(level.dtype != "<u8" or level.ndim != 1 or len(level) < HEAD + _SLACK for level in levels):
+            raise _damaged(folder, "its levels are none")
+        sizes = [int(level[kernels.SIZE]) for level in levels]
         for k, (level, children) in enumerate(zip(levels, [*sizes[1:], 0], strict=True), 1):
             if not _fits(level, k, children):
                 raise _damaged(folder, f"{_file_name(k)} contradicts itself or the next")
-        if not levels:
-            raise _damaged(folder, "it has no levels")
-        return cls(tuple(levels), absent)
+        return cls(tuple(levels), absent, notes)
+
+
+def _checksum(path: Path) -> int:
+    return zlib.crc32(np.memmap(path, dtype=np.uint8, mode="r").data)
 
 
 def _rule(level: np.ndarray) -> np.ndarray:
@@ -218,8 +236,6 @@ def _rule(level: np.ndarray) -> np.ndarray:
 
 def _fits(level: np.ndarray, k: int, children: int) -> bool:
     """Whether the loops will stay inside a level, whatever its runs hold."""
-    if len(level) < HEAD + _SLACK:
-        return False
     size, children_said, starts, wides, many_wide, directory, runs = map(int, level[:DROPPED][:7])
     blocks = -(-size // BLOCK)
     laid_out = HEAD if k > 1 else HEAD + size // 2 + 1
@@ -227,18 +243,19 @@ def _fits(level: np.ndarray, k: int, children: int) -> bool:
     if (
         (children_said, starts, wides) != (children, HEAD if k == 1 else 0, laid_out)
         or directory != wides + 3 * many_wide
-        or runs != directory + blocks + 1
+        or runs != directory + 2 * blocks + 2
         or runs + _SLACK > len(level)
         or not steps_fit
     ):
         return False
-    entry_K = level[directory:runs]
+    entry_K, code_K = level[directory:runs:2].copy(), level[directory + 1 : runs : 2]
     firsts = level[HEAD:laid_out].view("<u4")[: size + 1] if k == 1 else low(entry_K)
     bytes_K = np.diff(high(entry_K).astype(np.int64))
     degrees_K = np.diff(firsts.astype(np.int64)) if k > 1 else np.zeros(1, dtype=np.int64)
     return (
         (int(firsts[0]), int(firsts[-1])) == (0, children)
         and bool(np.all(firsts[1:] >= firsts[:-1]))
+        and bool(np.all(code_K >> np.uint64(32) < BLOCK * _SLACK // 2))
         and bool(np.all(bytes_K * 8 >= degrees_K) and np.all(bytes_K >= 0))
         and runs + (int(high(entry_K[-1:])[0]) >> 3) + _SLACK <= len(level)
     )
@@ -278,15 +295,16 @@ _NOTHING = np.empty(0, dtype=np.uint32)
 
 
 def _pack_levels(
-    counts: Sequence[Counts], smoothing: str, add: float, prune: Sequence[int], lmplz: bool
+    counts: Sequence[Counts], smoothing: str, add: float, prune: Sequence[int], lmplz: bool, notes: list[str]
 ) -> Iterator[np.ndarray]:
-    """Each level, packed when its children are known."""
+    """Each level, packed when its children are known; notes are added to those given."""
     words = len(counts[0]) - len(NEVER_PREDICTED)
     ready: _Level | None = None
     place_F = np.zeros(1, dtype=np.int64)  # where each node of the level below is kept; -1 where it was pruned
     rank_F = np.zeros(1, dtype=np.uint32)  # of those kept, which of its context's children it is
     for k, level in enumerate(counts, 1):
-        rule = _SCHEMES[smoothing](_Task(counts, k, words, add, lmplz))
+        rule = rule_of(smoothing, Task(counts, k, words, add, lmplz))
+        notes += [f"order {k}: {rule.note}"] if rule.note else []
         pruned_G = level.count_G <= (prune[min(k, len(prune)) - 1] if prune and k > 1 else -1)
         kept_G = ~pruned_G
         context_G = place_F[high(level.key_G)]
@@ -309,7 +327,7 @@ def _starts(context_G: np.ndarray, contexts: int) -> np.ndarray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(context_G, minlength=contexts))])
 
 
-def _dropped(rule: _Rule, context_G: np.ndarray, pruned_G: np.ndarray, start_C: np.ndarray) -> np.ndarray:
+def _dropped(rule: Rule, context_G: np.ndarray, pruned_G: np.ndarray, start_C: np.ndarray) -> np.ndarray:
     """What each context hands down because k-grams were pruned; whole numbers, as `per_type` is 0 or 1."""
     if not pruned_G.any():
         return _NOTHING
@@ -368,12 +386,12 @@ def _pack(level: _Level, start_C: np.ndarray, dropped_G: np.ndarray, *, words: b
     numbers = (dropped_G, level.count_G - np.uint32(least), level.code_G)
     widths = [_steps(number_G) for number_G in numbers]
     blocks = -(-size // BLOCK)
-    bits = sum(map(_bits_of, numbers, widths)) + len(degree_G) + children + blocks * 24
+    bits = sum(map(_bits_of, numbers, widths)) + len(degree_G) + children + blocks * 8
     if bits >> 35:
         raise UsageError(f"{size:,} n-grams of one length are more than the compact layout holds", "prune the model")
     wides = HEAD + (size // 2 + 1 if words else 0)
     directory = wides + 3 * len(level.wide_W)
-    runs = directory + blocks + 1
+    runs = directory + 2 * blocks + 2
     packed = np.zeros(runs + (bits >> 6) + 2 * _SLACK, dtype=np.uint64)
     packed[:7] = size, children, HEAD if words else 0, wides, len(level.wide_W), directory, runs
     packed[RULE:LEAST] = level.rule.view(np.uint64)

@@ -5,11 +5,11 @@ A level is one array of 64-bit words, so that it is one file, and one argument:
     head        what HEAD counts: sizes, where the parts begin, the widths of ladders, the rule of smoothing
     starts      the first level alone: the first child of each node, and the end, two to a word
     wide        of each context with many children: its node, total and mass
-    directory   of each block of 64 nodes, and the end: where its run begins, in bytes, and its first child
+    directory   two words for each block of 64 nodes, and for the end: where its run begins, in bytes, and its first
+                child; how long its middle two ladders are, in bits, and its first code
     runs
 
     run         degrees   for each node as many 0s as it has children, and a 1    (not on the first and last levels)
-                16 bits   how long the next two are
                 dropped   ladder: what pruning took from each node as a context
                 counts    ladder: each node's count, less the level's least
                 codes     ladder: each node's word, as compact.py says
@@ -36,12 +36,12 @@ from lmlab.jit import jit, prefetch
 from lmlab.models.ngram.counts import UNSEEN
 
 BLOCK = 64
-WIDE = 64  # contexts with more children have their sums stored
+WIDE = 16  # contexts with more children have their sums stored
 SIZE, CHILDREN, STARTS, WIDES, MANY_WIDE, DIRECTORY, RUNS = range(7)  # the places in a level's head
 DROPPED, COUNTS, CODES, RULE, HEAD = 8, 16, 24, 32, 40  # of ladders, the number of steps and their widths
 PER_TYPE, PER_CONTEXT, LEAST = RULE + 4, RULE + 5, RULE + 6  # RULE itself: what is taken off a count of 0, 1, 2, 3..
-_AHEAD = 8
-_RING = 64  # questions under way: more than 4 _AHEAD, a power of two
+_AHEAD = 4
+_RING = 32  # questions under way: more than 4 _AHEAD, a power of two
 
 
 # ---- bits
@@ -78,14 +78,14 @@ def _half(level, base, i):
 @jit
 def _word(level, at):
     """64 bits from place `at` on."""
-    shift = uint64(at & 63)
-    return (level[at >> 6] >> shift) | ((level[(at >> 6) + 1] << uint64(1)) << (uint64(63) - shift))
+    place, shift = uint64(at) >> uint64(6), uint64(at) & uint64(63)
+    return (level[place] >> shift) | ((level[place + uint64(1)] << uint64(1)) << (uint64(63) - shift))
 
 
 @jit
 def _low(many):
-    """The low bits of a word, 1 to 64 of them, or 0."""
-    return (uint64(0xFFFFFFFFFFFFFFFF) >> uint64(64 - max(many, 1))) * uint64(many > 0)
+    """The low bits of a word, 0 to 64 of them."""
+    return ~uint64(0) >> uint64(64 - many) if many else uint64(0)
 
 
 @jit
@@ -184,10 +184,10 @@ def _first(entry):
 @jit
 def _ladders(level, block):
     """Where a block's ladders begin, behind the degrees and their own length."""
-    place = np.int64(level[DIRECTORY]) + block
-    at = _run(level, level[place]) + 16
+    place = np.int64(level[DIRECTORY]) + 2 * block
+    at = _run(level, level[place])
     if level[CHILDREN] and not level[STARTS]:
-        at += BLOCK + _first(level[place + 1]) - _first(level[place])
+        at += BLOCK + _first(level[place + 2]) - _first(level[place])
     return at
 
 
@@ -199,8 +199,7 @@ def _counts(level, block):
 
 @jit
 def _codes(level, block):
-    at = _ladders(level, block)
-    return at + np.int64(_word(level, at - 16) & uint64(0xFFFF))
+    return _ladders(level, block) + np.int64(level[np.int64(level[DIRECTORY]) + 2 * block + 1] >> uint64(32))
 
 
 @jit
@@ -209,8 +208,8 @@ def children(level, node):
     if level[STARTS]:
         starts = np.int64(level[STARTS])
         return _half(level, starts, node), _half(level, starts, node + 1)
-    place, passed = np.int64(level[DIRECTORY]) + (node >> 6), node & 63
-    first, stop = _first(level[place]), _first(level[place + 1])
+    place, passed = np.int64(level[DIRECTORY]) + 2 * (node >> 6), node & 63
+    first, stop = _first(level[place]), _first(level[place + 2])
     begin = _run(level, level[place])
     at, end, left = begin, begin + BLOCK + stop - first, passed
     while left > 0 and at < end:
@@ -269,28 +268,55 @@ def sums(below, level, context, start, stop):
 
 
 @jit
-def _find(level, start, stop, code):
-    """The child of this code among some, or -1."""
+def _block(level, start, stop, code):
+    """The block that may hold the child of this code among some, whose codes ascend."""
+    low, high, codes = start >> 6, (stop - 1) >> 6, np.int64(level[DIRECTORY]) + 1
+    while low < high:
+        middle = (low + high + 1) >> 1
+        if _first(level[codes + 2 * middle]) <= code:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@jit
+def _find(level, start, stop, block, code):
+    """The child of this code among some, which this block alone may hold, or -1."""
     if start >= stop:
         return -1
-    low, high = start >> 6, (stop - 1) >> 6
-    while low < high:
-        block = (low + high + 1) >> 1
-        if _read(level, _codes(level, block), 0, CODES) <= code:
-            low = block
-        else:
-            high = block - 1
-    at = _codes(level, low)
-    start, stop = max(start, low << 6), min(stop, (low + 1) << 6)
-    while start < stop:
-        node = (start + stop) >> 1
-        found = _read(level, at, node & 63, CODES)
-        if found == code:
-            return node
-        if found < code:
-            start = node + 1
-        else:
-            stop = node
+    start, stop = max(start, block << 6), min(stop, (block + 1) << 6)
+    place = _place_in(level, _codes(level, block), start & 63, ((stop - 1) & 63) + 1, code)
+    return -1 if place < 0 else start + place
+
+
+@jit
+def _place_in(level, at, start, stop, number):
+    """Which of some ascending numbers of a ladder of codes this is, or -1: all that stay on earlier steps are less."""
+    many, base, less, last = BLOCK, 0, 0, np.int64(level[CODES])
+    for s in range(1, last + 1):
+        width, on, on_start, on_stop = np.int64(level[CODES + s]), 0, 0, 0
+        if s < last:
+            plane = _word(level, at) & _low(many)
+            on, on_start, on_stop = _ones(plane), _ones(plane & _low(start)), _ones(plane & _low(stop))
+            at += many
+        low, high = start - on_start, stop - on_stop
+        if s == last or number < base + (1 << width):
+            first = low
+            while low < high:
+                middle = (low + high) >> 1
+                found = base + np.int64(_word(level, at + middle * width) & _low(width))
+                if found == number:
+                    return less + middle - first
+                if found < number:
+                    low = middle + 1
+                else:
+                    high = middle
+            return -1
+        less += high - low
+        at += (many - on) * width
+        base += 1 << width
+        many, start, stop = on, on_start, on_stop
     return -1
 
 
@@ -311,25 +337,31 @@ def lookup(below, level, context_M, node_M, rank_M, p_M, chosen_M):
         chosen_M: float64, receives the probability of what is found, the weight of the context of what is not.
     """
     many, words = len(context_M), below[STARTS] != 0
-    starts, stops = np.empty(_RING, np.int64), np.empty(_RING, np.int64)
+    starts, stops, blocks = np.empty(_RING, np.int64), np.empty(_RING, np.int64), np.empty(_RING, np.int64)
     from_below, from_level = np.int64(below[DIRECTORY]), np.int64(level[DIRECTORY])
     for j in range(many + 4 * _AHEAD):
         if j < many and context_M[j] < UNSEEN:
             if words:
                 prefetch(below, np.int64(below[STARTS]) + np.int64(context_M[j] >> 1))
             else:
-                prefetch(below, from_below + np.int64(context_M[j] >> 6))
+                prefetch(below, from_below + 2 * np.int64(context_M[j] >> 6))
         i = j - _AHEAD
         if 0 <= i < many and context_M[i] < UNSEEN and not words:
-            prefetch(below, _run(below, below[from_below + np.int64(context_M[i] >> 6)]) >> 6)
+            prefetch(below, _run(below, below[from_below + 2 * np.int64(context_M[i] >> 6)]) >> 6)
         i = j - 2 * _AHEAD
         if 0 <= i < many and context_M[i] < UNSEEN:
             start, stop = children(below, np.int64(context_M[i]))
             starts[i % _RING], stops[i % _RING] = start, stop
-            prefetch(level, from_level + (start >> 6))
+            prefetch(level, from_level + 2 * (start >> 6))
+            prefetch(level, from_level + 2 * ((start + stop) >> 7))
         i = j - 3 * _AHEAD
         if 0 <= i < many and context_M[i] < UNSEEN:
-            at = _run(level, level[from_level + (starts[i % _RING] >> 6)]) >> 6
+            start, stop = starts[i % _RING], stops[i % _RING]
+            block = start >> 6
+            if node_M[i] < UNSEEN and stop > start:
+                block = _block(level, start, stop, np.int64(rank_M[i]))
+            blocks[i % _RING] = block
+            at = _run(level, level[from_level + 2 * block]) >> 6
             prefetch(level, at)
             prefetch(level, at + 8)
         i = j - 4 * _AHEAD
@@ -347,7 +379,7 @@ def lookup(below, level, context_M, node_M, rank_M, p_M, chosen_M):
             total = 1.0
         node = -1
         if node_M[i] < UNSEEN:
-            node = _find(level, start, stop, np.int64(rank_M[i]))
+            node = _find(level, start, stop, blocks[i % _RING], np.int64(rank_M[i]))
         if node < 0:
             node_M[i], chosen_M[i] = UNSEEN, weight
             continue
@@ -359,10 +391,13 @@ def lookup(below, level, context_M, node_M, rank_M, p_M, chosen_M):
 @jit
 def unpack(level, start, code_Q, count_Q):
     """Read the codes and counts of some nodes that lie side by side."""
+    counts, codes, least = 0, 0, np.int64(level[LEAST])
     for j in range(len(code_Q)):
         block, i = (start + j) >> 6, (start + j) & 63
-        count_Q[j] = np.int64(level[LEAST]) + _read(level, _counts(level, block), i, COUNTS)
-        code_Q[j] = _read(level, _codes(level, block), i, CODES)
+        if j == 0 or i == 0:
+            counts, codes = _counts(level, block), _codes(level, block)
+        count_Q[j] = least + _read(level, counts, i, COUNTS)
+        code_Q[j] = _read(level, codes, i, CODES)
 
 
 # ---- making
@@ -379,7 +414,7 @@ def pack(level, degree_G, dropped_G, count_G, code_G):
     directory, begin = np.int64(level[DIRECTORY]), np.int64(level[RUNS]) << 6
     at, child, blocks = begin, 0, (size + BLOCK - 1) // BLOCK
     for block in range(blocks):
-        level[directory + block] = (uint64(at - begin) << uint64(29)) | uint64(child)
+        level[directory + 2 * block] = (uint64(at - begin) << uint64(29)) | uint64(child)
         base = block * BLOCK
         if len(degree_G):
             for node in range(base, base + BLOCK):
@@ -388,16 +423,16 @@ def pack(level, degree_G, dropped_G, count_G, code_G):
                 at += degree
                 _put(level, at, 1, 1)
                 at += 1
-        at += 16
         ladders_at = at
         for numbers_G, ladder in ((dropped_G, DROPPED), (count_G, COUNTS), (code_G, CODES)):
             if ladder == CODES:
-                _put(level, ladders_at - 16, at - ladders_at, 16)
+                code = uint64(code_G[base]) if len(code_G) else uint64(0)
+                level[directory + 2 * block + 1] = (uint64(at - ladders_at) << uint64(32)) | code
             for i in range(BLOCK):
                 number_B[i] = numbers_G[base + i] if base + i < len(numbers_G) else 0
             at = _write(level, at, number_B, ladder)
         at = (at + 7) & ~7
-    level[directory + blocks] = (uint64(at - begin) << uint64(29)) | uint64(child)
+    level[directory + 2 * blocks] = (uint64(at - begin) << uint64(29)) | uint64(child)
     return at >> 6
 
 

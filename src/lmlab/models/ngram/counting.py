@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lmlab import engine
+from lmlab.errors import EmptyDataError
 from lmlab.memory import Rows, forget, resident, room
 from lmlab.models.ngram import kernels
 from lmlab.models.ngram.combine import merge_level
@@ -179,8 +180,14 @@ class Counter:
             yield level
 
     def levels(self, vocab_size: int, progress: Callable[[str], None] | None = None) -> list[Counts]:
-        """All that was counted, in the order of `count_ngrams`; the counter is of no more use."""
+        """All that was counted, in the order of `count_ngrams`; the counter is of no more use.
+
+        Raises:
+            EmptyDataError: that is nothing.
+        """
         count_V = self._words.count_V
+        if not count_V.any():
+            raise EmptyDataError("there are no tokens to count", "give some text")
         count_V.resize(vocab_size, refcheck=False)
         words_V = np.arange(vocab_size, dtype=np.uint64)
         levels = [Counts(words_V, np.zeros(vocab_size, dtype=np.uint32), count_V)]

@@ -25,6 +25,8 @@ import numpy as np
 
 from lmlab import engine
 from lmlab.errors import DataError, EmptyDataError
+from lmlab.memory import forget, room
+from lmlab.models.ngram.index import fixed
 from lmlab.vocab import BOS, PAD
 
 NONE = 0xFFFFFFFF
@@ -88,8 +90,10 @@ def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
     if engine.compiled(len(suffix_G)):
         from lmlab.models.ngram import kernels
 
-        count_F = np.zeros(nodes, dtype=np.uint32)
-        kernels.tally(suffix_G, count_F)
+        count_F = room((nodes,), np.uint32)
+        for start in range(0, len(suffix_G), _PIECE):
+            kernels.tally(fixed(suffix_G[start : start + _PIECE]), count_F)
+            forget(suffix_G)
         return count_F
     return np.bincount(suffix_G, minlength=nodes).astype(np.uint32)
 

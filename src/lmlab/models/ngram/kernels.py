@@ -1,18 +1,19 @@
 """The inner loops of large n-gram models, compiled by Numba the first time they run and kept on disk from then on.
 
-Every one has a NumPy twin elsewhere in this package, which small texts use (importing Numba takes longer than counting a
-megabyte) and tests compare with. They share one idea: the questions of a piece of text to one level do not depend on
-each other, so each loop runs three questions at once, some places apart, and asks memory ahead for what the next
-step needs. A question alone would wait for memory three times; so it hardly waits at all.
+Every one has a NumPy twin elsewhere in this package, which small texts use (importing Numba takes longer than counting
+a megabyte) and tests compare with. They share one idea: the questions of a piece of text to one level do not depend on
+each other, so several are under way at once, some places apart, and each step asks memory ahead for what the next
+needs. A question alone would wait for memory three times; so it hardly waits at all. When counting:
 
-    place j          hash the key,            ask for its slot
-    place j - AHEAD  read the slot,           ask for the node it names
+    place j            hash the key,              ask for its slot
+    place j - AHEAD    read the slot,             ask for the node it names
     place j - 2 AHEAD  compare, find or insert
 
-A level's index is an open-addressing table of 32-bit slots, a power of two of them: 2^bits. A slot holds a node's number
-plus one in its low `bits` bits, a piece of the key's hash above, and 0 where it is empty.
+An index is an open-addressing table of 32-bit slots, a power of two of them: 2^bits. A slot holds a node's number plus
+one in its low `bits` bits, a piece of the key's hash above, and 0 where it is empty.
 
-Shapes: M places of a piece, M + 1 where the place before it is included; G nodes of a level, C contexts, V words.
+Shapes: M places of a piece, M + 1 where the place before it is included; H places of interest; G nodes of a level, F of
+the level below; C contexts; g nodes and c contexts of a piece; V words; S slots or entries of a table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numba import uint32, uint64
 
 from lmlab.jit import inline, jit, prefetch
-from lmlab.models.ngram.counts import NONE, UNSEEN
+from lmlab.models.ngram.counts import NONE
 from lmlab.vocab import BOS
 
 AHEAD = 16
@@ -229,9 +230,7 @@ def tally(suffix_G, count_F):
 
 
 @jit
-def share(
-    key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c
-):
+def share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c):
     """Share out the probability of some whole contexts; see smoothing.py, whose sums these are in the same order."""
     many, stop = len(key_g), 0
     while stop < many:
@@ -293,44 +292,52 @@ def enter(key_G, logp_G, backoff_G, place_F, table_S2, place_G):
 
 
 @jit
-def look_up(ids_M, shorter_M1, weight_M1, table_S2, halves, absent, longer_M1, further_M1, logp_M):
-    """Take the scores of a piece one level up: a stored k-gram has its own, any other adds its context's weight.
+def look_up(ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M):
+    """Take the scores of a piece up to level k: a stored k-gram has its own, any other adds its context's weight.
 
     Args:
         ids_M: uint32, the words.
-        shorter_M1: uint32, where the entry of the (k-1)-gram that ends at each place lies, the place before the piece
-            first; UNSEEN where it is not stored, NONE where the document does not reach so far back.
-        weight_M1: float32, its weight as a context.
+        k: the level.
+        known_H: uint32, the places where a stored (k-1)-gram ends, in order; receives those of level k.
+        many: how many they are.
+        reached_M: uint8, the length of the longest n-gram found so far that ends at each place; changed in place, as
+            are the next two and the scores.
+        entry_M: uint32, where its entry lies.
+        weight_M: float32, its weight as a context.
         table_S2: uint64, the entries of the level.
         halves: float32, the same, laid end to end.
-        absent: the weight of a context that is not stored.
-        longer_M1: receives where the k-grams lie, from its second element on.
-        further_M1: receives their weights, likewise.
-        logp_M: float32, the scores as the shorter levels left them; changed in place.
+        logp_M: float32, the scores as the shorter levels left them.
+
+    Returns:
+        At how many places a stored k-gram ends.
     """
-    many, mask = len(ids_M), uint64(len(table_S2) - 1)
+    mask, found = uint64(len(table_S2) - 1), 0
     keys, hashes = np.empty(_RING, np.uint64), np.empty(_RING, np.uint64)
+    places, weights = np.empty(_RING, np.uint32), np.empty(_RING, np.float32)
     for j in range(many + AHEAD):
         if j < many:
             keys[j % _RING] = uint64(0)
-            if shorter_M1[j] < UNSEEN and shorter_M1[j + 1] < UNSEEN and ids_M[j] != BOS:
-                key = (uint64(shorter_M1[j]) << uint64(32)) | uint64(ids_M[j])
-                keys[j % _RING], hashes[j % _RING] = key, _hash(key) & mask
-                prefetch(table_S2, np.int64(hashes[j % _RING]) * 2)
+            place = known_H[j] + 1
+            if place < len(ids_M) and ids_M[place] != BOS:
+                if reached_M[place] == k - 1:
+                    key = (uint64(entry_M[place - 1]) << uint64(32)) | uint64(ids_M[place])
+                    keys[j % _RING], hashes[j % _RING] = key, _hash(key) & mask
+                    prefetch(table_S2, np.int64(hashes[j % _RING]) * 2)
+                    places[j % _RING], weights[j % _RING] = place, weight_M[place - 1]
+                else:  # without its suffix, no k-gram can be stored
+                    logp_M[place] += weight_M[place - 1]
         i = j - AHEAD
-        if i < 0:
+        if i < 0 or keys[i % _RING] == 0:
             continue
-        key, at = keys[i % _RING], hashes[i % _RING]
-        if key != 0:
-            while table_S2[np.int64(at), 0] != key and table_S2[np.int64(at), 0] != 0:
-                at = (at + uint64(1)) & mask
-            if table_S2[np.int64(at), 0] == key:
-                longer_M1[i + 1] = uint32(at)
-                further_M1[i + 1] = halves[np.int64(at) * 4 + 3]
-                logp_M[i] = halves[np.int64(at) * 4 + 2]
-                continue
-        if shorter_M1[i] == NONE or ids_M[i] == BOS:
-            longer_M1[i + 1] = NONE
+        key, at, place = keys[i % _RING], hashes[i % _RING], places[i % _RING]
+        while table_S2[np.int64(at), 0] != key and table_S2[np.int64(at), 0] != 0:
+            at = (at + uint64(1)) & mask
+        if table_S2[np.int64(at), 0] == key:
+            reached_M[place], entry_M[place] = k, uint32(at)
+            weight_M[place] = halves[np.int64(at) * 4 + 3]
+            logp_M[place] = halves[np.int64(at) * 4 + 2]
+            known_H[found] = place
+            found += 1
         else:
-            longer_M1[i + 1] = UNSEEN
-            logp_M[i] += absent if shorter_M1[i] == UNSEEN else weight_M1[i]
+            logp_M[place] += weights[i % _RING]
+    return found

@@ -11,7 +11,8 @@ Shapes: N tokens of all documents, B contexts, T positions, V words, K selected 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,10 +22,12 @@ import numpy as np
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
-from lmlab.memory import parse_size, save_array
-from lmlab.models.ngram.counts import Counts, count_ngrams, high
+from lmlab.memory import map_array, parse_size, save_array
+from lmlab.models.ngram import prune
+from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.models.ngram.drawing import Drawing
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
-from lmlab.models.ngram.trie import Contexts, Level, Trie
+from lmlab.models.ngram.trie import Level, Trie
 from lmlab.vocab import BOS, EOS, PAD
 
 if TYPE_CHECKING:
@@ -32,19 +35,19 @@ if TYPE_CHECKING:
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
+_NGRAM = 20  # bytes of all these
+_WHOLE = 64 << 20  # models up to this size are checked whole when they are opened
 
 
 @dataclass(frozen=True)
 class NgramState:
-    """The longest stored context of each row (its level and node) and how long the context is; int64."""
+    """Contexts, one a row, as the model's layout holds them: int64, the batch last."""
 
-    level_B: Tensor
-    node_B: Tensor
-    length_B: Tensor
+    parts: tuple[Tensor, ...]
 
     def select(self, rows_K: Tensor) -> NgramState:
         """The state of these rows."""
-        return NgramState(self.level_B[rows_K], self.node_B[rows_K], self.length_B[rows_K])
+        return NgramState(tuple(part[..., rows_K] for part in self.parts))
 
 
 class Ngram:
@@ -52,6 +55,7 @@ class Ngram:
 
     Attributes:
         settings: order and smoothing.
+        trie: the n-grams, a `Trie`, or a `CompactTrie` where the layout is compact.
         notes: what estimation did otherwise than asked, in words.
         unnormalised: whether rows do not sum to one (stupid backoff alone).
     """
@@ -61,12 +65,21 @@ class Ngram:
         """What an n-gram model is made by."""
 
         order: int = setting(5, "the longest n-grams counted", ge=1)
-        smoothing: str = setting("kneser-ney", "how unseen words get their probability", choices=(*SMOOTHINGS, IMPORTED))
+        smoothing: str = setting(
+            "kneser-ney", "how unseen words get their probability", choices=(*SMOOTHINGS, IMPORTED)
+        )
         k: float = setting(0.1, "what add-k adds to every count", gt=0)
         prune: tuple[int, ...] = setting(
             (), "of each length from 1 on, the count up to which n-grams are dropped; the last holds for all longer"
         )
         memory: str = setting("", "what counting may take, as in 2G; beyond, it goes on on disk; empty: all there is")
+        prune_entropy: float = setting(
+            0.0, "drop n-grams that change perplexity by a smaller share than this (Stolcke 1998)", ge=0
+        )
+        prune_to: int = setting(0, "drop n-grams, by entropy, until so many are left; 0: keep all", ge=0)
+        layout: str = setting(
+            "fast", "compact: a tenth of the size, the same scores, slower", choices=("fast", "compact")
+        )
         compat: str = setting("none", "lmplz: repeat its error in the counts of counts", choices=("none", "lmplz"))
 
         def __post_init__(self) -> None:
@@ -76,17 +89,21 @@ class Ngram:
                 raise SettingError("prune", shown, "0 and then numbers that never fall, as in 0,0,1")
             if self.memory and parse_size(self.memory) < _LEAST_MEMORY:
                 raise SettingError("memory", self.memory, f"at least {_LEAST_MEMORY >> 20}M")
+            if self.prune_entropy and self.prune_to:
+                raise SettingError("prune_to", self.prune_to, "0 where prune_entropy is set", "prune one way")
+            if self.layout == "compact" and (self.prune_entropy or self.prune_to):
+                raise SettingError("layout", "compact", "fast", "what is pruned by entropy has no counts to be kept as")
 
     family: ClassVar[str] = "counted"
     bos = BOS
     eos = EOS
 
-    def __init__(self, settings: Ngram.Settings, trie: Trie, notes: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Ngram.Settings, trie: Any, notes: Sequence[str] = ()) -> None:
         self.settings = settings
         self.notes = tuple(notes)
         self.unnormalised = settings.smoothing == STUPID_BACKOFF
-        self.vocab_size = len(trie.levels[0].key_G)
-        self.trie = self._trie = trie
+        self.vocab_size: int = trie.ngrams[0]
+        self.trie = trie
 
     @classmethod
     def estimate(
@@ -125,31 +142,38 @@ class Ngram:
         """
         if settings.smoothing == IMPORTED:
             raise SettingError("smoothing", IMPORTED, f"one of {', '.join(SMOOTHINGS)}", "to estimate a model")
+        lmplz = settings.compat == "lmplz"
+        if settings.layout == "compact":
+            from lmlab.models.ngram.compact import CompactTrie
+
+            packed = CompactTrie.of(levels, settings.smoothing, settings.k, settings.prune, lmplz)
+            return cls(settings, packed, packed.notes)
+        entropy = settings.prune_entropy or settings.prune_to
+        histories = prune.histories(levels) if entropy and not settings.prune else None
         smoothed = smooth(
-            levels,
-            settings.smoothing,
-            settings.k,
-            settings.prune,
-            lmplz=settings.compat == "lmplz",
-            on_disk=bool(settings.memory),
+            levels, settings.smoothing, settings.k, settings.prune, lmplz=lmplz, on_disk=bool(settings.memory)
         )
-        return cls(settings, Trie.join(levels, smoothed), smoothed.notes)
+        trie = Trie.join(levels, smoothed)
+        if entropy:
+            trie = prune.by_entropy(trie, settings.prune_entropy or None, settings.prune_to or None, histories)
+        return cls(settings, trie, smoothed.notes)
 
     @property
     def ngrams(self) -> tuple[int, ...]:
         """How many n-grams are stored of each length; of length 1, the whole vocabulary."""
-        return tuple(len(level.key_G) for level in self._trie.levels)
+        return tuple(self.trie.ngrams)
 
     @property
     def nbytes(self) -> int:
         """The size of all arrays, in bytes."""
-        return sum(getattr(level, name).nbytes for level in self._trie.levels for name in _DTYPES)
+        return int(self.trie.nbytes)
 
     # ---- scoring known text
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Natural log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""
-        return self._trie.logp_array(ids_N)
+        logp_N: np.ndarray = self.trie.logp_array(ids_N)
+        return logp_N
 
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False."""
@@ -168,7 +192,7 @@ class Ngram:
 
         The likeliest come first; of equals, the lower id.
         """
-        return self._trie.drawing.top_k(self._begin(prompts), k)
+        return self._drawing().top_k(self._begin(prompts), k)
 
     def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int, first: int = 0) -> list[np.ndarray]:
         """Draw a text after `<bos>` and each prompt, at temperature 1; its ids, uint32, with the `<eos>` that ended it.
@@ -184,10 +208,15 @@ class Ngram:
         """
         if self.unnormalised:
             raise UsageError(f"rows of {STUPID_BACKOFF} are no probabilities to draw from", "use another smoothing")
-        return self._trie.drawing.sample(self._begin(prompts), max_tokens, seed, first)
+        return self._drawing().sample(self._begin(prompts), max_tokens, seed, first)
 
-    def _begin(self, prompts: Sequence[Sequence[int]]) -> Contexts:
-        return self._trie.begin([[BOS, *prompt] for prompt in prompts])
+    def _drawing(self) -> Drawing:
+        if not isinstance(self.trie, Trie):
+            raise UsageError("the compact layout cannot rank or draw words without all of them", "use layout fast")
+        return self.trie.drawing
+
+    def _begin(self, prompts: Sequence[Sequence[int]]) -> Any:
+        return self.trie.begin([[BOS, *prompt] for prompt in prompts])
 
     # ---- the waist
 
@@ -197,71 +226,95 @@ class Ngram:
 
     def step(self, state: NgramState, tokens_B: Tensor) -> tuple[Tensor, NgramState]:
         """logp_BV one token further, and the new state."""
-        contexts = Contexts(state.level_B.numpy(), state.node_B.numpy(), state.length_B.numpy())
-        return self._answer(self._trie.advance(contexts, tokens_B.numpy()))
+        contexts = self.trie.contexts(*(part.numpy() for part in state.parts))
+        return self._answer(self.trie.advance(contexts, tokens_B.numpy()))
 
-    def _answer(self, contexts: Contexts) -> tuple[Tensor, NgramState]:
+    def _answer(self, contexts: Any) -> tuple[Tensor, NgramState]:
         import torch
 
-        state = NgramState(
-            *(torch.from_numpy(array) for array in (contexts.level_B, contexts.node_B, contexts.length_B))
-        )
-        return torch.from_numpy(self._trie.rows(contexts)), state
+        state = NgramState(tuple(torch.from_numpy(part) for part in self.trie.parts(contexts)))
+        return torch.from_numpy(self.trie.rows(contexts)), state
 
     # ---- keeping
 
     def save(self, folder: Path) -> None:
-        """Write every level's arrays, and `ngram.json` with their lengths, into an existing folder."""
-        for k, level in enumerate(self._trie.levels, 1):
-            for name in _DTYPES:
-                save_array(folder / _file_name(name, k), getattr(level, name))
-        about = {"ngrams": self.ngrams, "absent": self._trie.absent, "notes": self.notes}
-        (folder / "ngram.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        """Write every level's arrays, and `ngram.json` with their lengths and checksums, into an existing folder."""
+        if not isinstance(self.trie, Trie):
+            self.trie.save(folder)
+            return
+        checksums = {
+            _file_name(name, k): save_array(folder / _file_name(name, k), getattr(level, name))
+            for k, level in enumerate(self.trie.levels, 1)
+            for name in _DTYPES
+        }
+        about = {"ngrams": self.ngrams, "absent": self.trie.absent, "notes": self.notes, "crc32": checksums}
+        content = {"model": about, "crc32": _crc32(about)}
+        (folder / "ngram.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, settings: Ngram.Settings, vocab_size: int) -> Ngram:
         """Open what `save` wrote, memory-mapped.
 
+        A flipped bit could lead the compiled loops out of their arrays, so what is not as it was written is refused.
+        Models of up to 64 MB are read and checked whole, in milliseconds; of larger ones, whose pages shall stay on
+        disk until they are asked for, every length and header is checked, and a sample of the pieces of each array.
+
         Raises:
-            ArtifactError: a file is missing, truncated, or does not fit the others, the settings or the vocabulary.
+            ArtifactError: a file is missing, truncated or altered, or does not fit the settings or the vocabulary.
         """
+        if settings.layout == "compact":
+            from lmlab.models.ngram.compact import CompactTrie
+
+            packed = CompactTrie.load(folder)
+            _check_shape(folder, packed.ngrams, settings, vocab_size)
+            return cls(settings, packed, packed.notes)
         try:
-            about = json.loads((folder / "ngram.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = json.loads((folder / "ngram.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise _damaged(folder, f"ngram.json cannot be read ({error})") from error
-        match about:
-            case {"ngrams": [int(), *_] as sizes, "absent": float(absent), "notes": [*notes]}:
-                if len(sizes) != settings.order or sizes[0] != vocab_size:
-                    found, wanted = f"order {len(sizes)}", f"order {settings.order} with {vocab_size} words"
-                    raise _damaged(folder, f"it holds {found} with {sizes[0]} words, not {wanted}")
+        match content:
+            case {
+                "model": {
+                    "ngrams": [_, *_] as sizes,
+                    "absent": float(absent),
+                    "notes": notes,
+                    "crc32": checksums,
+                } as about
+            }:
+                if content.get("crc32") != _crc32(about):
+                    raise _damaged(folder, "ngram.json is not as it was written")
             case _:
-                raise _damaged(folder, "ngram.json lacks ngrams, absent or notes")
-        levels = tuple(_load_level(folder, k, sizes) for k in range(1, len(sizes) + 1))
+                raise _damaged(folder, "ngram.json lacks what belongs there")
+        _check_shape(folder, sizes, settings, vocab_size)
+        whole = sum(sizes) * _NGRAM <= _WHOLE
+        levels = tuple(_load_level(folder, k, sizes, checksums, whole=whole) for k in range(1, len(sizes) + 1))
         return cls(settings, Trie(levels, absent), notes)
+
+
+def _check_shape(folder: Path, sizes: Sequence[int], settings: Ngram.Settings, vocab_size: int) -> None:
+    if len(sizes) != settings.order or sizes[0] != vocab_size:
+        wanted = f"order {settings.order} with {vocab_size} words"
+        raise _damaged(folder, f"it holds order {len(sizes)} with {sizes[0]} words, not {wanted}")
+
+
+def _crc32(about: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(about).encode())
 
 
 def _file_name(name: str, k: int) -> str:
     return f"{name.removesuffix('_G')}_{k}.npy"
 
 
-def _load_level(folder: Path, k: int, sizes: list[int]) -> Level:
-    """One level, its arrays checked for type, length and ends: enough to notice files of different models."""
+def _load_level(folder: Path, k: int, sizes: list[int], checksums: Mapping[str, list[int]], *, whole: bool) -> Level:
     arrays: dict[str, Any] = {}
     for name, dtype in _DTYPES.items():
-        path = folder / _file_name(name, k)
+        file_name = _file_name(name, k)
         longest_only = name in ("suffix_G", "backoff_G") and k == len(sizes)
         length = 0 if longest_only else sizes[k - 1]
         try:
-            array = np.asarray(np.load(path, mmap_mode="r" if length else None, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(folder, f"{path.name} cannot be read ({error})") from error
-        if array.dtype != np.dtype(dtype) or array.shape != (length,):
-            raise _damaged(folder, f"{path.name} holds {array.shape} of {array.dtype}, not ({length},) of {dtype}")
-        arrays[name] = array
-    key_G = arrays["key_G"]
-    contexts = sizes[k - 2] if k > 1 else 1
-    if len(key_G) and (high(key_G[-1:])[0] >= contexts or np.any(key_G[1:4096] <= key_G[: len(key_G[1:4096])])):
-        raise _damaged(folder, f"{_file_name('key_G', k)} does not fit the level below it")
+            arrays[name] = map_array(folder / file_name, dtype, length, checksums[file_name], whole=whole)
+        except (OSError, ValueError) as error:
+            raise _damaged(folder, f"{file_name} cannot be read ({error})") from error
     return Level(**arrays)
 
 

@@ -21,15 +21,15 @@ import numpy as np
 from lmlab import engine
 from lmlab.memory import room
 from lmlab.models.ngram import kernels
-from lmlab.models.ngram.counts import NONE
 from lmlab.models.ngram.index import fixed
+from lmlab.models.ngram.trie import context_lengths
 from lmlab.vocab import BOS
 
 if TYPE_CHECKING:
     from lmlab.models.ngram.trie import Level
 
 PIECE = 1 << 14  # words scored together: what lies between the levels stays in the second-level cache
-_FULL = 0.85
+_FULL = 0.7
 
 
 class Tables:
@@ -77,16 +77,17 @@ class Tables:
 
     def _score(self, ids_M: np.ndarray) -> np.ndarray:
         words_M2 = self._words_V2[ids_M]
-        logp_M = np.ascontiguousarray(words_M2[:, 0])
-        shorter_M1, longer_M1 = (np.full(len(ids_M) + 1, NONE, dtype=np.uint32) for _ in range(2))
-        weight_M1, further_M1 = (np.zeros(len(ids_M) + 1, dtype=np.float32) for _ in range(2))
-        shorter_M1[1:], weight_M1[1:] = ids_M, words_M2[:, 1]
-        for table_S2, halves in self._tables:
-            kernels.look_up(
-                ids_M, shorter_M1, weight_M1, table_S2, halves, self._absent, longer_M1, further_M1, logp_M
-            )
-            shorter_M1, longer_M1, weight_M1, further_M1 = longer_M1, shorter_M1, further_M1, weight_M1
-            shorter_M1[0] = NONE
+        logp_M, weight_M = (np.ascontiguousarray(column_M) for column_M in words_M2.T)
+        entry_M, reached_M = ids_M.copy(), np.ones(len(ids_M), dtype=np.uint8)
+        known_H, many = np.arange(len(ids_M), dtype=np.uint32), len(ids_M)
+        stored_M = np.zeros(len(ids_M), dtype=np.uint8)  # how long a context of each place is stored
+        for k, (table_S2, halves) in enumerate(self._tables, 2):
+            if self._absent:
+                after_H = known_H[:many] + 1
+                stored_M[after_H[after_H < len(ids_M)]] = k - 1
+            many = kernels.look_up(ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M)
+        if self._absent:
+            logp_M += self._absent * (context_lengths(ids_M, len(self._tables) + 1) - stored_M)
         logp_M[ids_M == BOS] = 0
         return logp_M
 

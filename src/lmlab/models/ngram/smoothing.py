@@ -15,7 +15,8 @@ is taken off each of them, and what mass is handed down besides: see `_SCHEMES`.
 The children of a context lie side by side, so a level is smoothed in pieces of whole contexts, in memory that the cache
 holds. All is computed in float64 and stored as natural logs in float32.
 
-Shapes: G k-grams of a level, C contexts (the k-grams one level down; one empty context below level 1), g and c of a piece.
+Shapes: G k-grams of a level, C contexts (the k-grams one level down; one empty context below level 1), g and c of a
+piece of whole contexts, F k-grams one level down.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from lmlab.vocab import BOS, NEVER_PREDICTED
 STUPID_BACKOFF = "stupid-backoff"
 IMPORTED = "imported"
 """Of a model that was not estimated here: what another tool made of its counts."""
-_STUPID = np.log(np.float32(0.4))  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
+STUPID = np.log(np.float32(0.4))  # Brants et al. 2007, Large Language Models in Machine Translation, section 4
 _FALLBACK = (0.5, 1.0, 1.5)  # what KenLM's --discount_fallback defaults to
 _PIECE = 1 << 16
-_FORGET_AFTER = 64  # pieces
+_FORGET_AFTER = 4  # pieces
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Smoothed:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """What a scheme does with the counts of one level.
 
     Attributes:
@@ -78,7 +79,7 @@ class _Rule:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One level as a scheme sees it."""
 
     levels: Sequence[Counts]
@@ -122,7 +123,7 @@ def smooth(
     shorter_F = np.array([1 / words])  # below level 1, uniform
     logp, backoff, dropped, notes = [], [], [], []
     for k, level in enumerate(levels, 1):
-        rule = _SCHEMES[smoothing](_Task(levels, k, words, add, lmplz))
+        rule = rule_of(smoothing, Task(levels, k, words, add, lmplz))
         most = prune[min(k, len(prune)) - 1] if prune else 0
         pruned_G = level.count_G <= most if most else None
         level = levels[k - 1] = replace(level, count_G=np.empty(0, dtype=np.uint32))
@@ -132,17 +133,22 @@ def smooth(
         if k == 1:
             logp_G[list(NEVER_PREDICTED)], shorter_F[list(NEVER_PREDICTED)] = -np.inf, 0
         else:
-            backoff.append(np.full_like(backoff_C, _STUPID) if smoothing == STUPID_BACKOFF else backoff_C)
+            backoff.append(np.full_like(backoff_C, STUPID) if smoothing == STUPID_BACKOFF else backoff_C)
         logp.append(logp_G)
         dropped.append(pruned_G)
         notes += [f"order {k}: {rule.note}"] if rule.note else []
     nothing = np.empty(0, dtype=np.float32)  # the longest k-grams are no contexts
-    absent = float(_STUPID) if smoothing == STUPID_BACKOFF else 0.0
+    absent = float(STUPID) if smoothing == STUPID_BACKOFF else 0.0
     return Smoothed(tuple(logp), (*backoff, nothing), tuple(dropped), absent, tuple(notes))
 
 
+def rule_of(smoothing: str, task: Task) -> Rule:
+    """What a scheme, a name of `SMOOTHINGS`, does with the counts of a level."""
+    return _SCHEMES[smoothing](task)
+
+
 def _interpolate(
-    level: Counts, rule: _Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None, *, longest: bool, on_disk: bool
+    level: Counts, rule: Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None, *, longest: bool, on_disk: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ln p of each k-gram and ln b of each context, and p once more in float64 for the level above, if there is one."""
     logp_G, backoff_C = (room((size,), np.float32, on_disk=on_disk) for size in (len(level), len(shorter_F)))
@@ -154,8 +160,8 @@ def _interpolate(
         count_g = rule.count_G[piece]
         dropped_g = np.zeros(len(count_g), dtype=bool) if pruned_G is None else pruned_G[piece]
         p_g, first, weight_c = share_out(level.key_G[piece], level.suffix_G[piece], count_g, dropped_g, rule, shorter_F)
-        logp_G[piece] = _log(p_g)
-        backoff_C[first : first + len(weight_c)] = _log(weight_c)
+        logp_G[piece] = log_of(p_g)
+        backoff_C[first : first + len(weight_c)] = log_of(weight_c)
         if not longest:
             p_G[piece] = p_g
         if on_disk and piece.start // _PIECE % _FORGET_AFTER == 0:
@@ -170,7 +176,7 @@ def _share(
     suffix_g: np.ndarray,
     count_g: np.ndarray,
     dropped_g: np.ndarray,
-    rule: _Rule,
+    rule: Rule,
     shorter_F: np.ndarray,
 ) -> tuple[np.ndarray, int, np.ndarray]:
     """Of some whole contexts the p of each child, the first context, and the b of each from there on; float64."""
@@ -194,7 +200,7 @@ def _compiled_share(
     suffix_g: np.ndarray,
     count_g: np.ndarray,
     dropped_g: np.ndarray,
-    rule: _Rule,
+    rule: Rule,
     shorter_F: np.ndarray,
 ) -> tuple[np.ndarray, int, np.ndarray]:
     from lmlab.models.ngram import kernels
@@ -232,7 +238,7 @@ def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
     for start in range(0, len(count_G), _PIECE):
         piece = slice(start, start + _PIECE)
         np.copyto(count_G[piece], level.count_G[piece], where=count_G[piece] == 0)
-    forget(level.count_G, levels[k].suffix_G)
+    forget(level.count_G)
     return count_G
 
 
@@ -284,16 +290,16 @@ def discounts(n: np.ndarray, lmplz: bool = False) -> tuple[list[float], str]:
     return [0.0, *fallback], note if n[1:].any() else ""
 
 
-def _kneser_ney(task: _Task) -> _Rule:
+def _kneser_ney(task: Task) -> Rule:
     count_G = task.adjusted_G
     n = counts_of_counts(count_G)
     if task.lmplz and task.k < len(task.levels):
         _miscount(task, count_G, n)
     taken, note = discounts(n, task.lmplz)
-    return _Rule(count_G, taken, note=note)
+    return Rule(count_G, taken, note=note)
 
 
-def _miscount(task: _Task, count_G: np.ndarray, n: np.ndarray) -> None:
+def _miscount(task: Task, count_G: np.ndarray, n: np.ndarray) -> None:
     """Repeat lmplz's error (kpu/kenlm issue 405).
 
     The k-gram that comes last, read from its last word back, words in the order of their ids, enters the counts of
@@ -316,7 +322,7 @@ def _first_word(levels: Sequence[Counts], k: int, node_Q: np.ndarray) -> np.ndar
     return node_Q
 
 
-def _absolute(task: _Task) -> _Rule:
+def _absolute(task: Task) -> Rule:
     count_G = task.raw_G
     n = counts_of_counts(count_G)
     discount, note = 0.5, ""
@@ -324,18 +330,18 @@ def _absolute(task: _Task) -> _Rule:
         discount = float(n[1] / (n[1] + 2 * n[2]))
     elif n[1:].any():
         note = f"{n[1]:,} counts of 1 and {n[2]:,} of 2 allow no absolute discount; fell back to 0.5"
-    return _Rule(count_G, (0.0, discount, discount, discount), note=note)
+    return Rule(count_G, (0.0, discount, discount, discount), note=note)
 
 
-def _witten_bell(task: _Task) -> _Rule:
-    return _Rule(task.raw_G, per_type=1.0)
+def _witten_bell(task: Task) -> Rule:
+    return Rule(task.raw_G, per_type=1.0)
 
 
-def _maximum_likelihood(task: _Task) -> _Rule:
-    return _Rule(task.raw_G)
+def _maximum_likelihood(task: Task) -> Rule:
+    return Rule(task.raw_G)
 
 
-def _add_k(task: _Task) -> _Rule:
+def _add_k(task: Task) -> Rule:
     """Only whole contexts count, of order - 1 words or from <bos> on; the shorter hand all down, and so are uniform."""
     count_G, k = task.raw_G, task.k
     if k == 1 and k < len(task.levels):
@@ -345,10 +351,10 @@ def _add_k(task: _Task) -> _Rule:
         if k == 2:
             opens_C = np.arange(len(opens_C)) == BOS  # of words, those never seen are preceded by nothing either
         count_G = count_G * opens_C[high(task.levels[k - 1].key_G)]
-    return _Rule(count_G, per_context=task.add * task.words)
+    return Rule(count_G, per_context=task.add * task.words)
 
 
-_SCHEMES: dict[str, Callable[[_Task], _Rule]] = {
+_SCHEMES: dict[str, Callable[[Task], Rule]] = {
     "kneser-ney": _kneser_ney,
     "absolute": _absolute,
     "witten-bell": _witten_bell,
@@ -359,7 +365,7 @@ _SCHEMES: dict[str, Callable[[_Task], _Rule]] = {
 SMOOTHINGS = tuple(_SCHEMES)
 
 
-def _log(p: np.ndarray) -> np.ndarray:
+def log_of(p: np.ndarray) -> np.ndarray:
     """Natural logs in float32; sums that rounding took past 1 are 1."""
     with np.errstate(divide="ignore"):
         return np.log(np.minimum(p, 1.0)).astype(np.float32)

@@ -127,6 +127,16 @@ class Trie:
         """The length of the longest n-grams."""
         return len(self.levels)
 
+    @property
+    def ngrams(self) -> tuple[int, ...]:
+        """How many n-grams are stored of each length; of length 1, the whole vocabulary."""
+        return tuple(len(level.key_G) for level in self.levels)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays, in bytes."""
+        return sum(array.nbytes for level in self.levels for array in vars(level).values())
+
     # ---- known text
 
     @cached_property
@@ -142,8 +152,7 @@ class Trie:
         return Tables(self.levels, self.absent)
 
     def _pays_for_tables(self, tokens: int) -> bool:
-        ngrams = sum(len(level.key_G) for level in self.levels)
-        return engine.compiled(tokens * self.order) and ("tables" in vars(self) or tokens > ngrams // _PAYS)
+        return engine.compiled(tokens * self.order) and ("tables" in vars(self) or tokens > sum(self.ngrams) // _PAYS)
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""
@@ -170,13 +179,19 @@ class Trie:
             at_M, node_M = _next_tokens(at_M, found_M, ids_N)
         opens_N = ids_N == BOS
         if self.absent:
-            place_N = np.arange(len(ids_N))
-            first_N = np.maximum.accumulate(np.where(opens_N, place_N, 0))
-            logp_N += np.float32(self.absent) * (np.minimum(place_N - first_N, self.order - 1) - stored_N)
+            logp_N += np.float32(self.absent) * (context_lengths(ids_N, self.order) - stored_N)
         logp_N[opens_N] = 0
         return logp_N
 
     # ---- contexts, stepping
+
+    def parts(self, contexts: Contexts) -> tuple[np.ndarray, ...]:
+        """Contexts as arrays of int64, the batch last."""
+        return contexts.level_B, contexts.node_B, contexts.length_B
+
+    def contexts(self, level_B: np.ndarray, node_B: np.ndarray, length_B: np.ndarray) -> Contexts:
+        """Contexts from their `parts`."""
+        return Contexts(level_B, node_B, length_B)
 
     def begin(self, prompts: list[list[int]]) -> Contexts:
         """The contexts after these tokens, ragged and possibly empty."""
@@ -242,6 +257,13 @@ class Trie:
             row_Q, weight_Q = np.repeat(rows, many_M), np.repeat(weight_M, many_M)
             logp_BV[row_Q, low(level.key_G)[child_Q]] = level.logp_G[child_Q] + weight_Q
         return logp_BV
+
+
+def context_lengths(ids_N: np.ndarray, order: int) -> np.ndarray:
+    """How many words of its own document lie before each, at most order - 1."""
+    place_N = np.arange(len(ids_N))
+    first_N = np.maximum.accumulate(np.where(ids_N == BOS, place_N, 0))
+    return np.minimum(place_N - first_N, order - 1)
 
 
 def _next_tokens(at_M: np.ndarray, node_M: np.ndarray, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,188 @@
+"""KenLM's Python interface over n-gram models of ours: a program that uses kenlm runs by changing one import.
+
+    from lmlab.compat import kenlm               # for: import kenlm
+    model = kenlm.Model("runs/x")                # a model directory of ours, or an ARPA file
+    model.score("to be or not to be")            # log10
+
+A library that imports kenlm itself is given ours before it does: `sys.modules["kenlm"] = lmlab.compat.kenlm`.
+
+Scores are log10, as everywhere in KenLM. They differ from KenLM's by rounding: it adds single-precision numbers up one
+by one. KenLM's own binary files cannot be read; the ARPA file that they were made from can.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from lmlab import store
+from lmlab.codecs.word import WordCodec
+from lmlab.errors import ArtifactError, LmlabError
+from lmlab.models.ngram.model import Ngram
+from lmlab.models.ngram.trie import Trie
+from lmlab.vocab import SPECIALS
+
+_BINARY = b"mmap lm http://kheafield.com/code"
+
+
+class CannotReadError(ArtifactError, OSError):
+    """No model can be read there. Also an OSError, which is what callers of kenlm expect."""
+
+
+class FullScoreReturn(NamedTuple):
+    """What `BaseFullScore` tells of a word: log10 p, the length of the n-gram found, whether it is unknown."""
+
+    log_prob: float
+    ngram_length: int
+    oov: bool
+
+
+@functools.total_ordering
+class State:
+    """What a model remembers of the words so far: as much as can matter for the next."""
+
+    context = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self.context == other.context
+
+    def __lt__(self, other: State) -> bool:
+        return self.context < other.context
+
+    def __hash__(self) -> int:
+        return hash(self.context)
+
+    def __copy__(self) -> Self:
+        copy = type(self)()
+        copy.context = self.context
+        return copy
+
+    def __deepcopy__(self, memo: object = None) -> Self:
+        return self.__copy__()
+
+
+class LoadMethod:
+    """How kenlm reads a file. Ours are always memory-mapped."""
+
+    LAZY, POPULATE_OR_LAZY, POPULATE_OR_READ, READ, PARALLEL_READ = range(5)
+
+
+class ARPALoadComplain:
+    """What kenlm says of a slow load. Ours says nothing."""
+
+    ALL, EXPENSIVE, NONE = range(3)
+
+
+class Config:
+    """Settings of kenlm's loading, for programs that make them; nothing here depends on them."""
+
+    def __init__(self) -> None:
+        self.load_method = LoadMethod.POPULATE_OR_READ
+        self.show_progress = True
+        self.arpa_complain = ARPALoadComplain.ALL
+
+
+class Model:
+    """An n-gram model as kenlm offers it. Threads may share it; pickling keeps its path alone.
+
+    Args:
+        path: a model directory of ours, its codec `word` with `split space`; or an ARPA file, `.gz` or not.
+        config: taken and ignored.
+
+    Attributes:
+        order: the length of the longest n-grams.
+        words: the spellings of the ids from 4 on; kenlm has none.
+
+    Raises:
+        CannotReadError: there is no such model.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
+        self.path = os.path.abspath(os.fsencode(path))
+        try:
+            trie, words = _read(Path(os.fsdecode(self.path)))
+        except (LmlabError, OSError) as error:
+            raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
+        from lmlab.models.ngram import calls  # loads Numba
+
+        self.order, self.words = trie.order, words
+        self._begin, self._empty = calls.begin(trie), calls.EMPTY
+        self._calls = calls.bind(trie, words)
+        self._score, self._full_scores, self._step = self._calls.score, self._calls.full_scores, self._calls.step
+        self._records = struct.Struct(calls.RECORD).iter_unpack
+
+    def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
+        """Log10 probability of a sentence; `<s>` and `</s>` are added, and not to be part of it.
+
+        Args:
+            sentence: words between white space.
+            bos: whether it stands at the beginning; else nothing is known of what came before.
+            eos: whether it ends there.
+        """
+        return self._score(sentence, bos, eos)
+
+    def perplexity(self, sentence: str | bytes) -> float:
+        """10 to the mean negative log10 probability of its words and `</s>`."""
+        text = sentence if isinstance(sentence, bytes) else sentence.encode()
+        return float(10.0 ** (-self.score(text) / (len(text.split()) + 1)))
+
+    def full_scores(
+        self, sentence: str | bytes, bos: bool = True, eos: bool = True
+    ) -> Iterator[tuple[float, int, bool]]:
+        """Of each word, and of `</s>`: log10 p, the length of the n-gram found, whether it is unknown."""
+        return self._records(self._full_scores(sentence, bos, eos))
+
+    def BeginSentenceWrite(self, state: State) -> None:
+        """Make a state that of a sentence's beginning."""
+        state.context = self._begin
+
+    def NullContextWrite(self, state: State) -> None:
+        """Make a state that of knowing nothing."""
+        state.context = self._empty
+
+    def BaseScore(self, in_state: State, word: str | bytes, out_state: State) -> float:
+        """Log10 p of a word after a state; `out_state` becomes the state then, and may be the same."""
+        out_state.context, score, _, _ = self._step(in_state.context, word)
+        return score
+
+    def BaseFullScore(self, in_state: State, word: str | bytes, out_state: State) -> FullScoreReturn:
+        """As `BaseScore`, with the length of the n-gram found, and whether the word is unknown."""
+        answer = self._step(in_state.context, word)
+        out_state.context = answer[0]
+        return tuple.__new__(FullScoreReturn, answer[1:])  # twice as quick as calling it
+
+    def __contains__(self, word: str | bytes) -> bool:
+        return not self._step(self._empty, word)[3]
+
+    def __repr__(self) -> str:
+        return f"<Model from {os.fsdecode(os.path.basename(self.path))}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
+
+class LanguageModel(Model):
+    """An older name of `Model`."""
+
+
+def _read(path: Path) -> tuple[Trie, Sequence[bytes]]:
+    """The model at a path, and the spellings of its words from id 4 on."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            if file.read(len(_BINARY)) == _BINARY:
+                raise ArtifactError("it is a binary file of KenLM's", "give the ARPA file that build_binary was given")
+        from lmlab.models.ngram import arpa
+
+        return arpa.read(path)
+    stored = store.load(path)
+    match stored.model, stored.codec:
+        case Ngram() as model, WordCodec() as codec if codec.settings == type(codec.settings)(
+            codec.settings.vocab_size, codec.settings.min_count, split="space"
+        ):
+            return model.trie, [token.encode() for token in codec.tokens[len(SPECIALS) :]]
+    kinds = f"model {stored.config['model']['kind']} on {stored.config['codec']}"
+    raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with codec word, split space")

@@ -1,0 +1,120 @@
+"""The verbs of n-gram models, on real files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from lmlab.cli import main
+from tests.texts import some_text
+
+LINES = some_text(60)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text(LINES, encoding="utf-8")
+    assert main(["ngram", "estimate", "my.txt", "--order", "3", "-o", "kn3", "--quiet", "--json"]) == 0
+    return tmp_path / "kn3"
+
+
+def test_estimate_tells_what_it_made(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["ngram", "estimate", "my.txt", "--order", "2", "--prune", "0,1", "-o", "small", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert main(["ngram", "stats", "kn3", "--json"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert small["vocab_size"] == stats["vocab_size"] == len(set(LINES.split())) + 4
+    assert small["ngrams"][1] < stats["ngrams"][1]
+    assert stats["ngrams_in_all"] == sum(stats["ngrams"])
+    assert main(["ngram", "stats", "kn3"]) == 0
+    assert "bits an n-gram" in " ".join(capsys.readouterr().out.split())
+
+
+def test_query_prints_as_kenlm_does(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = LINES.splitlines()[0]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{line} unheard\n\n".encode())))
+    capsys.readouterr()
+    assert main(["ngram", "query", "kn3"]) == 0
+    first, empty, *summary = capsys.readouterr().out.splitlines()
+    words = first.split("\t")
+    assert [word.partition("=")[0] for word in words[:-1]] == [*line.split(), "unheard", "</s>"]
+    assert words[-3].startswith("unheard=0 1 -")
+    assert words[-1].startswith("Total: -")
+    assert words[-1].endswith("OOV: 1")
+    assert empty.startswith("</s>=3 1 -")
+    assert [each.partition(":")[0] for each in summary] == [
+        "Perplexity including OOVs", "Perplexity excluding OOVs", "OOVs", "Tokens",
+    ]  # fmt: skip
+    assert summary[2:] == ["OOVs:\t1", f"Tokens:\t{len(line.split()) + 3}"]
+
+
+def test_query_agrees_with_eval(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("held-out.txt").write_text("\n".join(LINES.splitlines()[::3]) + "\n", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["ngram", "query", "kn3", "held-out.txt", "--json"]) == 0
+    query = json.loads(capsys.readouterr().out)
+    assert main(["eval", "kn3", "--on", "held-out.txt", "--unit", "line", "--json", "--quiet"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)[0]
+    assert query["tokens"] == evaluated["tokens"]
+    assert query["perplexity_with_oovs"] == pytest.approx(evaluated["perplexity"], rel=1e-5)
+
+
+def test_arpa_there_and_back(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ngram", "arpa", "kn3", "kn3.arpa", "--quiet"]) == 0
+    assert main(["ngram", "import", "kn3.arpa", "-o", "back", "--quiet"]) == 0
+    capsys.readouterr()
+    answers = []
+    for model in ("kn3", "back", "kn3.arpa"):
+        assert main(["ngram", "query", model, "my.txt", "-v", "sentence"]) == 0
+        answers.append([float(line.split()[1]) for line in capsys.readouterr().out.splitlines()])
+    assert answers[1] == pytest.approx(answers[0], abs=1e-5)
+    assert answers[2] == pytest.approx(answers[1], abs=1e-5)
+
+
+def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    for how in (["--threshold", "1e-4"], ["--ngrams", "60"]):
+        assert main(["ngram", "prune", "kn3", "-o", how[0][2:], *how, "--json", "--quiet"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert sum(said["ngrams"]) < sum(said["before"])
+        assert main(["ngram", "query", how[0][2:], "my.txt", "-v", "summary"]) == 0
+        capsys.readouterr()
+    assert main(["ngram", "prune", "kn3", "-o", "x"]) == 2
+    assert "give --threshold or --ngrams" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["estimate", "nowhere.txt", "-o", "x"],
+        ["estimate", "my.txt", "-o", "kn3"],
+        ["estimate", "my.txt", "-o", "x", "--order", "0"],
+        ["estimate", "my.txt", "-o", "x", "--prune", "1,2"],
+        ["estimate", "my.txt", "-o", "x", "--memory", "lots"],
+        ["estimate", "my.txt", "-o", "x", "--smoothing", "imported"],
+        ["query", "nowhere", "my.txt"],
+        ["query", "my.txt", "my.txt"],
+        ["query", "kn3", "nowhere.txt"],
+        ["arpa", "nowhere", "x.arpa"],
+        ["arpa", "kn3", "no/such/folder/x.arpa"],
+        ["import", "my.txt", "-o", "x"],
+        ["prune", "kn3", "-o", "kn3", "--ngrams", "10"],
+        ["prune", "kn3", "-o", "x", "--ngrams", "-1"],
+        ["stats", "nowhere"],
+        ["fly"],
+    ],
+)
+def test_one_clear_line(words: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["ngram", *words]) in (1, 2)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("lmlab: ")
+    assert not Path("x").exists()
