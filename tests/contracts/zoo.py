@@ -34,10 +34,10 @@ def documents(count: int = 60) -> np.ndarray:
     return np.array(ids, dtype=np.uint16)
 
 
-def _ngram(order: int, smoothing: str) -> LanguageModel:
+def _ngram(order: int, smoothing: str, **settings) -> LanguageModel:
     from lmlab.models.ngram import Ngram
 
-    return Ngram.estimate(Ngram.Settings(order=order, smoothing=smoothing), VOCAB, documents())
+    return Ngram.estimate(Ngram.Settings(order=order, smoothing=smoothing, **settings), VOCAB, documents())
 
 
 def _cache(**settings) -> LanguageModel:
@@ -85,7 +85,12 @@ def _script() -> LanguageModel:
 
 
 ZOO = {
-    "ngram": {f"{s}-{order}": partial(_ngram, order, s) for s in SMOOTHINGS for order in (1, 2, 3, 5)},
+    "ngram": {
+        **{f"{s}-{order}": partial(_ngram, order, s) for s in SMOOTHINGS for order in (1, 2, 3, 5)},
+        **{f"compact-{order}": partial(_ngram, order, "kneser-ney", layout="compact") for order in (1, 2, 4)},
+        "pruned": partial(_ngram, 4, "kneser-ney", prune=(0, 0, 1)),
+        "pruned-by-entropy": partial(_ngram, 4, "witten-bell", prune_to=60),
+    },
     "cache": {
         "plain": _cache,
         "unigram": partial(_cache, order=1, prior=0.3),

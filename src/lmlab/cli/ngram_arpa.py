@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     from lmlab.workbench.estimate import ngram_of, words_of
 
     bench, path = Bench.load(options.run_folder), Path(options.file)
-    words, trie = words_of(bench), ngram_of(bench).trie
+    words, trie = words_of(bench), ngram_of(bench).fast_trie
     with reporter_of(options).stage(f"writing {path.name}"):
         arpa.write(path, trie, words)
     said = {"file": str(path), "bytes": path.stat().st_size}

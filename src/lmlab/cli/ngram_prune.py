@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     bench = Bench.load(options.run_folder)
     before = ngram_of(bench).ngrams
     with reporter_of(options).stage("pruning"):
-        trie = prune.by_entropy(ngram_of(bench).trie, threshold=options.threshold, ngrams=options.ngrams)
+        trie = prune.by_entropy(ngram_of(bench).fast_trie, threshold=options.threshold, ngrams=options.ngrams)
     pruned = with_trie(bench, trie, f"pruned by entropy from {sum(before):,} n-grams")
     pruned.save(options.out)
     after = ngram_of(pruned).ngrams

@@ -183,6 +183,6 @@ def _read(path: Path) -> tuple[Trie, Sequence[bytes]]:
         case Ngram() as model, WordCodec() as codec if codec.settings == type(codec.settings)(
             codec.settings.vocab_size, codec.settings.min_count, split="space"
         ):
-            return model.trie, [token.encode() for token in codec.tokens[len(SPECIALS) :]]
+            return model.fast_trie, [token.encode() for token in codec.tokens[len(SPECIALS) :]]
     kinds = f"model {stored.config['model']['kind']} on {stored.config['codec']}"
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with codec word, split space")

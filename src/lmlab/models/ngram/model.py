@@ -25,7 +25,6 @@ from lmlab.errors import ArtifactError, SettingError, UsageError
 from lmlab.memory import map_array, parse_size, save_array
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import Counts, count_ngrams
-from lmlab.models.ngram.drawing import Drawing
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Level, Trie
 from lmlab.vocab import BOS, EOS, PAD
@@ -159,6 +158,17 @@ class Ngram:
         return cls(settings, trie, smoothed.notes)
 
     @property
+    def fast_trie(self) -> Trie:
+        """The n-grams in the fast layout.
+
+        Raises:
+            UsageError: they are in the compact one.
+        """
+        if not isinstance(self.trie, Trie):
+            raise UsageError("the compact layout only scores and steps; this needs the fast one", "use layout fast")
+        return self.trie
+
+    @property
     def ngrams(self) -> tuple[int, ...]:
         """How many n-grams are stored of each length; of length 1, the whole vocabulary."""
         return tuple(self.trie.ngrams)
@@ -192,7 +202,7 @@ class Ngram:
 
         The likeliest come first; of equals, the lower id.
         """
-        return self._drawing().top_k(self._begin(prompts), k)
+        return self.fast_trie.drawing.top_k(self._begin(prompts), k)
 
     def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int, first: int = 0) -> list[np.ndarray]:
         """Draw a text after `<bos>` and each prompt, at temperature 1; its ids, uint32, with the `<eos>` that ended it.
@@ -208,12 +218,7 @@ class Ngram:
         """
         if self.unnormalised:
             raise UsageError(f"rows of {STUPID_BACKOFF} are no probabilities to draw from", "use another smoothing")
-        return self._drawing().sample(self._begin(prompts), max_tokens, seed, first)
-
-    def _drawing(self) -> Drawing:
-        if not isinstance(self.trie, Trie):
-            raise UsageError("the compact layout cannot rank or draw words without all of them", "use layout fast")
-        return self.trie.drawing
+        return self.fast_trie.drawing.sample(self._begin(prompts), max_tokens, seed, first)
 
     def _begin(self, prompts: Sequence[Sequence[int]]) -> Any:
         return self.trie.begin([[BOS, *prompt] for prompt in prompts])
