@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmlab import engine
+from lmlab.codecs.scan import scanner
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import Task, rule_of
@@ -138,3 +140,27 @@ def test_characters_differ_from_lmplz_by_its_bug_alone(chars: Corpus) -> None:
 def test_pruned_words_equal_lmplz(words: Corpus) -> None:
     off_p, off_b = compare("words_o4_prune001.arpa.gz", words, Ngram.Settings(order=4, prune=(0, 0, 1)))
     assert max(off_p.max(), off_b.max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("settings", "with_oovs", "without_oovs"),
+    [
+        (Ngram.Settings(order=3), 11334.61225951751, 976.5629655365215),
+        (Ngram.Settings(order=5), 11314.307983930772, 975.2913367979934),
+        (Ngram.Settings(order=4, prune=(0, 0, 1)), 11261.244311028278, 972.9619604754315),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_perplexity_equals_kenlms_query(
+    words: Corpus, settings: Ngram.Settings, with_oovs: float, without_oovs: float, compiled: bool
+) -> None:
+    """On text of another kind, the first 2,000 lines of AG News' test file; figures of KenLM's `query`, to 5 digits."""
+    lines = (DATA / "ag_news_test.csv").read_bytes().split(b"\n")[:2000]
+    spelled = [word for word, id in words.vocabulary.items() if id > EOS]
+    with engine.only(compiled):
+        ids_N = scanner(0, spelled, learn=False).feed(b"\n".join(lines) + b"\n")
+        logp_N = Ngram.estimate(settings, len(words.vocabulary), words.ids_N).logp_array(ids_N).astype(np.float64)
+    told_N, known_N = ids_N != BOS, (ids_N != BOS) & (ids_N != UNK)
+    assert (int(told_N.sum()), int(told_N.sum() - known_N.sum())) == (76824, 35440)
+    assert np.exp(-logp_N[told_N].mean()) == pytest.approx(with_oovs, rel=5e-6)
+    assert np.exp(-logp_N[known_N].mean()) == pytest.approx(without_oovs, rel=5e-6)
