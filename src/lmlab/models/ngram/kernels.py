@@ -72,7 +72,7 @@ def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):
                 prefetch(slots, np.int64(hashes[j % _RING] & mask))
         i = j - AHEAD
         if 0 <= i < many and keys[i % _RING] != uint64(_NOTHING):
-            slot = uint64(slots[np.int64(hashes[i % _RING] & mask)])
+            slot = uint64(slots[hashes[i % _RING] & mask])
             prefetch(nodes_G2, np.int64(slot & names) * 2 - 2)
         i = j - 2 * AHEAD
         if i < 0:
@@ -83,16 +83,16 @@ def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):
             continue
         at, mark = hashed & mask, hashed >> uint64(32 + bits)
         while True:
-            slot = uint64(slots[np.int64(at)])
+            slot = uint64(slots[at])
             if slot == 0:
                 nodes_G2[size, 0] = key
                 nodes_G2[size, 1] = (uint64(shorter_M1[i + 1]) << uint64(32)) | uint64(weight)
                 longer_M1[i + 1] = size
                 size += 1
-                slots[np.int64(at)] = uint32((mark << uint64(bits)) | uint64(size))
+                slots[at] = uint32((mark << uint64(bits)) | uint64(size))
                 break
             if slot >> uint64(bits) == mark:
-                node = np.int64(slot & names) - 1
+                node = (slot & names) - uint64(1)
                 if nodes_G2[node, 0] == key:
                     nodes_G2[node, 1] += uint64(weight)
                     longer_M1[i + 1] = node
@@ -131,9 +131,9 @@ def index_keys(key_G, slots, bits):
 @inline
 def _claim(slots, mask, bits, hashed, node):
     at = hashed & mask
-    while slots[np.int64(at)] != 0:
+    while slots[at] != 0:
         at = (at + uint64(1)) & mask
-    slots[np.int64(at)] = uint32(((hashed >> uint64(32 + bits)) << uint64(bits)) | uint64(node + 1))
+    slots[at] = uint32(((hashed >> uint64(32 + bits)) << uint64(bits)) | uint64(node + 1))
 
 
 @jit
@@ -282,11 +282,11 @@ def enter(key_G, logp_G, backoff_G, place_F, table_S2, place_G):
             prefetch(table_S2, np.int64(_hash(key) & mask) * 2)
         key = (uint64(place_F[np.int64(key_G[node] >> uint64(32))]) << uint64(32)) | (key_G[node] & low)
         at = _hash(key) & mask
-        while table_S2[np.int64(at), 0] != 0:
+        while table_S2[at, 0] != 0:
             at = (at + uint64(1)) & mask
-        table_S2[np.int64(at), 0] = key
-        halves[np.int64(at), 2] = logp_G[node]
-        halves[np.int64(at), 3] = backoff_G[node]
+        table_S2[at, 0] = key
+        halves[at, 2] = logp_G[node]
+        halves[at, 3] = backoff_G[node]
         if asked:
             place_G[node] = uint32(at)
 
@@ -330,12 +330,12 @@ def look_up(ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, hal
         if i < 0 or keys[i % _RING] == 0:
             continue
         key, at, place = keys[i % _RING], hashes[i % _RING], places[i % _RING]
-        while table_S2[np.int64(at), 0] != key and table_S2[np.int64(at), 0] != 0:
+        while table_S2[at, 0] != key and table_S2[at, 0] != 0:
             at = (at + uint64(1)) & mask
-        if table_S2[np.int64(at), 0] == key:
+        if table_S2[at, 0] == key:
             reached_M[place], entry_M[place] = k, uint32(at)
-            weight_M[place] = halves[np.int64(at) * 4 + 3]
-            logp_M[place] = halves[np.int64(at) * 4 + 2]
+            weight_M[place] = halves[at * uint64(4) + uint64(3)]
+            logp_M[place] = halves[at * uint64(4) + uint64(2)]
             known_H[found] = place
             found += 1
         else:
