@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What made this: the versions of what the numbers depend on, and the machine."""
-    packages = {name: version(name) for name in ("lmlab", "numpy", "torch", "tokenizers")}
+    packages = {name: version(name) for name in ("lmlab", "numpy", "numba", "torch", "tokenizers")}
     return {
         "python": platform.python_version(),
         **packages,
@@ -121,7 +121,7 @@ def load(path: Path) -> Stored:
     try:
         codec_kind, model_kind = config["codec"]["kind"], config["model"]["kind"]
         vocab_size = int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{path / CONFIG} is damaged (no {error})", "train it again") from error
     codec = codecs.load(path, codec_kind, _without_kind(config["codec"]))
     if codec.vocab_size != vocab_size:
