@@ -1,8 +1,8 @@
 """What ngram.py has done in processes of their own: jobs that set up and, mostly, answer what they are asked.
 
 Some run in an interpreter that knows kenlm, and perhaps neither lmlab nor NumPy: so the head imports the standard
-library alone. What answers, says null when it is set up; a question is a line
-of JSON on standard input, an answer one on standard output.
+library alone. A job that is set up says null; then a question is a line of JSON on standard input, the answer one on
+standard output.
 
 Shapes: N ids, V words, Q of them asked for.
 """

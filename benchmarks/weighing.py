@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -97,14 +97,12 @@ class Line:
     ours: Sequence[float]
     theirs: Sequence[float] = ()
     more: bool = False
+    ratio: float | None = field(init=False, default=None)  # how many times better ours is, by the medians
 
-    @property
-    def ratio(self) -> float | None:
-        """How many times better ours is."""
-        if not self.theirs:
-            return None
-        ours, theirs = median(self.ours), median(self.theirs)
-        return ours / theirs if self.more else theirs / ours
+    def __post_init__(self) -> None:
+        if self.theirs:
+            ours, theirs = median(self.ours), median(self.theirs)
+            object.__setattr__(self, "ratio", ours / theirs if self.more else theirs / ours)
 
 
 def of(answers: Sequence[Any], name: str) -> list[float]:
