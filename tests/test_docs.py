@@ -35,9 +35,10 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
 def test_commands_parse(page):
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line.split(" | ")[-1], comments=True)
             if words[:1] == ["lmlab"]:
-                verb_parser(words[1]).parse_args(words[2:])
+                verb, rest = split_verb(words[1:])
+                verb_parser(verb).parse_args(rest)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

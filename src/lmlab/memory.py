@@ -138,17 +138,26 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
     size = path.stat().st_size - length * np.dtype(dtype).itemsize
     with path.open("rb") as file:
         header = file.read(min(max(size, 0), _CHECKED))
-    pieces = range(0, length, _CHECKED)
-    if len(checksums) != 1 + len(pieces) or len(header) != size or zlib.crc32(header) != checksums[0]:
+    if len(header) != size or zlib.crc32(header) != checksums[0]:
         raise ValueError("its header or its length is not as it was written")
     if not length:
         return np.empty(0, dtype)
     array = np.asarray(np.memmap(path, dtype, "r", size, (length,)))
+    check_array(array, checksums, whole=whole)
+    return array
+
+
+def check_array(array: np.ndarray, checksums: Sequence[int], *, whole: bool = True) -> None:
+    """Compare an array with the checksums that `save_array` returned.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    pieces = range(0, len(array), _CHECKED)
     some = range(len(pieces)) if whole else {i * (len(pieces) - 1) // (_SOME - 1) for i in range(_SOME)}
     for i in some:
         if zlib.crc32(array[pieces[i] : pieces[i] + _CHECKED].data) != checksums[i + 1]:
             raise ValueError(f"what lies from number {pieces[i]:,} on is not as it was written")
-    return array
 
 
 class Rows:

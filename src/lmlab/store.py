@@ -17,9 +17,9 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+LIBRARIES = ("lmlab", "numpy", "numba", "torch", "tokenizers")
+
+
 def versions() -> dict[str, str]:
-    """What made this: the versions of what the numbers depend on, and the machine."""
-    packages = {name: version(name) for name in ("lmlab", "numpy", "numba", "torch", "tokenizers")}
+    """What made this: the versions of what the numbers depend on, as far as it is loaded, and the machine."""
+    loaded = {name: str(sys.modules[name].__version__) for name in LIBRARIES if name in sys.modules}
     return {
         "python": platform.python_version(),
-        **packages,
+        **loaded,
         "machine": platform.machine(),
         "cores": str(os.cpu_count()),
     }

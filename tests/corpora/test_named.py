@@ -7,7 +7,8 @@ import zipfile
 
 import pytest
 
-from lmlab.corpora import DataSettings, corpus_table, named, open_corpus
+from lmlab.corpora import DataSettings, corpus_table, open_corpus
+from lmlab.corpora import download as download_module
 from lmlab.corpora.named import CORPORA, Part
 from lmlab.errors import DataError, DownloadError
 
@@ -149,11 +150,11 @@ def test_a_download_lands_in_the_cache_and_its_hash_is_noted(places, monkeypatch
         return hashlib.sha256(target.read_bytes()).hexdigest()
 
     _, cache = places
-    monkeypatch.setattr(named, "download", fetch)
+    monkeypatch.setattr(download_module, "download", fetch)
     parts = (Part("a.txt", ("http://x/a.txt",)),)
     monkeypatch.setitem(CORPORA, "text8", dataclasses.replace(CORPORA["text8"], parts=parts, cuts=()))
     first = open_corpus("text8").sha256
-    monkeypatch.setattr(named, "download", None)  # not again
+    monkeypatch.setattr(download_module, "download", None)  # not again
     assert open_corpus("text8").sha256 == first
     (cache / "a.txt").write_text("changed")
     with pytest.raises(DataError, match="is not the file of text8"):
@@ -164,7 +165,7 @@ def test_the_noted_hash_holds_for_the_next_download(places, monkeypatch):
     def fetch(urls, target, sha256, progress):
         raise DownloadError(f"expected {sha256}")
 
-    monkeypatch.setattr(named, "download", fetch)
+    monkeypatch.setattr(download_module, "download", fetch)
     (places[1] / "codesearchnet-python.zip.sha256").write_text("abc\n")
     with pytest.raises(DownloadError, match="expected abc"):
         open_corpus("codesearchnet-python")

@@ -41,12 +41,15 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
+    from importlib.metadata import version
+
     from lmlab import registry, store
     from lmlab.config import recipe_names
     from lmlab.corpora import cache_dir
 
     return {
         **store.versions(),
+        **{name: version(name) for name in store.LIBRARIES},
         "models": ", ".join(registry.names("model")),
         "codecs": ", ".join(registry.names("codec")),
         "recipes": ", ".join(recipe_names()),

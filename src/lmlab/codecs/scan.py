@@ -26,7 +26,8 @@ from lmlab.errors import DataError
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 CHUNK = 1 << 18  # bytes read at once: about as many words as the counter takes together
-_WORD = re.compile(rb"[^\0\t\n\r ]+")
+_TOKEN = re.compile(rb"[^\0\t\n\r ]+|\n")
+_MARKS = {**{name.encode(): UNK for name in SPECIALS}, b"\n": EOS}
 
 
 class WordScanner(Protocol):
@@ -62,29 +63,18 @@ class Scanner:
     """
 
     def __init__(self, words: Sequence[str] = (), *, learn: bool = True) -> None:
-        self._ids: dict[bytes, int] = _Growing() if learn else {}
-        self._ids.update((name.encode(), UNK) for name in SPECIALS)
+        self._ids: dict[bytes, int] = _Growing() if learn else _Fixed()
+        self._ids.update(_MARKS)
         self._ids.update((word.encode(), id) for id, word in enumerate(words, len(SPECIALS)))
         self._open = False
 
     def feed(self, text: bytes) -> np.ndarray:
         """See `WordScanner`."""
-        ids: list[int] = []
-        known = self._ids.__getitem__ if isinstance(self._ids, _Growing) else lambda word: self._ids.get(word, UNK)
-        *ended, rest = text.split(b"\n")
-        for line in ended:
-            if not self._open:
-                ids.append(BOS)
-            ids += map(known, _WORD.findall(line))
-            ids.append(EOS)
-            self._open = False
-        words = _WORD.findall(rest)
-        if words:
-            if not self._open:
-                ids.append(BOS)
-            ids += map(known, words)
-            self._open = True
-        return np.array(ids, dtype=np.uint32)
+        found = _TOKEN.findall(text)
+        ids_N = np.fromiter(map(self._ids.__getitem__, found), np.uint32, len(found))
+        after_N = np.concatenate([np.array([UNK if self._open else EOS], dtype=np.uint32), ids_N])
+        self._open = bool(after_N[-1] != EOS)
+        return np.insert(ids_N, np.flatnonzero(after_N[:-1] == EOS), BOS)
 
     def close(self) -> np.ndarray:
         """See `WordScanner`."""
@@ -92,19 +82,26 @@ class Scanner:
         return np.array([EOS] if ended else [], dtype=np.uint32)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._ids) - len(_MARKS) + len(SPECIALS)
 
     def words(self) -> list[str]:
         """See `WordScanner`."""
-        return [word.decode("utf-8") for word in list(self._ids)[len(SPECIALS) :]]
+        return [word.decode("utf-8") for word in list(self._ids)[len(_MARKS) :]]
 
 
 class _Growing(dict[bytes, int]):
     """Gives a word that is asked for the first time the next id."""
 
     def __missing__(self, word: bytes) -> int:
-        id = self[word] = len(self)
+        id = self[word] = len(self) - len(_MARKS) + len(SPECIALS)
         return id
+
+
+class _Fixed(dict[bytes, int]):
+    """Knows no other words."""
+
+    def __missing__(self, word: bytes) -> int:
+        return UNK
 
 
 def scanner(text_bytes: int | None, words: Sequence[str] = (), *, learn: bool = True) -> WordScanner:

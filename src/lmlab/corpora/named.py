@@ -14,7 +14,6 @@ from typing import Any
 
 from lmlab.corpora import stdlib
 from lmlab.corpora.cache import cache_dir, data_dir, file_sha256, find
-from lmlab.corpora.download import download
 from lmlab.corpora.raw import Origin, file_origin, sliced, zip_origins
 from lmlab.corpora.settings import DataSettings
 from lmlab.corpora.splits import SPLITS, SplitRule, shares_in_words
@@ -150,6 +149,8 @@ def _locate(corpus: NamedCorpus, part: Part, progress: Progress | None) -> Path:
     noted = target.with_name(target.name + ".sha256")
     known = part.sha256 or (noted.read_text(encoding="ascii").strip() if noted.is_file() else None)
     if path is None:
+        from lmlab.corpora.download import download  # brings the network's libraries along
+
         found = download(part.urls, target, known, progress=progress)
         if part.sha256 is None:
             noted.write_text(found + "\n", encoding="ascii")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmlab import engine
 from lmlab.errors import ArtifactError, SettingError
 from lmlab.memory import map_array, save_array
 from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, Storable, Unnormalised
@@ -150,6 +151,32 @@ def test_of_a_large_array_pieces_are_checked(tmp_path: Path, number: int, seen: 
     for whole in (False, True):
         with pytest.raises(ValueError, match="not as it was") if seen or whole else nullcontext():
             map_array(tmp_path / "array.npy", "<u4", len(array), checksums, whole=whole)
+
+
+@pytest.mark.parametrize("power", ["logp_array", "sample", "top_k"])
+def test_damage_that_opening_did_not_see_is_seen_before_compiled_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power: str
+) -> None:
+    sound = model_of()
+    monkeypatch.setattr("lmlab.models.ngram.model._WHOLE", 0)
+    monkeypatch.setattr("lmlab.memory._SOME", 2)
+    monkeypatch.setattr("lmlab.memory._CHECKED", 8)  # so that most pieces are not looked at
+    sound.save(tmp_path)
+    key_3 = np.load(tmp_path / "key_3.npy", mmap_mode="r+")
+    key_3[20] ^= np.uint64(1 << 62)
+    key_3.flush()
+    asks = {
+        "logp_array": lambda model: model.logp_array(corpus()),
+        "sample": lambda model: model.sample([[]], 3, 1),
+        "top_k": lambda model: model.top_k([[]], 3),
+    }
+    model = Ngram.load(tmp_path, sound.settings, V)
+    with engine.only(True), pytest.raises(ArtifactError, match=r"key_3\.npy: what lies from number 16 on"):
+        asks[power](model)
+    key_3[20] ^= np.uint64(1 << 62)
+    key_3.flush()
+    with engine.only(True):
+        asks[power](model)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
