@@ -29,3 +29,12 @@ def test_each_does_all_and_tells_what_fails(threads: int | None) -> None:
     assert sorted(done) == list(range(50))
     with pytest.raises(ZeroDivisionError):
         engine.each(lambda x: done.append(1 // x), [1, 0, 2], threads)
+
+
+def test_small_pieces_add_up() -> None:
+    code = """
+from lmlab import engine
+answers = [engine.compiled_by_now(1_000_000) for _ in range(6)]
+assert answers == [False, False, False, True, True, True], answers
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _WORTH = 4_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
+_so_far = 0
 
 
 def compiled(work: int) -> bool:
@@ -24,6 +25,13 @@ def compiled(work: int) -> bool:
     if _forced is not None:
         return _forced
     return work >= (_WORTH // 50 if "lmlab.jit" in sys.modules else _WORTH)
+
+
+def compiled_by_now(work: int) -> bool:
+    """The same of work that comes in small pieces: once all of it so far would have been worth it."""
+    global _so_far
+    _so_far += work
+    return compiled(_so_far)
 
 
 @contextmanager

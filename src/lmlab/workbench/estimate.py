@@ -64,7 +64,9 @@ def estimate(
     began = time.perf_counter()
     known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
     words = scanner(texts.size, known or (), learn=known is None)
-    model: Any = Ngram.from_counts(model_settings, _count(texts, model_settings, words))
+    levels = _count(texts, model_settings, words, reporter)
+    with reporter.stage("smoothing"):
+        model: Any = Ngram.from_counts(model_settings, levels)
     spelled = words.words()
     del words, known  # each may take as much as the codec
     codec = WordCodec(settings_of(whole, "codec"), [*SPECIALS, *spelled])
@@ -203,7 +205,7 @@ class Texts:
         }
 
 
-def _count(texts: Texts, settings: Any, words: WordScanner) -> list[Counts]:
+def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) -> list[Counts]:
     pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
     memory = parse_size(settings.memory) if settings.memory else None
     if memory is None and texts.size is not None and not engine.compiled(texts.size):
@@ -213,7 +215,8 @@ def _count(texts: Texts, settings: Any, words: WordScanner) -> list[Counts]:
 
     counter = Counter(settings.order, memory=memory)
     counter.count(pieces)
-    return counter.levels(len(words))
+    with reporter.stage("bringing n-grams into order"):
+        return counter.levels(len(words), reporter.say)
 
 
 def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[str]:

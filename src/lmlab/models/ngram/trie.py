@@ -239,7 +239,7 @@ class Trie:
         The unigrams lie below; each longer context then lays its own children over them, so that every word ends up
         with the score of the longest n-gram that is stored.
         """
-        if engine.compiled(len(contexts.level_B) * len(self.levels[0].key_G)):
+        if engine.compiled_by_now(len(contexts.level_B) * len(self.levels[0].key_G)):
             return self.drawing.rows(contexts)
         weight_B = (self.absent * (contexts.length_B - contexts.level_B)).astype(np.float32)
         level_B, node_B = contexts.level_B, contexts.node_B
