@@ -34,7 +34,8 @@ def run(*command: str | Path, stdin: str | Path = os.devnull, cwd: Path | None =
     """Run a process to its end."""
     with Path(stdin).open("rb") as source, tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as told:
         began = time.perf_counter()
-        process = subprocess.Popen(list(map(str, command)), stdin=source, stdout=said, stderr=told, cwd=cwd)
+        named = list(map(str, command))
+        process = subprocess.Popen(named, stdin=source, stdout=said, stderr=told, cwd=cwd, env=_environment())
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -45,6 +46,11 @@ def run(*command: str | Path, stdin: str | Path = os.devnull, cwd: Path | None =
             raise subprocess.CalledProcessError(process.returncode, command)
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
         return Cost(usage.ru_utime + usage.ru_stime, wall, peak, said.read().decode())
+
+
+def _environment() -> dict[str, str]:
+    """As a user has it: Python may keep the bytecode of what it imports."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class Worker(contextlib.AbstractContextManager["Worker"]):
