@@ -41,6 +41,10 @@ class WordScanner(Protocol):
         """The ids that end the text: `<eos>` where its last line has no newline."""
         ...
 
+    def seal(self) -> None:
+        """Give up what only feeding needs."""
+        ...
+
     def __len__(self) -> int:
         """How many ids there are, the specials included."""
         ...
@@ -80,6 +84,9 @@ class Scanner:
         """See `WordScanner`."""
         ended, self._open = self._open, False
         return np.array([EOS] if ended else [], dtype=np.uint32)
+
+    def seal(self) -> None:
+        """See `WordScanner`."""
 
     def __len__(self) -> int:
         return len(self._ids) - len(_MARKS) + len(SPECIALS)

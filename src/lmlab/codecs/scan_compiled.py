@@ -66,6 +66,10 @@ class CompiledScanner:
         ended, self._open = self._open, False
         return np.array([EOS] if ended else [], dtype=np.uint32)
 
+    def seal(self) -> None:
+        """See `WordScanner`."""
+        self.table_S2 = np.empty((0, 2), dtype=np.uint64)
+
     def __len__(self) -> int:
         return len(SPECIALS) + self._words
 

@@ -215,6 +215,7 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
 
     counter = Counter(settings.order, memory=memory)
     counter.count(pieces)
+    words.seal()
     with reporter.stage("bringing n-grams into order"):
         return counter.levels(len(words), reporter.say)
 

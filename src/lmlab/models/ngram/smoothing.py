@@ -151,7 +151,11 @@ def _interpolate(
     level: Counts, rule: Rule, shorter_F: np.ndarray, pruned_G: np.ndarray | None, *, longest: bool, on_disk: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ln p of each k-gram and ln b of each context, and p once more in float64 for the level above, if there is one."""
-    logp_G, backoff_C = (room((size,), np.float32, on_disk=on_disk) for size in (len(level), len(shorter_F)))
+    if on_disk:
+        logp_G = room((len(level),), np.float32, on_disk=True)
+    else:
+        logp_G = rule.count_G.view(np.float32)  # each count is used up when its piece has been read
+    backoff_C = room((len(shorter_F),), np.float32, on_disk=on_disk)
     p_G = room((0 if longest else len(level),), np.float64, on_disk=on_disk)
     compiled = engine.compiled(len(level))
     share_out = _compiled_share if compiled else _share
