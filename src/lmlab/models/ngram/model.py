@@ -14,15 +14,16 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lmlab import config
+from lmlab import config, engine
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
-from lmlab.memory import map_array, parse_size, save_array
+from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
@@ -31,6 +32,10 @@ from lmlab.vocab import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmlab.models.ngram.drawing import Drawing
+    from lmlab.models.ngram.index import Index
+    from lmlab.models.ngram.scoring import Tables
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
@@ -261,8 +266,9 @@ class Ngram:
         """Open what `save` wrote, memory-mapped.
 
         A flipped bit could lead the compiled loops out of their arrays, so what is not as it was written is refused.
-        Models of up to 64 MB are read and checked whole, in milliseconds; of larger ones, whose pages shall stay on
-        disk until they are asked for, every length and header is checked, and a sample of the pieces of each array.
+        Models of up to 64 MB are read and checked whole, in milliseconds. Larger ones shall stay on disk until they are
+        asked for: every length and header is checked, and a sample of the pieces of each array; the rest before
+        compiled loops first go through it, which read it all anyway.
 
         Raises:
             ArtifactError: a file is missing, truncated or altered, or does not fit the settings or the vocabulary.
@@ -293,7 +299,39 @@ class Ngram:
         _check_shape(folder, sizes, settings, vocab_size)
         whole = sum(sizes) * _NGRAM <= _WHOLE
         levels = tuple(_load_level(folder, k, sizes, checksums, whole=whole) for k in range(1, len(sizes) + 1))
-        return cls(settings, Trie(levels, absent), notes)
+        return cls(settings, Trie(levels, absent) if whole else _Stored(levels, absent, folder, checksums), notes)
+
+
+@dataclass(frozen=True)
+class _Stored(Trie):
+    """A trie in files of which only samples were checked."""
+
+    folder: Path
+    checksums: Mapping[str, list[int]]
+
+    @cached_property
+    def _checked(self) -> Trie:
+        def check(item: tuple[int, str]) -> None:
+            file_name = _file_name(item[1], item[0])
+            try:
+                check_array(getattr(self.levels[item[0] - 1], item[1]), self.checksums[file_name])
+            except ValueError as error:
+                raise _damaged(self.folder, f"{file_name}: {error}") from error
+
+        engine.each(check, [(k, name) for k in range(1, self.order + 1) for name in _DTYPES])
+        return Trie(self.levels, self.absent)
+
+    @cached_property
+    def indices(self) -> tuple[Index, ...]:
+        return self._checked.indices
+
+    @cached_property
+    def tables(self) -> Tables:
+        return self._checked.tables
+
+    @cached_property
+    def drawing(self) -> Drawing:
+        return self._checked.drawing
 
 
 def _check_shape(folder: Path, sizes: Sequence[int], settings: Ngram.Settings, vocab_size: int) -> None:
