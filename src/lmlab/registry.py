@@ -6,6 +6,7 @@ the entry-point groups `lmlab.models` and `lmlab.codecs`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from importlib.metadata import entry_points
 from typing import Any
@@ -35,6 +36,7 @@ _BUILT_IN = {
 }
 
 
+@functools.cache  # looking through all installed packages takes milliseconds
 def _table(kind: str) -> dict[str, str]:
     added = {point.name: point.value for point in entry_points(group=f"lmlab.{kind}s")}
     return _BUILT_IN[kind] | added

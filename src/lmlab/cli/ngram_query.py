@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from lmlab.cli.parser import Parser
 from lmlab.cli.show import print_json
 from lmlab.codecs.scan import opened
-from lmlab.vocab import EOS, SPECIALS
+from lmlab.vocab import BOS, EOS, SPECIALS
 
 EXAMPLES = """\
   echo "to be or not to be" | lmlab ngram query runs/kn5
@@ -40,8 +40,7 @@ def run(options: argparse.Namespace) -> int:
     tokens = unknown = 0
     total = known_total = 0.0
     marked = not options.no_marks
-    ids = {word.decode("utf-8", "surrogateescape"): id for id, word in enumerate(model.words, len(SPECIALS))}
-    ids["</s>"] = EOS
+    ids = {word: id for id, word in enumerate(model.words, len(SPECIALS))} | {b"<s>": BOS, b"</s>": EOS}
     for line in _lines(options.text):
         words = line.split()
         scores = list(model.full_scores(line, bos=marked, eos=marked))
@@ -52,8 +51,11 @@ def run(options: argparse.Namespace) -> int:
         total += line_total
         known_total += math.fsum(logp for logp, _, oov in scores if not oov)
         if "word" in shown:
-            named = zip([*words, "</s>"], scores, strict=False)
-            parts = (f"{word}={0 if oov else ids[word]} {n} {logp:.8g}\t" for word, (logp, n, oov) in named)
+            named = zip([*words, b"</s>"], scores, strict=False)
+            parts = (
+                f"{word.decode(errors='backslashreplace')}={0 if oov else ids[word]} {n} {logp:.8g}\t"
+                for word, (logp, n, oov) in named
+            )
             print(*parts, sep="", end="" if "sentence" in shown else "\n")
         if "sentence" in shown:
             print(f"Total: {line_total:.8g} OOV: {line_unknown}")
@@ -76,7 +78,7 @@ def _perplexity(log10: float, tokens: int) -> float:
     return 10 ** (-log10 / tokens) if tokens else math.nan
 
 
-def _lines(name: str) -> Iterator[str]:
+def _lines(name: str) -> Iterator[bytes]:
     with opened(name) as file:
         for line in file:
-            yield line.rstrip(b"\n").decode("utf-8", "surrogateescape")
+            yield line.rstrip(b"\n").replace(b"\0", b" ")
