@@ -210,3 +210,15 @@ def test_tinyshakespeare(order: int, nats: float) -> None:
     train_N, test_N = (lay([[ids[symbol] for symbol in part]]) for part in (text[:cut], text[cut:]))
     model = Ngram.estimate(Ngram.Settings(order), len(ids) + 4, train_N)
     assert -model.logp_array(test_N)[1:-1].mean(dtype=np.float64) == pytest.approx(nats, abs=1e-4)
+
+
+def test_every_ngram_can_be_seen() -> None:
+    model = Ngram.estimate(Ngram.Settings(3), V, lay([[5, 6], [5, 6, 5]]))
+    assert [ids for ids, _, _ in model.items(3)] == [(2, 5, 6), (5, 6, 3), (5, 6, 5), (6, 5, 3)]
+    for ids, logp, backoff in model.items(2):
+        row_V = model.trie.rows(model.trie.begin([list(ids[:1])]))[0]
+        assert logp == pytest.approx(row_V[ids[1]])
+        assert backoff <= 0
+    assert len(list(model.items(1))) == V
+    with pytest.raises(SettingError, match="k is 4, but must be 1 to 3"):
+        next(model.items(4))

@@ -43,7 +43,7 @@ from lmlab.errors import ArtifactError, UsageError
 from lmlab.memory import room
 from lmlab.models.ngram.counts import NONE, Counts, high, low, pack
 from lmlab.models.ngram.trie import Level, Trie
-from lmlab.vocab import BOS, EOS, SPECIALS, UNK
+from lmlab.vocab import BOS, EOS, PAD, SPECIALS, UNK
 
 _SPELLED = {b"<unk>": UNK, b"<UNK>": UNK, b"<s>": BOS, b"</s>": EOS}
 _UNKNOWN = -100.0  # log10 p
@@ -406,8 +406,11 @@ def write(path: Path, trie: Trie, words: Sequence[bytes], progress: Progress | N
             file.write(b"ngram %d=%d\n" % (k, len(level.key_G) - (k == 1)))
         for k, level in enumerate(trie.levels, 1):
             file.write(b"\n\\%d-grams:\n" % k)
-            for ids_MK, logp_M, backoff_M in _pieces(trie.levels, k):
-                file.write(spell(ids_MK, logp_M, backoff_M))
+            for ids_MK, logp_M, backoff_M in trie.pieces(k, _LINES):
+                if k == 1:
+                    logp_M[ids_MK[:, 0] == BOS] = 0  # as lmplz has it
+                said_M = ids_MK[:, -1] != PAD
+                file.write(spell(ids_MK[said_M], logp_M[said_M], backoff_M[said_M] if len(backoff_M) else backoff_M))
             if progress:
                 progress(f"{k}-grams: {len(level.key_G):,} written")
         file.write(b"\n\\end\\\n")
@@ -445,22 +448,6 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         beside.rename(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _pieces(levels: Sequence[Level], k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The k-grams as ids, ln p and ln b (empty for the longest), all but [PAD]."""
-    level = levels[k - 1]
-    for start in range(k == 1, len(level.key_G), _LINES):
-        piece = slice(start, start + _LINES)
-        key_M, logp_M = np.array(level.key_G[piece]), np.array(level.logp_G[piece])
-        ids_MK = np.empty((len(key_M), k), dtype=np.uint32)
-        for place in range(k - 1, -1, -1):
-            ids_MK[:, place] = low(key_M)
-            if place:
-                key_M = np.asarray(levels[place - 1].key_G[high(key_M)])
-        if k == 1:
-            logp_M[ids_MK[:, 0] == BOS] = 0
-        yield ids_MK, logp_M, np.array(level.backoff_G[piece])
 
 
 # ---- the loops

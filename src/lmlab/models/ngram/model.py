@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +182,18 @@ class Ngram:
     def nbytes(self) -> int:
         """The size of all arrays, in bytes."""
         return int(self.trie.nbytes)
+
+    def items(self, k: int) -> Iterator[tuple[tuple[int, ...], float, float]]:
+        """Every k-gram of one length: its ids, ln of its probability, ln of its weight as a context (0 if it is none).
+
+        Raises:
+            SettingError: the model has none of that length.
+        """
+        if not 1 <= k <= self.settings.order:
+            raise SettingError("k", k, f"1 to {self.settings.order}", "the model's order is the longest")
+        for ids_MK, logp_M, backoff_M in self.fast_trie.pieces(k):
+            weights = backoff_M.tolist() if len(backoff_M) else [0.0] * len(ids_MK)
+            yield from zip(map(tuple, ids_MK.tolist()), logp_M.tolist(), weights, strict=True)
 
     # ---- scoring known text
 

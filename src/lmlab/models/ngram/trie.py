@@ -8,7 +8,7 @@ Shapes: N tokens of all documents, B contexts, V words, G k-grams of one level, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -136,6 +136,19 @@ class Trie:
     def nbytes(self) -> int:
         """The size of all arrays, in bytes."""
         return sum(array.nbytes for level in self.levels for array in vars(level).values())
+
+    def pieces(self, k: int, size: int = _PIECE) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The k-grams of one length, so many at a time, in order: their ids, ln p, and ln b (empty for the longest)."""
+        level = self.levels[k - 1]
+        for start in range(0, len(level.key_G), size):
+            piece = slice(start, start + size)
+            key_M = np.array(level.key_G[piece])
+            ids_MK = np.empty((len(key_M), k), dtype=np.uint32)
+            for place in range(k - 1, -1, -1):
+                ids_MK[:, place] = low(key_M)
+                if place:
+                    key_M = np.asarray(self.levels[place - 1].key_G[high(key_M)])
+            yield ids_MK, np.array(level.logp_G[piece]), np.array(level.backoff_G[piece])
 
     # ---- known text
 
