@@ -86,6 +86,8 @@ def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert sum(said["ngrams"]) < sum(said["before"])
         assert main(["ngram", "query", how[0][2:], "my.txt", "-v", "summary"]) == 0
         capsys.readouterr()
+    assert main(["ngram", "estimate", "my.txt", "-o", "to", "--order", "3", "--prune-to", "60", "--json"]) == 0
+    assert sum(json.loads(capsys.readouterr().out)["ngrams"]) <= 60
     assert main(["ngram", "prune", "kn3", "-o", "x"]) == 2
     assert "give --threshold or --ngrams" in capsys.readouterr().err
 

@@ -23,6 +23,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
     group = parser.add_argument_group("model")
     parser.add_ngram(group)
+    group.add_argument("--prune-entropy", metavar="T", help="drop what changes perplexity less than this share: 1e-8")
+    group.add_argument("--prune-to", metavar="N", help="drop, by entropy, until so many n-grams are left")
     group.add_argument("--k", metavar="K", help="what add-k adds to every count")
     group.add_argument("--vocab-size", type=int, metavar="V", help="keep only the commonest words, V ids in all")
     group.add_argument("--min-count", type=int, default=1, metavar="N", help="a word seen less often is unknown")
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Estimate, save, show."""
     from lmlab.workbench.estimate import estimate
 
-    named = {name: getattr(options, name) for name in (*NGRAM_OPTIONS, "k", "compat")}
+    named = {name: getattr(options, name) for name in (*NGRAM_OPTIONS, "prune_entropy", "prune_to", "k", "compat")}
     bench = estimate(
         *options.texts,
         out=options.out,

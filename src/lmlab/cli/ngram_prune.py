@@ -1,7 +1,7 @@
 """A smaller n-gram model: drop the n-grams that matter least, measured by entropy (Stolcke 1998).
 
-To a threshold (how much one n-gram may change the perplexity, relatively) or to a number of n-grams. Counts are gone
-from a model directory: prune by count when estimating, with --prune.
+To a threshold (how much one n-gram may change the perplexity, relatively) or to a number of n-grams. A model directory
+has no counts any more; Kneser-Ney models are pruned better when they are estimated (--prune, --prune-to).
 """
 
 from __future__ import annotations
