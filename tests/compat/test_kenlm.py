@@ -62,7 +62,7 @@ def model(folder: Path) -> ours.Model:
 
 @pytest.fixture(scope="session")
 def parts(folder: Path) -> tuple[Trie, list[bytes]]:
-    return ours._read(folder)
+    return ours.read(folder)
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +139,7 @@ def test_stupid_backoff_pays_for_contexts_never_seen(tmp_path: Path) -> None:
     codec = {"kind": "word", "split": "space", "vocab_size": None}
     settings = {"kind": "ngram", "order": 3, "smoothing": "stupid-backoff"}
     lmlab.train(text=text(100, 8), codec=codec, model=settings, unit="line", out=tmp_path / "m")
-    model, (trie, words) = ours.Model(tmp_path / "m"), ours._read(tmp_path / "m")
+    model, (trie, words) = ours.Model(tmp_path / "m"), ours.read(tmp_path / "m")
     for sentence in questions(20, 9):
         logp_N = trie.logp_array(np.array([BOS, *ids_of(words, sentence), EOS], dtype=np.uint32))
         expected = logp_N.sum(dtype=np.float64) / math.log(10)

@@ -23,7 +23,6 @@ from lmlab import store
 from lmlab.codecs.word import WordCodec
 from lmlab.errors import ArtifactError, LmlabError
 from lmlab.models.ngram.model import Ngram
-from lmlab.models.ngram.trie import Trie
 from lmlab.vocab import SPECIALS
 
 _BINARY = b"mmap lm http://kheafield.com/code"
@@ -104,7 +103,7 @@ class Model:
     def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
         self.path = os.path.abspath(os.fsencode(path))
         try:
-            trie, words = _read(Path(os.fsdecode(self.path)))
+            trie, words = read(Path(os.fsdecode(self.path)))
         except (LmlabError, OSError) as error:
             raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
         from lmlab.models.ngram import calls  # loads Numba
@@ -169,8 +168,16 @@ class LanguageModel(Model):
     """An older name of `Model`."""
 
 
-def _read(path: Path) -> tuple[Trie, Sequence[bytes]]:
-    """The model at a path, and the spellings of its words from id 4 on."""
+def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
+    """The model at a path, and the spellings of its words from id 4 on.
+
+    Args:
+        path: a model directory of ours, or an ARPA file.
+        compact: whether the compact layout will do; else what is compact is refused.
+
+    Raises:
+        LmlabError: there is no such model.
+    """
     if not path.is_dir():
         with path.open("rb") as file:
             if file.read(len(_BINARY)) == _BINARY:
@@ -183,6 +190,8 @@ def _read(path: Path) -> tuple[Trie, Sequence[bytes]]:
         case Ngram() as model, WordCodec() as codec if codec.settings == type(codec.settings)(
             codec.settings.vocab_size, codec.settings.min_count, split="space"
         ):
-            return model.fast_trie, [token.encode() for token in codec.tokens[len(SPECIALS) :]]
+            return model.trie if compact else model.fast_trie, [
+                token.encode() for token in codec.tokens[len(SPECIALS) :]
+            ]
     kinds = f"model {stored.config['model']['kind']} on {stored.config['codec']}"
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with codec word, split space")

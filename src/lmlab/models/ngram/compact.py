@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -111,6 +111,10 @@ class CompactTrie:
 
         engine.each(score, range(0, len(ids_N), PIECE), threads)
         return logp_N
+
+    def scorer(self, tokens: int | None) -> Callable[[np.ndarray], np.ndarray]:
+        """`logp_array`, however many tokens there are; see `Trie.scorer`."""
+        return self.logp_array
 
     def _score(self, ids_M: np.ndarray) -> np.ndarray:
         p_V, logp_V = self._words

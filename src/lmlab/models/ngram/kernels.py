@@ -292,6 +292,15 @@ def enter(key_G, logp_G, backoff_G, place_F, table_S2, place_G):
 
 
 @jit
+def look_up_words(ids_M, words_V2, known_H, reached_M, entry_M, weight_M, logp_M):
+    """Begin a piece: the scores of its words without a context; see `look_up` for what the others receive."""
+    for place in range(len(ids_M)):
+        word = ids_M[place]
+        known_H[place], reached_M[place], entry_M[place] = place, 1, word
+        logp_M[place], weight_M[place] = words_V2[word, 0], words_V2[word, 1]
+
+
+@jit
 def look_up(ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M):
     """Take the scores of a piece up to level k: a stored k-gram has its own, any other adds its context's weight.
 

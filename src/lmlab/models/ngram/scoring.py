@@ -43,6 +43,7 @@ class Tables:
     def __init__(self, levels: Sequence[Level], absent: float) -> None:
         self._absent = np.float32(absent)
         self._words_V2 = np.stack([levels[0].logp_G, _backoffs(levels[0])], axis=1)
+        self._words_V2[BOS, 0] = 0  # as it is said to score
         self._tables = []
         place_F = np.arange(len(self._words_V2), dtype=np.uint32)
         for k, level in enumerate(levels[1:], 2):
@@ -76,11 +77,14 @@ class Tables:
         return logp_N
 
     def _score(self, ids_M: np.ndarray) -> np.ndarray:
-        words_M2 = self._words_V2[ids_M]
-        logp_M, weight_M = (np.ascontiguousarray(column_M) for column_M in words_M2.T)
-        entry_M, reached_M = ids_M.copy(), np.ones(len(ids_M), dtype=np.uint8)
-        known_H, many = np.arange(len(ids_M), dtype=np.uint32), len(ids_M)
-        stored_M = np.zeros(len(ids_M), dtype=np.uint8)  # how long a context of each place is stored
+        many = len(ids_M)
+        known_H, entry_M = (np.empty(many, dtype=np.uint32) for _ in range(2))
+        logp_M, weight_M = (np.empty(many, dtype=np.float32) for _ in range(2))
+        reached_M = np.empty(many, dtype=np.uint8)
+        kernels.look_up_words(ids_M, self._words_V2, known_H, reached_M, entry_M, weight_M, logp_M)
+        stored_M = np.zeros(
+            len(ids_M) if self._absent else 0, dtype=np.uint8
+        )  # how long a context of each place is stored
         for k, (table_S2, halves) in enumerate(self._tables, 2):
             if self._absent:
                 after_H = known_H[:many] + 1
@@ -88,7 +92,7 @@ class Tables:
             many = kernels.look_up(ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M)
         if self._absent:
             logp_M += self._absent * (context_lengths(ids_M, len(self._tables) + 1) - stored_M)
-        logp_M[ids_M == BOS] = 0
+            logp_M[ids_M == BOS] = 0
         return logp_M
 
 
