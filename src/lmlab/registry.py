@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from importlib.metadata import entry_points
 from typing import Any
 
 from lmlab.errors import UnknownNameError
@@ -38,6 +37,8 @@ _BUILT_IN = {
 
 @functools.cache  # looking through all installed packages takes milliseconds
 def _table(kind: str) -> dict[str, str]:
+    from importlib.metadata import entry_points  # takes longer than all else here
+
     added = {point.name: point.value for point in entry_points(group=f"lmlab.{kind}s")}
     return _BUILT_IN[kind] | added
 
@@ -56,7 +57,7 @@ def resolve(kind: str, name: str) -> Any:
     >>> resolve("codec", "char").__name__
     'CharCodec'
     """
-    table = _table(kind)
+    table = _BUILT_IN[kind] if name in _BUILT_IN[kind] else _table(kind)
     if name not in table:
         raise UnknownNameError(kind, name, table)
     module, _, attribute = table[name].partition(":")
