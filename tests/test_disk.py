@@ -148,3 +148,11 @@ def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
     told = "a file stands where a folder is needed"
     with pytest.raises(StorageError, match=told), disk.atomic_folder(tmp_path / "file" / "run"):
         raise AssertionError("the block must not run")
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(StorageError, match="no plain file"):
+            disk.write_file(tmp_path / name, "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

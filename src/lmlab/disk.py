@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -46,23 +46,31 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically: a reader sees the old content or the new, never half.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, that takes its place only when the block ends well: a reader sees the old content or the new.
 
     Raises:
-        StorageError: it cannot be written; the old content stands.
+        StorageError: it cannot be written, or what is there is no file; the old content stands.
     """
-    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} cannot be written (it is no plain file)", "name another file")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:
             with beside.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             beside.rename(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replace a file atomically; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -400,7 +400,7 @@ def write(path: Path, trie: Trie, words: Sequence[bytes], progress: Progress | N
     spelled = _spellings(trie, words)
     loops = _loops(engine.compiled(_LINE * sum(len(level.key_G) for level in trie.levels)))
     spell = loops.speller(spelled)
-    with disk.writing(path), _replacing(path) as file:
+    with _replacing(path) as file:
         file.write(b"\\data\\\n")
         for k, level in enumerate(trie.levels, 1):
             file.write(b"ngram %d=%d\n" % (k, len(level.key_G) - (k == 1)))
@@ -436,18 +436,12 @@ def _spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside its place, that takes it when the block ends well."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-                    yield file  # type: ignore[misc]  # writes as IO does
-            else:
-                yield raw
-        disk.settle(beside)
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with disk.replacing(path) as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                yield file  # type: ignore[misc]  # writes as IO does
+        else:
+            yield raw
 
 
 # ---- the loops
