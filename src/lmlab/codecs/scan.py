@@ -131,10 +131,11 @@ def opened(name: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        with Path(name).open("rb", buffering=CHUNK) as file:
-            yield file
+        file = Path(name).open("rb", buffering=CHUNK)  # noqa: SIM115  what fails later is not the opening
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror or error})", "name a text file") from error
+    with file:
+        yield file
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 import signal
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lmlab import engine
 from lmlab.batches import Batch, Batches
 from lmlab.errors import NonFiniteError
 from lmlab.models.neural.base import NeuralModel, TensorState
@@ -117,7 +117,7 @@ class Fit:
         self.progress = Progress(**resumed)
         self.progress.precision = resumed.get("precision") or machine.choose_precision(self.settings.precision)
         self.progress.validation_tokens = resumed.get("validation_tokens") or self.settings.validation_tokens
-        self.progress.threads = resumed.get("threads") or self.settings.threads or _cores()
+        self.progress.threads = resumed.get("threads") or self.settings.threads or engine.cores()
         torch.set_num_threads(self.progress.threads)
         self.optimizer = make_optimizer(self.model, self.settings)
         if self.resume:
@@ -158,7 +158,7 @@ class Fit:
         """How many steps fit, by trying some with one thread and with all: nothing of the trial remains."""
         weights, random = copy.deepcopy(self.model.state_dict()), torch.get_rng_state()
         wanted = self.settings.threads
-        speeds = {count: self._seconds_a_step(count, budget) for count in {wanted or 1, wanted or _cores()}}
+        speeds = {count: self._seconds_a_step(count, budget) for count in {wanted or 1, wanted or engine.cores()}}
         fastest = min(speeds, key=lambda count: speeds[count])
         torch.set_num_threads(fastest)
         evaluation, affordable = self._price_of_evaluation(budget)
@@ -438,7 +438,3 @@ def _own_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
