@@ -49,7 +49,7 @@ def machine() -> str:
     """Cores, processor, memory, versions, and the matrix product's best speed as measured now."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    peaks = " and ".join(f"{_gemm(kind) / 1e9:.0f} GFLOP/s {name}" for kind, name in _KINDS)
+    peaks = " and ".join(f"{gemm(kind) / 1e9:.0f} GFLOP/s {name}" for kind, name in KINDS)
     return (
         f"{cores} cores of {_processor()}, {memory:.0f} GB, Python {platform.python_version()}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads; "
@@ -57,7 +57,7 @@ def machine() -> str:
     )
 
 
-_KINDS = ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))
+KINDS = ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))
 
 
 def _processor() -> str:
@@ -67,15 +67,15 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _gemm(kind: torch.dtype) -> float:
+def gemm(kind: torch.dtype, size: int = _PEAK_SIZE) -> float:
     """Floating-point operations a second of a square matrix product, the best of ten."""
-    left, right = (torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(kind) for _ in range(2))
+    left, right = (torch.randn(size, size).to(kind) for _ in range(2))
     seconds = []
     for _ in range(10):
         began = time.perf_counter()
         left @ right
         seconds.append(time.perf_counter() - began)
-    return 2 * _PEAK_SIZE**3 / min(seconds)
+    return 2 * size**3 / min(seconds)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -173,13 +173,15 @@ class Run:
     seconds: float
 
 
-def train_lines(network: Network, documents: Sequence[np.ndarray], minutes: float, longest: int, seed: int = 0) -> Run:
+def train_lines(
+    network: Network, documents: Sequence[np.ndarray], minutes: float, longest: int, seed: int = 0, rows: int = 32
+) -> Run:
     """32 random documents a step, cut to `longest` tokens, padded to the longest of them; Adam 1e-3, masked mean."""
     rng = random.Random(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 
     def step() -> tuple[float, int]:
-        lines = [torch.tensor(rng.choice(documents)[: longest + 1].astype(np.int64)) for _ in range(32)]
+        lines = [torch.tensor(rng.choice(documents)[: longest + 1].astype(np.int64)) for _ in range(rows)]
         rows_BT = nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=PAD)
         logp_BTV = network(rows_BT[:, :-1]).log_softmax(-1)
         mask_BT = rows_BT[:, 1:] != PAD  # up to each line's <eos>
@@ -191,14 +193,22 @@ def train_lines(network: Network, documents: Sequence[np.ndarray], minutes: floa
     return _timed(step, minutes)
 
 
-def train_windows(network: Network, ids_N: np.ndarray, minutes: float, every_position: bool, seed: int = 0) -> Run:
+def train_windows(
+    network: Network,
+    ids_N: np.ndarray,
+    minutes: float,
+    every_position: bool,
+    seed: int = 0,
+    rows: int = 128,
+    length: int = 100,
+) -> Run:
     """128 random windows of 100 tokens a step; predicts what follows the window, or every position's next token."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    size = min(100, len(ids_N) - 2)
+    size = min(length, len(ids_N) - 2)
 
     def step() -> tuple[float, int]:
-        starts_B1 = rng.integers(0, len(ids_N) - size, size=(128, 1))
+        starts_B1 = rng.integers(0, len(ids_N) - size, size=(rows, 1))
         rows_BT = torch.from_numpy(ids_N[starts_B1 + np.arange(size + 1)].astype(np.int64))
         features_BTH, _ = network.body(rows_BT[:, :-1])
         targets_BT = rows_BT[:, 1:]
@@ -206,7 +216,7 @@ def train_windows(network: Network, ids_N: np.ndarray, minutes: float, every_pos
             features_BTH, targets_BT = features_BTH[:, -1:], targets_BT[:, -1:]
         loss = _mean_loss(network.head(features_BTH), targets_BT)
         _descend(loss, optimizer)
-        return loss.item(), 128 * size
+        return loss.item(), rows * size
 
     return _timed(step, minutes)
 

@@ -12,6 +12,7 @@ from lmlab.cli import VERBS, overview, verb_parser
 from lmlab.config import Settings, described
 from lmlab.corpora import DataSettings
 from lmlab.training.settings import TrainSettings
+from lmlab.workbench.compose import KINDS
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,8 @@ def settings() -> str:
             own = getattr(cls, "training_defaults", {})
             if own:
                 parts.append("`train` defaults: " + ", ".join(f"{key} {value}" for key, value in own.items()) + "\n")
+    for name, cls in KINDS.items():
+        parts += [f"## adaptation `{name}`\n", table(cls)]
     return "\n".join(parts)
 
 

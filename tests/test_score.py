@@ -10,10 +10,12 @@ from lmlab import score
 from lmlab.codecs import build
 from lmlab.corpora.document import Document
 from lmlab.errors import EmptyDataError, UsageError
-from lmlab.models.base import ArrayScorer, ParallelScorer
+from lmlab.models.base import ArrayScorer, Blend, ParallelScorer
+from lmlab.models.dynamic import Dynamic
+from lmlab.models.mix import Mixture, mix
 from lmlab.models.ngram import Ngram
 from lmlab.models.toy import Scripted, Uniform
-from lmlab.score import evaluate, token_scores
+from lmlab.score import evaluate, token_logp, token_scores
 from lmlab.tokens import TokenStore
 from lmlab.vocab import EOS, UNK
 from tests.models.neural.acceptance import make
@@ -157,3 +159,43 @@ def test_scoring_keeps_nothing_for_learning():
     evaluate(model, STORE)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(isinstance(v, torch.Tensor) for v in vars(evaluate(model, STORE)).values())
+
+
+def dynamic(lr=0.05):
+    return Dynamic(make("lstm"), Dynamic.Settings(rule="sgd", lr=lr, segment=4))
+
+
+ORDERED = {**{name: model for name, (model, _) in MODELS.items()}, "stepwise": Stepwise(COUNTED), "stream": dynamic(0)}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+@pytest.mark.parametrize("size", [1, 12, 1000])
+def test_tokens_are_scored_in_the_order_of_the_store(monkeypatch, name, size):
+    monkeypatch.setattr(score, "_BATCH_TOKENS", size)
+    monkeypatch.setattr(score, "_ARRAY_IDS", size)
+    documents = [STORE.document(number)[1:] for number in range(len(STORE))]
+    expected = [token.logp for document in documents for token in token_scores(ORDERED[name], document)]
+    assert token_logp(ORDERED[name], STORE) == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_a_mixture_is_scored_part_by_part():
+    parts = [COUNTED, make("cnn"), Stepwise(make("gru")), dynamic(0)]
+    inner = mix(Mixture.Settings("linear", (0.5, 0.5)), parts[2:])
+    mixture = mix(Mixture.Settings("linear", (0.2, 0.5, 0.3)), [*parts[:2], inner])
+    assert isinstance(mixture, Blend)
+    assert vars(evaluate(mixture, STORE)) == pytest.approx(vars(evaluate(Stepwise(mixture), STORE)), rel=1e-5)
+
+
+def test_in_a_mixture_a_part_may_learn():
+    mixture = mix(Mixture.Settings("linear", (0.4, 0.6)), [COUNTED, dynamic()])
+    one = of_documents([[4, 5, 6, 7] * 9], V)
+    assert vars(evaluate(mixture, one)) == pytest.approx(vars(evaluate(Stepwise(mixture), one)), rel=1e-4)
+    two = of_documents([[4, 5, 6, 7] * 9] * 2, V)
+    assert evaluate(mixture, two).nats_per_token < evaluate(mixture, one).nats_per_token
+
+
+def test_a_stream_tells_its_progress():
+    progress = []
+    evaluate(dynamic(), STORE, progress.append)
+    assert len(progress) > len(STORE)
+    assert progress[-1] == STORE.tokens

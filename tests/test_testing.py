@@ -69,6 +69,18 @@ class Honest:
             scores += [0.0, *self.logp(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))[0].tolist()]
         return np.array(scores)
 
+    def logp_stream(self, documents):
+        for ids_N in documents:
+            yield self.logp_array(ids_N)[1:]
+
+    @property
+    def parts(self):
+        return (self,)
+
+    def blend(self, documents, logp):
+        for (logp_N,) in logp:
+            yield logp_N
+
     def save(self, folder):
         torch.save(self.leave_HV, folder / "leave.pt")
 
@@ -171,6 +183,28 @@ class RunsDocumentsTogether(Honest):
         return scores
 
 
+class ScoresAfterLearning(Honest):
+    def logp_stream(self, documents):
+        for logp_N in super().logp_stream(documents):
+            yield logp_N + 0.01
+
+
+class LearnsFromTheLastDocumentFirst(Honest):
+    def logp_stream(self, documents):
+        documents = list(documents)
+        yield from (logp_N - 0.01 * documents[-1][-2] for logp_N in super().logp_stream(documents))
+
+
+class BlendsTooMuch(Honest):
+    def blend(self, documents, logp):
+        yield from (logp_N - 0.01 for logp_N in super().blend(documents, logp))
+
+
+class BlendsWhatFollows(Honest):
+    def blend(self, documents, logp):
+        yield from (logp_N + 0.01 * np.append(logp_N[1:], 0) for logp_N in super().blend(documents, logp))
+
+
 class NeverTheSame(Honest):
     """Left in training mode: dropout at work."""
 
@@ -209,6 +243,10 @@ FAULTS = [
     (LooksAhead, "future_changes_nothing", "logp looks ahead: tokens from position 1 on"),
     (LooksAheadInArrays, "future_changes_nothing", "logp_array looks ahead"),
     (RunsDocumentsTogether, "array_equals_stepwise", "logp_array differs"),
+    (ScoresAfterLearning, "stream_equals_stepwise", "logp_stream differs"),
+    (LearnsFromTheLastDocumentFirst, "future_changes_nothing", "logp_stream looks ahead"),
+    (BlendsTooMuch, "blend_equals_stepwise", "blend differs"),
+    (BlendsWhatFollows, "future_changes_nothing", "blend looks ahead"),
     (ForgetsToReorder, "beam_is_exhaustive", "the beam"),
     (NeverTheSame, "seeded_sampling_repeats", "the same seed gave"),
     (ReadsOneRowOnly, "sampling_matches_scorer", "sampling is not the scorer's: worst is"),
@@ -253,7 +291,8 @@ def test_what_a_model_does_not_declare_is_not_asked_of_it():
     class Backoff(Bare):
         unnormalised = True
 
-    powers = {"parallel_equals_stepwise", "array_equals_stepwise", "future_changes_nothing", "save_load_same"}
+    ways = {f"{way}_equals_stepwise" for way in ("parallel", "array", "stream", "blend")}
+    powers = {*ways, "future_changes_nothing", "save_load_same"}
     bare, backoff = ({law.__name__ for law in testing.laws_for(model)} for model in (Bare(), Backoff()))
     assert {law.__name__ for law in testing.LAWS} - bare == powers
     assert bare - backoff == {"rows_sum_to_one", "sampling_matches_scorer"}

@@ -10,14 +10,18 @@ run is two integers, and a resumed run reads exactly what an uninterrupted one w
               state is carried (truncated backpropagation through time, Williams and Peng 1990)
     Lines     one document a row, padded; bucketed by length within pools, B rows or a budget of tokens a batch
     Windows   every stretch of T tokens at a stride, shuffled, context reset
+
+Several workers share a batch by blocks of its rows: `share` reads one block and nothing else, `Batch.rows` cuts what
+was read.
 """
 
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -53,6 +57,32 @@ class Batch:
         """Predicted tokens."""
         return int((self.targets_BT != IGNORE).sum())
 
+    def rows(self, part: int, parts: int) -> Batch:
+        """One of `parts` blocks of rows; none where there are fewer rows than parts."""
+        block = block_of(len(self.ids_BT), part, parts)
+        fresh_B = None if self.fresh_B is None else self.fresh_B[block]
+        return replace(self, ids_BT=self.ids_BT[block], targets_BT=self.targets_BT[block], fresh_B=fresh_B)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device, copied while the processor goes on."""
+        if device.type == "cpu":
+            return self
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        fresh_B = None if self.fresh_B is None else moved(self.fresh_B)
+        return Batch(moved(self.ids_BT), moved(self.targets_BT), self.carry, fresh_B)
+
+
+def block_of(rows: int, part: int, parts: int) -> slice:
+    """Which rows the `part`th of `parts` workers has: consecutive, as many as any other's or one more or less.
+
+    >>> [block_of(5, part, 2) for part in (0, 1)]
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    return slice(part * rows // parts, (part + 1) * rows // parts)
+
 
 class Epoch(Sequence[Batch]):
     """The batches of one epoch, each made when asked for."""
@@ -75,9 +105,17 @@ class Batches(abc.ABC):
     carries: ClassVar[bool] = False
     """Whether a batch may go on where the one before stopped."""
 
+    _share = 0, 1  # which block of each batch's rows, of how many, is read
+
     @abc.abstractmethod
     def epoch(self, number: int) -> Epoch:
         """The batches of epoch `number`, from 0."""
+
+    def share(self, part: int, parts: int) -> Self:
+        """The same batches, of which only one of `parts` blocks of rows is read."""
+        other = copy.copy(self)
+        other._share = part, parts
+        return other
 
 
 def _pair(rows_BT: np.ndarray, carry: bool) -> Batch:
@@ -121,7 +159,8 @@ class Columns(Batches):
         total = len(self._ids_N)
         column = (total - 1) // self._rows
         start = int(np.random.default_rng([self._seed, number]).integers(total)) if self._roll else 0
-        bases_B1 = start + column * np.arange(self._rows)[:, None]
+        block = block_of(self._rows, *self._share)
+        bases_B1 = start + column * np.arange(self._rows)[block, None]
 
         def make(index: int) -> Batch:
             at = index * self._length
@@ -130,7 +169,8 @@ class Columns(Batches):
             if index == 0:
                 rows_BT[:, 0] = BOS
                 return _pair(rows_BT, carry=False)
-            fresh_B = np.random.default_rng([self._seed, number, index]).random(self._rows) < self._restart
+            chances_B = np.random.default_rng([self._seed, number, index]).random(self._rows)[block]
+            fresh_B = chances_B < self._restart
             rows_BT[fresh_B, 0] = BOS
             batch = _pair(rows_BT, carry=True)
             return replace(batch, fresh_B=torch.from_numpy(fresh_B)) if fresh_B.any() else batch
@@ -177,8 +217,8 @@ class Lines(Batches):
             groups = [groups[i] for i in rng.permutation(len(groups))]
 
         def make(index: int) -> Batch:
-            chosen = groups[index]
-            rows_BT = np.full((len(chosen), int(self._lengths[chosen].max()) + 1), PAD, dtype=np.int64)
+            chosen = groups[index][block_of(len(groups[index]), *self._share)]
+            rows_BT = np.full((len(chosen), int(self._lengths[chosen].max(initial=0)) + 1), PAD, dtype=np.int64)
             for row, stretch in zip(rows_BT, chosen, strict=True):
                 start, size = self._starts[stretch], self._lengths[stretch] + 1
                 row[:size] = self._ids_N[start : start + size]
@@ -237,6 +277,7 @@ class Windows(Batches):
 
         def make(index: int) -> Batch:
             starts = order[index * self._rows : (index + 1) * self._rows]
+            starts = starts[block_of(len(starts), *self._share)]
             return _pair(self._ids_N[starts[:, None] + np.arange(self._length + 1)], carry=False)
 
         return Epoch(-(-len(order) // self._rows), make)

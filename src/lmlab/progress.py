@@ -110,7 +110,7 @@ class Console:
         self._last_percent = -1
         self.say(
             f"training {event.parameters:,} parameters for {event.total_steps:,} steps, "
-            f"{event.precision}, {event.threads} thread(s)"
+            f"{event.precision}, {event.threads} thread(s){_shared(event)}"
         )
         if self._console.is_terminal:
             self._training = self._bar(transient=False)
@@ -141,6 +141,11 @@ class Console:
             console=self._console,
             transient=transient,
         )
+
+
+def _shared(event: Any) -> str:
+    parts = f", {event.parts} blocks a batch" if event.parts > 1 else ""
+    return parts + (f", {event.processes} processes" if event.processes > 1 else "")
 
 
 def _rate_column() -> Any:

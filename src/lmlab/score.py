@@ -1,6 +1,6 @@
 """The one ruler: how well a model predicts a text, in the same units for every model and every codec.
 
-Shapes: B documents, T positions, N ids.
+Shapes: B documents, T positions, N ids or tokens, P parts of a mixture.
 
 Each document is read after `<bos>`, its `<eos>` is predicted, and the context is reset between documents. Every token
 is scored once, given all that stands before it in its document (as far as the model can see). An unknown token costs
@@ -11,14 +11,14 @@ character model. Figures are sums over tokens, taken in float64, and do not depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lmlab.errors import EmptyDataError, UsageError
-from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, is_unnormalised
+from lmlab.models.base import ArrayScorer, Blend, LanguageModel, ParallelScorer, StreamScorer, is_unnormalised
 from lmlab.tokens import TokenStore
 from lmlab.vocab import BOS, PAD, spelling_nats
 
@@ -65,6 +65,8 @@ PROTOCOL = {
     "unknown": "[UNK] is predicted, then spelled in UTF-8: (bytes + 1) * ln 257 nats each",
 }
 """How every figure of a `Report` is taken."""
+ADAPTED = "carried from document to document, in order; each token predicted before it is learned from"
+"""How a model that learns from what it reads uses what it learns."""
 
 
 def evaluate(model: LanguageModel, store: TokenStore, progress: Callable[[int], None] | None = None) -> Report:
@@ -120,21 +122,69 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
+def token_logp(model: LanguageModel, store: TokenStore) -> np.ndarray:
+    """logp_N of every predicted token of a store, in its order; spelling is not charged."""
+    return np.concatenate([np.empty(0, np.float32), *_in_order(model, store)])
+
+
 def _scored(model: LanguageModel, store: TokenStore) -> Iterator[np.ndarray]:
     """The log-probabilities of all tokens, some documents at a time, in no particular order."""
-    if isinstance(model, ArrayScorer):
+    if isinstance(model, ParallelScorer) and not isinstance(model, ArrayScorer | Blend | StreamScorer):
+        for _, logp_N in _parallel(model, store, 0, len(store)):
+            yield logp_N
+    else:
+        yield from _in_order(model, store)
+
+
+def _in_order(model: LanguageModel, store: TokenStore) -> Iterator[np.ndarray]:
+    """The same in the order of the store, by the model's fastest power; a mixture's parts each by theirs."""
+    if isinstance(model, Blend):
+        yield from model.blend(_documents(store), _together([_in_order(part, store) for part in model.parts]))
+    elif isinstance(model, StreamScorer):
+        yield from model.logp_stream(_documents(store))
+    elif isinstance(model, ArrayScorer):
         for first, last in _groups(store.offsets):
             ids_N = np.asarray(store.ids[store.offsets[first] : store.offsets[last]])
             yield model.logp_array(ids_N)[ids_N != BOS]
     elif isinstance(model, ParallelScorer):
-        import torch
-
-        for ids_BT in _padded(store):
-            ids, mask = torch.from_numpy(ids_BT), torch.from_numpy(ids_BT != PAD)
-            yield model.logp(ids, mask)[mask].numpy()
+        for first, last in _groups(store.offsets):
+            scored = list(_parallel(model, store, first, last))
+            places_N = np.concatenate([places for places, _ in scored])
+            yield np.concatenate([logp_N for _, logp_N in scored])[places_N.argsort()]
     else:
         for number in range(len(store)):
             yield np.array([token.logp for token in token_scores(model, store.document(number)[1:])])
+
+
+def _documents(store: TokenStore) -> Iterator[np.ndarray]:
+    return map(store.document, range(len(store)))
+
+
+def _together(streams: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """What several streams say of the same tokens, as soon as all have: logp_PN."""
+    ready = [next(stream, _NONE) for stream in streams]
+    while size := min(map(len, ready)):
+        yield np.stack([logp_N[:size] for logp_N in ready])
+        ready = [
+            logp_N[size:] if len(logp_N) > size else next(stream, _NONE)
+            for logp_N, stream in zip(ready, streams, strict=True)
+        ]
+
+
+_NONE = np.empty(0, np.float32)
+
+
+def _parallel(
+    model: ParallelScorer, store: TokenStore, first: int, last: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Where tokens of these documents stand in the store, and their log-probabilities, some documents at a time."""
+    import torch
+
+    for chosen, ids_BT in _padded(store, first, last):
+        mask_BT = ids_BT != PAD
+        logp_BT = model.logp(torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)).numpy()
+        places_BT = store.offsets[chosen][:, None] + np.arange(ids_BT.shape[1])
+        yield places_BT[mask_BT], logp_BT[mask_BT]
 
 
 def _groups(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -147,10 +197,10 @@ def _groups(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _padded(store: TokenStore) -> Iterator[np.ndarray]:
-    """Documents without `<bos>`, of like length together, padded at the right: int64 ids_BT."""
+def _padded(store: TokenStore, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Documents without `<bos>`, of like length together, padded at the right: their numbers, and int64 ids_BT."""
     predicted = store.lengths - 1
-    order = np.argsort(predicted, kind="stable")
+    order = first + np.argsort(predicted[first:last], kind="stable")
     at = 0
     while at < len(order):
         rows = 1
@@ -160,7 +210,7 @@ def _padded(store: TokenStore) -> Iterator[np.ndarray]:
         ids_BT = np.full((rows, int(predicted[chosen[-1]])), PAD, dtype=np.int64)
         for row, document in zip(ids_BT, chosen, strict=True):
             row[: predicted[document]] = store.document(document)[1:]
-        yield ids_BT
+        yield chosen, ids_BT
         at += rows
 
 

@@ -23,8 +23,17 @@ import torch
 from torch import Tensor
 
 from lmlab.decode import Beam, Branch, Sample, decode, finish
-from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, State, Storable, is_unnormalised
-from lmlab.vocab import NEVER_PREDICTED, PAD, SPECIALS, UNK
+from lmlab.models.base import (
+    ArrayScorer,
+    Blend,
+    LanguageModel,
+    ParallelScorer,
+    State,
+    Storable,
+    StreamScorer,
+    is_unnormalised,
+)
+from lmlab.vocab import BOS, NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
 _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
@@ -131,6 +140,26 @@ def array_equals_stepwise(model: LanguageModel) -> None:
     _same(torch.from_numpy(np.asarray(model.logp_array(ids_N))), expected, "logp_array differs from step by step")
 
 
+def stream_equals_stepwise(model: LanguageModel) -> None:
+    """Scoring as a stream gives each token of the first document what `start` and `step` give it."""
+    assert isinstance(model, StreamScorer), "the model declares no logp_stream(documents)"
+    documents = [[*prompt, model.eos] for prompt in _prompts(model, (9, 0, 3))]
+    streamed = _streamed(model, documents)
+    assert len(streamed) == sum(map(len, documents)), f"logp_stream scored {len(streamed)} tokens"
+    first = documents[0]
+    _same(streamed[: len(first)], _stepwise(model, first), "logp_stream differs from step by step")
+
+
+def blend_equals_stepwise(model: LanguageModel) -> None:
+    """Blending the scores of the parts gives each token of the first document what `start` and `step` give it."""
+    assert isinstance(model, Blend), "the model declares no blend(documents, logp)"
+    (first,) = _prompts(model, (40,))
+    documents = [[*first, model.eos], [model.eos]]
+    blended = _blended(model, documents)
+    assert len(blended) == sum(map(len, documents)), f"blend scored {len(blended)} tokens"
+    _same(blended[: len(documents[0])], _stepwise(model, documents[0]), "blend differs from step by step")
+
+
 def future_changes_nothing(model: LanguageModel) -> None:
     """No look-ahead: changing the later tokens of a text leaves the scores of the earlier ones as they were."""
     text, others = _prompts(model, (8, 8))
@@ -143,6 +172,14 @@ def future_changes_nothing(model: LanguageModel) -> None:
         if isinstance(model, ArrayScorer):
             before_N, after_N = (torch.from_numpy(model.logp_array(np.array([model.bos, *i]))) for i in (text, changed))
             _same(after_N[: at + 1], before_N[: at + 1], f"logp_array looks ahead: {message}")
+        if isinstance(model, StreamScorer):
+            before_N, after_N = (_streamed(model, [others, ids]) for ids in (text, changed))
+            seen = len(others) + at
+            _same(after_N[:seen], before_N[:seen], f"logp_stream looks ahead: {message}", within=0)
+        if isinstance(model, Blend):
+            before_N, after_N = (_blended(model, [others, ids]) for ids in (text, changed))
+            seen = len(others) + at
+            _same(after_N[:seen], before_N[:seen], f"blend looks ahead: {message}")
 
 
 def beam_is_exhaustive(model: LanguageModel) -> None:
@@ -207,6 +244,8 @@ LAWS: tuple[Law, ...] = (
     select_repeats_and_reorders,
     parallel_equals_stepwise,
     array_equals_stepwise,
+    stream_equals_stepwise,
+    blend_equals_stepwise,
     future_changes_nothing,
     beam_is_exhaustive,
     seeded_sampling_repeats,
@@ -224,7 +263,11 @@ def laws_for(model: LanguageModel) -> tuple[Law, ...]:
         excused |= {parallel_equals_stepwise}
     if not isinstance(model, ArrayScorer):
         excused |= {array_equals_stepwise}
-    if not isinstance(model, ParallelScorer | ArrayScorer):
+    if not isinstance(model, StreamScorer):
+        excused |= {stream_equals_stepwise}
+    if not isinstance(model, Blend):
+        excused |= {blend_equals_stepwise}
+    if not isinstance(model, ParallelScorer | ArrayScorer | StreamScorer | Blend):
         excused |= {future_changes_nothing}
     if not isinstance(model, Storable):
         excused |= {save_load_same}
@@ -277,6 +320,20 @@ def _stepwise(model: LanguageModel, ids: Sequence[int]) -> Tensor:
         scores.append(logp_1V[0, token])
         logp_1V, state = model.step(state, torch.tensor([token]))
     return torch.stack(scores).double()
+
+
+def _streamed(model: StreamScorer, documents: Sequence[Sequence[int]]) -> Tensor:
+    """All scores of a stream of documents without `<bos>`."""
+    ids = [np.array([BOS, *document]) for document in documents]
+    return torch.from_numpy(np.concatenate(list(model.logp_stream(ids)))).double()
+
+
+def _blended(model: Blend, documents: Sequence[Sequence[int]]) -> Tensor:
+    """All scores of a stream of documents without `<bos>`, from those of the parts, in pieces."""
+    logp_PN = np.stack([np.concatenate([_stepwise(part, document) for document in documents]) for part in model.parts])
+    pieces = iter(np.array_split(logp_PN, 3, axis=1))
+    ids = [np.array([BOS, *document]) for document in documents]
+    return torch.from_numpy(np.concatenate(list(model.blend(ids, pieces)))).double()
 
 
 def _padded(texts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,16 @@ from lmlab import registry
 from lmlab.models.base import LanguageModel, Storable
 from lmlab.testing import LAWS, laws_for
 
-from .zoo import SMOOTHINGS, ZOO, build
+from .zoo import ADAPTED, SMOOTHINGS, ZOO, build
 
-MEMBERS = [pytest.param(name, variant, id=f"{name}-{variant}") for name in ZOO for variant in ZOO[name]]
+MEMBERS, ADAPTED_MEMBERS = (
+    [pytest.param(name, variant, id=f"{name}-{variant}") for name in models for variant in models[name]]
+    for models in (ZOO, ADAPTED)
+)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize(("name", "variant"), MEMBERS)
+@pytest.mark.parametrize(("name", "variant"), MEMBERS + ADAPTED_MEMBERS)
 def test_law(name, variant, law):
     model = build(name, variant)
     if law not in laws_for(model):

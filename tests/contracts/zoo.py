@@ -124,7 +124,58 @@ ZOO = {
 }
 
 
+def _dynamic(part, **settings) -> LanguageModel:
+    from lmlab.models.dynamic import Dynamic, gradient_rms
+
+    settings = Dynamic.Settings(**settings)
+    ids = documents()
+    held_out = np.split(ids, np.flatnonzero(ids == BOS)[1:])[:20]
+    return Dynamic(part(), settings, gradient_rms(part(), held_out, settings.segment))
+
+
+def _neural_cache(part, lr=0.0, **settings) -> LanguageModel:
+    from lmlab.models.neural_cache import NeuralCache
+
+    return NeuralCache(_dynamic(part, lr=lr, segment=3), NeuralCache.Settings(**settings))
+
+
+def _gated(*parts) -> LanguageModel:
+    from lmlab.models.gate import Gated
+
+    gate_FP = np.random.default_rng(2).normal(0, 0.7, (1 + 3 * len(parts), len(parts)))
+    return Gated([part() for part in parts], gate_FP)
+
+
+def _recount(part, **settings) -> LanguageModel:
+    from lmlab.models.recount import Recount
+
+    return Recount(part(), Recount.Settings(**settings))
+
+
+ADAPTED = {
+    "gated": {"ngram-lstm": partial(_gated, _bigram, _lstm), "three": partial(_gated, _script, _cnn, _bigram)},
+    "recount": {
+        "uniform": partial(_recount, lambda: Uniform(VOCAB), shortest=0, longest=2),
+        "mixture": partial(_recount, partial(_mixture, "linear", _bigram, _lstm), shortest=1, longest=2, weight=0.9),
+        "gated": partial(_recount, partial(_gated, _bigram, _lstm), shortest=1, longest=4),
+    },
+    "dynamic": {
+        "lstm": partial(_dynamic, _lstm, lr=0.02, segment=3),
+        "token-by-token": partial(_dynamic, _lstm, lr=0.01, segment=1),
+        "sgd": partial(_dynamic, _cnn, rule="sgd", lr=0.3, segment=2, clip=0.5),
+        "transformer": partial(_dynamic, _transformer, lr=0.01, segment=3),
+        "tied": partial(_dynamic, partial(_neural, "rnn:GRU", hidden=8, embedding=8, input="tied"), lr=0.02, segment=2),
+    },
+    "neural-cache": {
+        "lstm": partial(_neural_cache, _lstm, theta=0.5, lam=0.3),
+        "narrow-window": partial(_neural_cache, _transformer, window=2, theta=0.2, lam=0.5),
+        "dynamic": partial(_neural_cache, _lstm, lr=0.02, lam=0.3),
+    },
+}
+"""Models around models that adapt to what they read: never trained as such, so not in the registry."""
+
+
 @cache
 def build(name: str, variant: str) -> LanguageModel:
     """One instance, made once."""
-    return ZOO[name][variant]()
+    return (ZOO | ADAPTED)[name][variant]()

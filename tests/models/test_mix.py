@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lmlab.errors import ArtifactError, DataError, SettingError, UsageError
-from lmlab.models.base import LanguageModel, ParallelScorer, State
+from lmlab.models.base import Blend, LanguageModel, ParallelScorer, State
 from lmlab.models.mix import Mixture, ParallelMixture, fit_weights, mix
 from lmlab.models.ngram import Ngram
 from lmlab.vocab import BOS, EOS
@@ -208,6 +208,27 @@ def test_fitting_with_impossible_tokens() -> None:
     assert fit_weights(logp_PN, 500) == pytest.approx([0, 1], abs=0.01)
     with pytest.raises(DataError, match="no part gives"):
         fit_weights(np.full((2, 3), -np.inf))
+
+
+def test_given_weights_stay() -> None:
+    rng = np.random.default_rng(1)
+    logp_PN = np.log(rng.dirichlet([1, 1, 1, 5], 300)).T[:3]
+    fitted = fit_weights(logp_PN, 300, given=(None, 0.2, None))
+    assert fitted[1] == 0.2
+    assert fitted.sum() == pytest.approx(1)
+    shares = np.linspace(0, 0.8, 81)
+    tried = [np.log(np.array([share, 0.2, 0.8 - share]) @ np.exp(logp_PN)).sum() for share in shares]
+    assert fitted[0] == pytest.approx(shares[np.argmax(tried)], abs=0.011)
+    assert fit_weights(logp_PN, given=(0.3, 0.3, 0.4)).tolist() == [0.3, 0.3, 0.4]
+    assert fit_weights(logp_PN, given=(None, 0.6, 0.4))[0] == pytest.approx(0)
+
+
+def test_a_blend_is_the_mixture_of_known_tokens() -> None:
+    mixture = mix(Mixture.Settings("linear", (0.3, 0.0, 0.7)), [counted(2), counted(3), Stepwise(counted(1))])
+    logp_PN = np.log([[0.5, 0.1], [1.0, 1.0], [0.2, 0.4]])
+    (blended_N,) = mixture.blend([], iter([logp_PN]))
+    assert np.exp(blended_N) == pytest.approx([0.29, 0.31])
+    assert not isinstance(mix(Mixture.Settings("log-linear"), mixture.parts), Blend)
 
 
 def test_fitted_weights_suit_two_ngram_models_to_held_out_text() -> None:

@@ -40,13 +40,14 @@ def settings(**named):
     return TrainSettings(**{**few, **named})
 
 
-def fit(run=None, model="lstm", way="columns", seed=0, listeners=(), resume=None, **named):
+def fit(run=None, model="lstm", way="columns", seed=0, listeners=(), resume=None, dropout=None, **named):
     """A run ready to go, its model freshly made from the seed."""
     train = settings(**named)
     architecture = registry.resolve("model", model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = architecture(architecture.Settings(**MODELS[model]), V)
+        shape = MODELS[model] if dropout is None else {**MODELS[model], "dropout": dropout}
+        network = architecture(architecture.Settings(**shape), V)
     if run is not None:
         Path(run).mkdir(exist_ok=True)
     validation = Columns(HELD_OUT, 4, 16, roll=False).epoch(0)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 
 from lmlab.cli.parser import Parser, data_named, reporter_of
-from lmlab.cli.show import figures_row, print_json, print_table
+from lmlab.cli.show import composition_lines, figures_row, print_json, print_table
 from lmlab.errors import UsageError
 
 EXAMPLES = """\
   lmlab eval runs/lstm runs/kn5 --on held-out.txt
   lmlab eval runs/news --on papers.jsonl --template "{title} ; {summary}"
-  lmlab eval runs/lstm --split valid --json"""
+  lmlab eval runs/lstm --split valid --json
+  lmlab eval runs/lstm --adapt dynamic --mix runs/kn6"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -22,6 +23,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="model directories")
     parser.add_argument("--on", metavar="SOURCE", help="a text that they were not trained on")
     parser.add_argument("--split", metavar="NAME", help="of the corpus: train, valid, test or all")
+    parser.add_composition()
     parser.add_data(shares=False)
 
 
@@ -32,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     reporter, data = reporter_of(options), data_named(options, shares=False)
     if data and options.on is None:
         raise UsageError(f"{', '.join(data)} say how a text is read, but --on names none", "name one with --on")
-    benches = [Bench.load(path) for path in options.runs]
+    benches = [Bench.load(path).composed(options.adapt, options.mix, reporter) for path in options.runs]
     figures = [bench.evaluate(options.on, split=options.split, data=data, reporter=reporter) for bench in benches]
     if options.json:
         print_json(figures)
@@ -45,10 +47,12 @@ def run(options: argparse.Namespace) -> int:
     if len(set(texts)) > 1:
         rows = [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
     protocol = figures[0]["protocol"]
+    composed = [f"{each['run']}: {line}" for each in figures for line in composition_lines(each["protocol"])]
     print_table(
         rows,
         title=texts[0] if len(set(texts)) == 1 else "each on its own text: only bits/byte compare, and roughly",
-        note=f"{protocol['boundaries']}; {protocol['context']}; unknown tokens: {protocol['unknown']}",
+        note=f"{protocol['boundaries']}; {protocol['context']}; unknown tokens: {protocol['unknown']}"
+        + "".join(f"\n{line}" for line in composed),
     )
     return 0
 

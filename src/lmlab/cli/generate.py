@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lmlab.cli.parser import Parser
+from lmlab.cli.parser import Parser, reporter_of
 from lmlab.cli.show import print_json
 from lmlab.errors import UsageError
 
 EXAMPLES = """\
   lmlab generate runs/lstm --prompt "ROMEO:" --temperature 0.8 --top-k 40 --top-p 0.95 -n 3 --max-tokens 200 --seed 1
   lmlab generate runs/kn5 --prompt "to be" --strategy beam --beams 5 -n 5
-  lmlab generate runs/lstm --prompt "KING" --strategy greedy --stop "\\n\\n" --stream"""
+  lmlab generate runs/lstm --prompt "KING" --strategy greedy --stop "\\n\\n" --stream
+  lmlab generate runs/lstm --prompt "ROMEO:" --mix runs/kn6 --adapt cache"""
 
 _PROCESSORS = {
     "temperature": (float, "divide the logits by T: below 1 bolder, 0 greedy"),
@@ -59,6 +60,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--stream", action="store_true", help="show the text as it grows")
     parser.add_argument("--allow-unknown", action="store_true", help="read what the vocabulary lacks as [UNK]")
+    parser.add_composition()
     group = parser.add_argument_group("sampling, applied in the order given")
     for name, (kind, help) in _PROCESSORS.items():
         flag = "--" + name.replace("_", "-")
@@ -106,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     from lmlab.workbench.bench import Bench
 
     strategy = strategy_of(options)
-    bench = Bench.load(options.run_folder)
+    bench = Bench.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
     stop = [unescaped(mark) for mark in options.stop]
     asked = {"n": options.n, "max_tokens": options.max_tokens, "stop": stop, "allow_unknown": options.allow_unknown}
     if options.stream and not options.json:

@@ -47,6 +47,22 @@ class Parser(argparse.ArgumentParser):
         group.add_argument("--errors", metavar="HOW", help="bytes that are no UTF-8: strict or replace")
         group.add_argument("--limit", metavar="N", help="read at most N documents")
 
+    def add_composition(self) -> None:
+        """A model that adapts to what it reads, or is mixed with others."""
+        group = self.add_argument_group("adaptation and mixture")
+        group.add_argument(
+            "--adapt",
+            metavar="NAME[:K=V,...]",
+            help="learn from the text as it is read: dynamic, cache or dynamic+cache (see docs/guide/adaptation.md)",
+        )
+        group.add_argument(
+            "--mix",
+            action="append",
+            default=[],
+            metavar="RUN[:WEIGHT]",
+            help="mix another run's model in; without a weight one is fitted on the validation split",
+        )
+
     def add_ngram(self, group: argparse._ArgumentGroup) -> None:
         """How an n-gram is counted and smoothed."""
         group.add_argument("--order", metavar="N", help="order of an n-gram")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 
-from lmlab.cli.parser import Parser, read_text
-from lmlab.cli.show import print_json, print_table
+from lmlab.cli.parser import Parser, read_text, reporter_of
+from lmlab.cli.show import composition_lines, print_json, print_table
 
 EXAMPLES = """\
   lmlab score runs/lstm poem.txt
+  lmlab score runs/lstm poem.txt --adapt cache --mix runs/kn6:0.3
   echo "To be, or not to be" | lmlab score runs/lstm - --json"""
 
 
@@ -20,6 +21,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="a model directory")
     parser.add_argument("text", metavar="FILE", help="a UTF-8 text file, or - for standard input")
     parser.add_argument("--errors", metavar="HOW", default="strict", help="bytes that are no UTF-8: strict or replace")
+    parser.add_composition()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,7 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from lmlab.workbench.bench import Bench
 
     text = read_text(options.text, options.errors)
-    scores = Bench.load(options.run_folder).score(text)
+    bench = Bench.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
+    scores = bench.score(text)
     if options.json:
         print_json({**scores.total, "scores": scores.rows})
         return 0
@@ -37,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         rows,
         title=f"{options.text} by {options.run_folder}",
         note=f"{total['tokens']} tokens, {total['nats_per_token']:.4f} nats/token, perplexity "
-        f"{total['perplexity']:.4g} per token, {total['bits_per_byte']:.4f} bits/byte; {total['unk_tokens']} unknown",
+        f"{total['perplexity']:.4g} per token, {total['bits_per_byte']:.4f} bits/byte; {total['unk_tokens']} unknown"
+        + "".join(f"\n{line}" for line in composition_lines(total["protocol"])),
     )
     return 0

@@ -87,3 +87,14 @@ def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str,
         "perplexity, unk as class": figures.get("perplexity_unk_as_class"),
         **more,
     }
+
+
+def composition_lines(protocol: Mapping[str, Any]) -> list[str]:
+    """What a protocol says of adaptation and mixture, a line each."""
+    lines = []
+    for kind, settings in protocol.get("adaptation", {}).items():
+        values = ", ".join(f"{name} {value:.4g}" for name, value in settings.items() if isinstance(value, (int, float)))
+        lines.append(f"adapted by {kind} ({values}); {protocol['adapted']}")
+    if "mixture" in protocol:
+        lines.append("mixed: " + " + ".join(f"{part['weight']:.3f} {part['part']}" for part in protocol["mixture"]))
+    return lines

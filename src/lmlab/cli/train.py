@@ -16,6 +16,7 @@ from lmlab.cli.show import figures_row, print_json, print_table
 from lmlab.config import merge, parse_assignments, walk
 from lmlab.errors import UsageError
 from lmlab.models.base import is_unnormalised
+from lmlab.training.ranks import is_first
 
 EXAMPLES = """\
   lmlab train tinyshakespeare --codec char --model lstm --minutes 3 -o runs/lstm
@@ -104,6 +105,8 @@ def _check_same(options: argparse.Namespace) -> None:
 def _show(bench: Any, options: argparse.Namespace) -> int:
     results, kind = bench.manifest["results"], bench.config["model"]["kind"]
     interrupted = bench.manifest["status"] == "interrupted"
+    if not is_first():
+        return 130 if interrupted else 0
     if options.json:
         print_json({"run": str(bench.folder), "model": kind, "status": bench.manifest["status"], **results})
     elif not interrupted:

@@ -11,7 +11,7 @@ for once with `isinstance`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -63,6 +63,35 @@ class ArrayScorer(Protocol):
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Natural log-probability of each id; every `<bos>` opens a new document and itself scores 0."""
+        ...
+
+
+@runtime_checkable
+class StreamScorer(Protocol):
+    """A rare power of models that learn from what they read: scores documents in order, as one stream."""
+
+    def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Natural log-probability of each id after `<bos>` of documents (ids_N), in order, in pieces of any length.
+
+        The context ends with a document, what was learned is carried on; the first document agrees with `start` and
+        `step`. Each token is predicted before it is learned from.
+        """
+        ...
+
+
+@runtime_checkable
+class Blend(Protocol):
+    """A rare power of models around models: a token's score follows from the text and its scores in the parts."""
+
+    parts: tuple[LanguageModel, ...]
+
+    def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """logp_N of the tokens after `<bos>` of documents (ids_N), in order, in pieces of any length.
+
+        Args:
+            documents: as for `StreamScorer.logp_stream`; what is said there of the first one holds here too.
+            logp: what the parts give the same tokens, in order: logp_PN, in pieces of any length.
+        """
         ...
 
 

@@ -5,8 +5,8 @@
 
     model = mix(Mixture.Settings("linear", (0.5, 0.5)), [ngram, lstm])
 
-`mix` gives a `ParallelMixture` where scoring in parallel is sound: all parts can, and the form is linear (log-linear
-would have to renormalise over whole rows).
+`mix` gives a `LinearMixture` where the form is linear: known tokens are then scored part by part, while log-linear has
+to renormalise over whole rows. It is a `ParallelMixture` where all parts score in parallel.
 
 Shapes: P parts, B contexts, T positions, V words, N tokens.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
@@ -128,7 +128,7 @@ class _AnyMixture:
         (folder / "parts.json").write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, settings: _AnyMixture.Settings, vocab_size: int) -> Mixture | ParallelMixture:
+    def load(cls, folder: Path, settings: _AnyMixture.Settings, vocab_size: int) -> Mixture | LinearMixture:
         """Build the mixture again from what `save` wrote.
 
         Raises:
@@ -149,8 +149,19 @@ class Mixture(_AnyMixture):
     """A mixture that steps."""
 
 
+class LinearMixture(_AnyMixture):
+    """A linear mixture: known tokens are scored part by part, each by the part's fastest power. `mix` makes it."""
+
+    def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `Blend.blend`."""
+        heard_P = np.array(self.weights) > 0
+        log_weights_P1 = np.log(np.array(self.weights)[heard_P])[:, None]
+        for logp_PN in logp:
+            yield np.logaddexp.reduce(logp_PN[heard_P] + log_weights_P1)
+
+
 @final
-class ParallelMixture(_AnyMixture):
+class ParallelMixture(LinearMixture):
     """A linear mixture of parallel scorers, itself one. `mix` makes it, where that holds."""
 
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -159,22 +170,25 @@ class ParallelMixture(_AnyMixture):
         return _linear(parts, self.weights).masked_fill(~mask_BT, 0.0)
 
 
-def mix(settings: Mixture.Settings, parts: Sequence[LanguageModel]) -> Mixture | ParallelMixture:
-    """The mixture of these models, one that scores in parallel where that is sound.
+def mix(settings: Mixture.Settings, parts: Sequence[LanguageModel]) -> Mixture | LinearMixture:
+    """The mixture of these models, one that scores part by part or in parallel where that is sound.
 
     Raises:
         SettingError: no parts, not as many weights as parts, or parts of different vocabularies.
     """
-    parallel = settings.form == "linear" and all(isinstance(part, ParallelScorer) for part in parts)
-    return ParallelMixture(settings, parts) if parallel else Mixture(settings, parts)
+    if settings.form != "linear":
+        return Mixture(settings, parts)
+    parallel = all(isinstance(part, ParallelScorer) for part in parts)
+    return (ParallelMixture if parallel else LinearMixture)(settings, parts)
 
 
-def fit_weights(logp_PN: np.ndarray, iterations: int = 50) -> np.ndarray:
+def fit_weights(logp_PN: np.ndarray, iterations: int = 50, given: Sequence[float | None] = ()) -> np.ndarray:
     """The linear weights that fit held-out tokens best, by expectation maximisation (Jelinek and Mercer 1980).
 
     Args:
         logp_PN: natural log-probability that each part gives each held-out token.
         iterations: rounds; none makes the fit worse.
+        given: a weight a part that is to stay as it is, None where it is to be fitted; nothing fits them all.
 
     Returns:
         weights_P, float64, >= 0 and summing to 1.
@@ -190,10 +204,14 @@ def fit_weights(logp_PN: np.ndarray, iterations: int = 50) -> np.ndarray:
     if not possible_N.any():
         raise DataError("no part gives any held-out token a probability > 0", "smooth a part, or mix in another")
     p_PN = np.exp(logp_PN[:, possible_N].astype(np.float64) - best_N[possible_N])
-    weights_P = np.full(len(p_PN), 1 / len(p_PN))
-    for _ in range(iterations):
+    given = given or [None] * len(p_PN)
+    free_P = np.array([weight is None for weight in given])
+    rest = 1 - sum(weight or 0 for weight in given)
+    weights_P = np.array([rest / free_P.sum() if weight is None else weight for weight in given])
+    for _ in range(iterations if rest > 0 else 0):
         share_PN = weights_P[:, None] * p_PN
-        weights_P = (share_PN / share_PN.sum(axis=0)).mean(axis=1)
+        share_P = (share_PN / share_PN.sum(axis=0)).mean(axis=1)
+        weights_P[free_P] = rest * share_P[free_P] / share_P[free_P].sum()
     return weights_P
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
-A checkpoint is a folder `checkpoints/step-000000120/` of safetensors (weights, optimiser, random state, carried state)
+A checkpoint is a folder `checkpoints/step-000000120/` of safetensors (weights, optimiser, carried state)
 and a `state.json` (counters and plan). It appears whole, by a rename; the one before is removed only afterwards. A kill
 at any moment therefore leaves at least one good checkpoint, or none yet and the run begins again from its seed.
 """
@@ -46,7 +46,9 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
     path = run / _FOLDER / f"step-{checkpoint.counters['step']:09d}"
     if not path.exists():
         with disk.atomic_folder(path) as folder:
-            save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, folder / _TENSORS)
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / _TENSORS
+            )
             disk.write_json(folder / _COUNTERS, checkpoint.counters)
     for other in path.parent.iterdir():
         if other != path:

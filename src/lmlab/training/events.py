@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Began:
-    """Training begins, or goes on."""
+    """Training begins, or goes on: how many threads an operation, blocks a batch, processes; on which device."""
 
     step: int
     total_steps: int
@@ -18,6 +18,9 @@ class Began:
     precision: str
     threads: int
     seconds: float
+    parts: int = 1
+    processes: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

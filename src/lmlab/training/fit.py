@@ -3,8 +3,9 @@
     outcome = Fit(model, batches, settings, seed=0, run=folder).go()
 
 A step reads some batches, sums their gradients weighted by tokens, clips, and moves the weights. Everything that a
-later step depends on (weights, optimiser, random state, position in the data, carried state, plan) is in a checkpoint,
-so a resumed run ends with the same weights, bit for bit. The weights kept are those of the best validation.
+later step depends on (weights, optimiser, position in the data, carried state, plan) is in a checkpoint, and dropout
+hangs on seed and step alone, so a resumed run ends with the same weights, bit for bit. The weights kept are those of
+the best validation. Several processes run this same loop, each on its rows of every batch (`ranks.py`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmlab import engine
 from lmlab.batches import Batch, Batches
-from lmlab.errors import NonFiniteError
+from lmlab.errors import NonFiniteError, SettingError
 from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training import machine
 from lmlab.training.checkpoint import Checkpoint
 from lmlab.training.events import Began, Ended, Evaluated, Event, Listener, Sampled, Stepped
 from lmlab.training.optim import Plan, learning_rate, make_optimizer
+from lmlab.training.parallel import Gradients, rows_of
+from lmlab.training.ranks import Ranks
 from lmlab.training.settings import TrainSettings
 
 _LOGS = 200  # Stepped events of a whole run, about
@@ -57,6 +59,7 @@ class Progress:
     plan: str = ""
     precision: str = ""
     threads: int = 0
+    parts: int = 0
     validation_tokens: int = 0
 
 
@@ -81,7 +84,8 @@ class Fit:
         validation: batches of the validation split, scored in order; None if there is none.
         resume: go on from here.
         listeners: receive every event.
-        sample: writes a text with the model as it is.
+        sample: writes a text with the model given.
+        ranks: the processes that train together; those but the first keep nothing on disk.
     """
 
     model: NeuralModel
@@ -92,8 +96,10 @@ class Fit:
     validation: Sequence[Batch] | None = None
     resume: Checkpoint | None = None
     listeners: Sequence[Listener] = ()
-    sample: Callable[[], str] | None = None
+    sample: Callable[[NeuralModel], str] | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     progress: Progress = field(default_factory=Progress)
+    _gradients: Gradients | None = field(default=None, init=False)
 
     def go(self) -> Outcome:
         """Train to the end of the budget, early stopping, or an interruption.
@@ -103,22 +109,29 @@ class Fit:
         """
         machine.keep_freed_memory()
         with torch.random.fork_rng(devices=[]), _own_threads(), _Interrupt() as interrupt:
-            torch.manual_seed(self.seed)
-            self._prepare()
-            reason = self._loop(interrupt)
-            return self._finish(reason)
+            try:
+                self._prepare()
+                reason = self._loop(interrupt)
+                return self._finish(reason)
+            finally:
+                if self._gradients is not None:
+                    self._gradients.close()
+                self.model.to("cpu")
 
     # -- before the first step ------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         self._state: TensorState | None = None
         self._began = time.perf_counter()
+        self._device = self._choose_device()
+        self.model.to(self._device)
+        self._batches = self.batches.share(self.ranks.rank, self.ranks.count)
         resumed = self.resume.counters if self.resume else {}
         self.progress = Progress(**resumed)
-        self.progress.precision = resumed.get("precision") or machine.choose_precision(self.settings.precision)
+        self.progress.precision = resumed.get("precision") or self._choose_precision()
         self.progress.validation_tokens = resumed.get("validation_tokens") or self.settings.validation_tokens
-        self.progress.threads = resumed.get("threads") or self.settings.threads or engine.cores()
-        torch.set_num_threads(self.progress.threads)
+        threads = resumed.get("threads") or self.settings.threads or self.ranks.cores
+        self._work_with(threads, resumed.get("parts") or self.settings.parts or 1)
         self.optimizer = make_optimizer(self.model, self.settings)
         if self.resume:
             self._restore(self.resume)
@@ -135,10 +148,37 @@ class Fit:
                 self.plan.total,
                 self.model.parameter_count,
                 self.progress.precision,
-                torch.get_num_threads(),
+                self.progress.threads,
                 self._seconds(),
+                self.progress.parts,
+                self.ranks.count,
+                self._device.type,
             )
         )
+
+    def _choose_device(self) -> torch.device:
+        wanted, there = self.settings.device, torch.cuda.is_available()
+        if wanted == "cuda" and not there:
+            raise SettingError("train.device", wanted, "cpu or auto on a machine without a GPU that torch can use")
+        if wanted == "cpu" or not there:
+            return torch.device("cpu")
+        torch.cuda.set_device(self.ranks.local)
+        return torch.device("cuda", self.ranks.local)
+
+    def _choose_precision(self) -> str:
+        wanted = self.settings.precision
+        if self._device.type == "cuda" and wanted == "auto":
+            wanted = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if self.ranks.agree(machine.choose_precision(wanted) == "bf16") else "fp32"
+
+    def _work_with(self, threads: int, parts: int) -> None:
+        """So many threads an operation, so many blocks a batch; a process of several has one block."""
+        alone = self.ranks.count == 1
+        self.progress.threads = threads if alone else min(threads, self.ranks.cores)
+        self.progress.parts = parts if alone else 1
+        torch.set_num_threads(self.progress.threads)
+        if self._gradients is None or self._gradients.parts != self.progress.parts:
+            self._gradients = Gradients(self.model, self._autocast, self.progress.parts, self.ranks)
 
     def _first_plan(self) -> Plan:
         settings = self.settings
@@ -155,20 +195,32 @@ class Fit:
         return 60 * (self.settings.minutes or 3.0)
 
     def _steps_for(self, budget: float) -> int:
-        """How many steps fit, by trying some with one thread and with all: nothing of the trial remains."""
-        weights, random = copy.deepcopy(self.model.state_dict()), torch.get_rng_state()
-        wanted = self.settings.threads
-        speeds = {count: self._seconds_a_step(count, budget) for count in {wanted or 1, wanted or engine.cores()}}
-        fastest = min(speeds, key=lambda count: speeds[count])
-        torch.set_num_threads(fastest)
+        """How many steps fit, by trying some in every way to use the cores: nothing of the trial remains."""
+        weights = copy.deepcopy(self.model.state_dict())
+        ways = self._ways()
+        seconds = [self._seconds_a_step(way, budget) for way in ways]
+        fastest = int(self.ranks.agree(seconds.index(min(seconds))))
+        self._work_with(*ways[fastest])
         evaluation, affordable = self._price_of_evaluation(budget)
         self.model.load_state_dict(weights)
-        torch.set_rng_state(random)
         self.optimizer = make_optimizer(self.model, self.settings)
         self._state = None
-        self.progress = Progress(precision=self.progress.precision, threads=fastest, validation_tokens=affordable)
-        left = budget - self._seconds() - self.settings.evaluations * evaluation
-        return max(self.settings.evaluations, 1, int(left / speeds[fastest]))
+        self.progress = Progress(
+            precision=self.progress.precision,
+            threads=self.progress.threads,
+            parts=self.progress.parts,
+            validation_tokens=int(self.ranks.agree(affordable)),
+        )
+        left = self.ranks.agree((budget - self._seconds() - self.settings.evaluations * evaluation) / seconds[fastest])
+        return max(self.settings.evaluations, 1, int(left))
+
+    def _ways(self) -> list[tuple[int, int]]:
+        """Threads and parts to try: one thread, all in every operation, all with a block of rows each."""
+        cores, threads, parts = self.ranks.cores, self.settings.threads, self.settings.parts
+        ways = {(threads or 1, parts or 1), (threads or cores, parts or 1)}
+        if not (threads or parts) and self.ranks.count == 1 and self._device.type == "cpu":
+            ways.add((cores, cores))
+        return sorted(ways)
 
     def _price_of_evaluation(self, budget: float) -> tuple[float, int]:
         """Seconds that an evaluation takes, and how many tokens it may score to stay within its share."""
@@ -181,11 +233,11 @@ class Fit:
         tokens = min(affordable, self.settings.validation_tokens)
         return tokens * seconds_a_token if scored else 0.0, tokens
 
-    def _seconds_a_step(self, threads: int, budget: float) -> float:
-        torch.set_num_threads(threads)
+    def _seconds_a_step(self, way: tuple[int, int], budget: float) -> float:
+        self._work_with(*way)
         self._one_step(0.0)  # first-time costs
         began, steps = time.perf_counter(), 0
-        while steps < 2 or time.perf_counter() - began < min(2.0, 0.02 * budget):
+        while steps < 2 or self.ranks.agree(time.perf_counter() - began) < min(2.0, 0.02 * budget):
             self._one_step(0.0)
             steps += 1
         return (time.perf_counter() - began) / steps
@@ -207,11 +259,12 @@ class Fit:
                 nats, tokens = 0.0, 0
             if self._due(self.settings.evaluations):
                 self._evaluate()
-            if interrupt.asked:
+            due = time.perf_counter() - self._last_save > _SAVE_SECONDS
+            asked, due_of_any = self.ranks.total(interrupt.asked, due)
+            if asked or due_of_any:
                 self._save()
+            if asked:
                 return "interrupted"
-            if time.perf_counter() - self._last_save > _SAVE_SECONDS:
-                self._save()
         return "early"
 
     def _out_of_patience(self) -> bool:
@@ -229,22 +282,29 @@ class Fit:
     def _one_step(self, lr: float) -> tuple[float, int]:
         """Move the weights once; the step's summed nats and its tokens."""
         batches = [self._next_batch() for _ in range(self.settings.accumulate)]
-        tokens = sum(batch.tokens for batch in batches)
-        nats = 0.0
-        for batch in batches:
-            with self._autocast():
-                loss, state = self.model.loss(batch.ids_BT, batch.targets_BT, self._state_before(batch))
-            (loss / max(1, tokens)).backward()
-            self._state = state.detach() if self.batches.carries and self.settings.carry else None
-            nats += loss.item()
-        self._clip_and_check(nats)
+        tokens = int(self.ranks.total(sum(batch.tokens for batch in batches))[0])
+        nats = torch.zeros((), device=self._device)
+        for nth, batch in enumerate(batches, 1):
+            key, last = (self.seed, self.progress.step, nth), nth == len(batches)
+            batch = batch.to(self._device)
+            before = self._state_before(batch)
+            of_batch, after = self._worker.add(batch, before, 1 / max(1, tokens), key, last=last)
+            self._state = after if self.batches.carries and self.settings.carry else None
+            nats += of_batch
+        (step_nats,) = self.ranks.total(nats.item())
+        self._clip_and_check(step_nats)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += tokens
-        return nats, tokens
+        return step_nats, tokens
+
+    @property
+    def _worker(self) -> Gradients:
+        assert self._gradients is not None
+        return self._gradients
 
     def _state_before(self, batch: Batch) -> TensorState | None:
         if not batch.carry or self._state is None:
@@ -254,7 +314,7 @@ class Fit:
     def _next_batch(self) -> Batch:
         progress = self.progress
         if getattr(self, "_epoch_number", None) != progress.epoch:
-            self._epoch, self._epoch_number = self.batches.epoch(progress.epoch), progress.epoch
+            self._epoch, self._epoch_number = self._batches.epoch(progress.epoch), progress.epoch
         batch = self._epoch[progress.index]
         progress.index += 1
         if progress.index == len(self._epoch):
@@ -277,7 +337,8 @@ class Fit:
             )
 
     def _autocast(self) -> Any:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.progress.precision == "bf16")
+        enabled, shared = self.progress.precision == "bf16", self.progress.parts > 1
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled, cache_enabled=not shared)
 
     # -- evaluation, checkpoints ----------------------------------------------------------------------------------
 
@@ -294,7 +355,12 @@ class Fit:
                 progress.worse += 1
             self._emit(Evaluated(progress.step, nats, best, self._seconds()))
         nth = progress.step * self.settings.evaluations // self.plan.total
-        if self.sample and self.settings.samples and nth % -(-self.settings.evaluations // _SAMPLES) == 0:
+        if (
+            self.sample
+            and self.ranks.first
+            and self.settings.samples
+            and nth % -(-self.settings.evaluations // _SAMPLES) == 0
+        ):
             self._emit(Sampled(progress.step, self._write_sample(self.sample)))
         self._replan()
         self._save()
@@ -311,19 +377,17 @@ class Fit:
         nats, tokens, state = 0.0, 0, None
         with torch.no_grad(), self._autocast():
             for batch in self.validation or ():
-                loss, state = self.model.loss(batch.ids_BT, batch.targets_BT, state if batch.carry else None)
+                mine = batch.rows(self.ranks.rank, self.ranks.count).to(self._device)
+                loss, state = self._worker.loss(mine, state if batch.carry else None)
                 nats, tokens = nats + loss.item(), tokens + batch.tokens
                 if tokens >= self.progress.validation_tokens:
                     break
         self.model.train()
-        return nats, tokens
+        return self.ranks.total(nats)[0], tokens
 
-    def _write_sample(self, sample: Callable[[], str]) -> str:
-        self.model.eval()
+    def _write_sample(self, sample: Callable[[NeuralModel], str]) -> str:
         with torch.random.fork_rng(devices=[]):
-            text = sample()
-        self.model.train()
-        return text
+            return sample(copy.deepcopy(self.model).to("cpu").eval())
 
     def _replan(self) -> None:
         """A timed run that drifts from its budget changes its number of steps, while there is time to do so."""
@@ -334,34 +398,36 @@ class Fit:
         from_step, _, since = self._from
         seconds_a_step = (self._seconds() - since) / max(1, step - from_step)
         left = max(1, int((budget - self._seconds()) / seconds_a_step))
-        if abs(step + left - total) * seconds_a_step > _DRIFT * budget:
-            self.plan = self.plan.change(step, step + left)
+        drifted = abs(step + left - total) * seconds_a_step > _DRIFT * budget
+        new_total = int(self.ranks.agree(step + left if drifted else total))
+        if new_total != total:
+            self.plan = self.plan.change(step, new_total)
             self.progress.plan = str(self.plan)
 
     def _keep(self) -> None:
         if self.run is not None:
             checkpoints.keep_weights(self.model, self.run)
-        else:
+        elif self.ranks.first:
             self._best = copy.deepcopy(self.model.state_dict())
 
     def _save(self) -> None:
         self._last_save = time.perf_counter()
         self.progress.seconds = self._seconds()
+        carried = [self.ranks.gather(tensor) for tensor in (self._state.tensors if self._state else ())]
         if self.run is None:
             return
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= checkpoints.optimizer_tensors(self.optimizer)
-        tensors["random/torch"] = torch.get_rng_state()
-        for at, tensor in enumerate(self._state.tensors if self._state else ()):
-            tensors[f"carried/{at}"] = tensor
+        tensors |= {f"carried/{at}": tensor for at, tensor in enumerate(carried)}
         checkpoints.write(self.run, Checkpoint(tensors, vars(self.progress)))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.group("model"))
         checkpoints.restore_optimizer(self.optimizer, checkpoint)
-        torch.set_rng_state(checkpoint.tensors["random/torch"])
         carried = checkpoint.group("carried")
-        self._state = TensorState(tuple(carried[str(at)] for at in range(len(carried)))) if carried else None
+        if carried:
+            whole = TensorState(tuple(carried[str(at)].to(self._device) for at in range(len(carried))))
+            self._state = rows_of(whole, self.ranks.rank, self.ranks.count)
 
     def _finish(self, reason: str) -> Outcome:
         progress = self.progress
@@ -377,12 +443,13 @@ class Fit:
         return Outcome(reason, progress)
 
     def _take_best(self) -> None:
-        """Leave the best weights in the model; those of the last step if none were scored."""
+        """Leave the best weights in the model of every rank; those of the last step if none were scored."""
         if self.run is not None and (self.run / "model.safetensors").is_file():
             best = type(self.model).load(self.run, self.model.settings, self.model.vocab_size)
             self.model.load_state_dict(best.state_dict())
-        elif self.run is None and self.progress.best_nats is not None:
+        elif self.run is None and self.progress.best_nats is not None and self.ranks.first:
             self.model.load_state_dict(self._best)
+        self.ranks.spread(self.model.state_dict().values())
 
     # -- telling --------------------------------------------------------------------------------------------------
 

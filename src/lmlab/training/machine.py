@@ -16,11 +16,15 @@ _PROBE_GAIN = 1.3  # bf16 must be this much faster than fp32 to be chosen
 
 
 def share_politely() -> None:
-    """Let idle threads sleep instead of spin: on a busy machine spinning costs tenfold, on an idle one it gains little.
+    """Let idle threads spin a moment, then sleep. Works only before torch is loaded; a setting of the caller's stands.
 
-    Works only before torch is imported; a setting of the caller's stands.
+    Two threads that share every product meet at thousands of barriers a second (LSTM 512, 16x64, tokens/s): on an idle
+    machine they reach 18,000 where they sleep at once, 39,000 with 1,000 spins, 47,000 with 5,000, and 46,000 where they
+    spin for ever; beside two busy processes 8,500, 13,000, 17,000, and nothing in half a minute. The command line calls
+    this; a program that imports lmlab keeps what it has: a library must not set it for others.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 

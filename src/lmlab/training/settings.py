@@ -49,4 +49,11 @@ class TrainSettings(config.Settings):
     threads: int | None = setting(
         None, "processor threads; none is one a core, or one alone where a timed run measures it to be faster", ge=1
     )
+    parts: int | None = setting(
+        None,
+        "blocks of rows a batch, each in a thread of its own; none is 1, or one a core where a timed run measures that "
+        "to be faster; processes of several have one block each",
+        ge=1,
+    )
+    device: str = setting("auto", "where to compute; auto is a GPU if there is one", choices=("auto", "cpu", "cuda"))
     tensorboard: bool = setting(False, "also write TensorBoard events (extra `tensorboard`)")

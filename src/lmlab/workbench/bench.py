@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lmlab import score, store
 from lmlab.codecs.base import Codec
@@ -21,7 +21,7 @@ from lmlab.stream import TextStream
 from lmlab.tokens import TokenStore
 from lmlab.vocab import EOS, UNK, spelling_nats
 from lmlab.workbench.configure import settings_of
-from lmlab.workbench.prepare import encode_held_out, open_again, open_source
+from lmlab.workbench.prepare import IN_HAND, encode_held_out, open_again, open_source
 
 if TYPE_CHECKING:
     from lmlab.decode import Branch, Step
@@ -96,6 +96,7 @@ class Bench:
         config: the whole configuration that made it.
         manifest: what made it, on which data, with which result.
         folder: where it lies, None if nowhere yet.
+        composition: what `composed` did, as the protocol tells it; empty where the model is the run's own.
 
     A bench fresh from training also holds the encoded splits (`held_out`), so that its own text is not read again.
     """
@@ -108,14 +109,37 @@ class Bench:
         manifest: Mapping[str, Any],
         folder: Path | None = None,
         held_out: Mapping[str, TokenStore] | None = None,
+        composition: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.codec = model, codec
         self.config, self.manifest, self.folder = dict(config), dict(manifest), folder
-        self._held_out = dict(held_out or {})
+        self._held_out, self.composition = dict(held_out or {}), dict(composition or {})
 
     def __repr__(self) -> str:
         where = f" in {self.folder}" if self.folder else ""
         return f"<Bench {self.config['model']['kind']} on {self.config['source']}{where}>"
+
+    def composed(self, adapt: str | None = None, mix: Sequence[str] = (), reporter: Reporter | None = None) -> Bench:
+        """This bench with its model adapted to what it reads, or mixed with others' models, or both.
+
+        What is not named is fitted on the run's validation split and kept in the cache.
+
+        Args:
+            adapt: "dynamic", "cache" or "dynamic+cache", with settings if wanted: "dynamic:lr=0.001,decay=0.01".
+            mix: other runs of the same vocabulary, each with its weight if wanted: "runs/kn6:0.3".
+            reporter: is told of progress.
+
+        Raises:
+            UsageError: a specification that cannot be, or a model or vocabulary that does not fit it.
+            ArtifactError: a run that cannot be read.
+        """
+        if adapt is None and not mix:
+            return self
+        from lmlab.workbench.compose import compose
+
+        model, said = compose(self, adapt, mix, reporter or Silent())
+        composed = cast(Registered, model)  # but for saving, which is refused
+        return Bench(composed, self.codec, self.config, self.manifest, self.folder, self._held_out, said)
 
     # -- scoring --------------------------------------------------------------------------------------------------
 
@@ -182,6 +206,19 @@ class Bench:
         tokens = encode_held_out(corpus, self.codec, split, reporter)
         return self._scored(tokens, corpus.sha256, corpus.name, split, reporter)
 
+    def held_out(self, split: str, reporter: Reporter | None = None) -> TokenStore | None:
+        """An encoded split of the run's own text; None where there is none, or nothing keeps the text.
+
+        Raises:
+            DataError: the text has changed.
+        """
+        if split in self._held_out:
+            return self._held_out[split]
+        if split not in self.manifest["data"].get("splits", ()) or self.config["source"] in ("-", IN_HAND):
+            return None
+        reporter = reporter or Silent()
+        return encode_held_out(self._open_own(reporter), self.codec, split, reporter)
+
     def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
         """Another text, whole, whatever part of its own text the run was trained on."""
         whole = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
@@ -219,6 +256,7 @@ class Bench:
             "split": split,
             "data_sha256": sha256,
             "tokens": f"{self.config['codec']['kind']} tokens, vocabulary {self.codec.vocab_size}",
+            **self.composition,
         }
         run = str(self.folder) if self.folder else None
         return {"run": run, "model": self.config["model"]["kind"], **asdict(report), "protocol": protocol}
@@ -319,7 +357,10 @@ class Bench:
 
         Raises:
             RunExistsError: `path` is already there.
+            UsageError: the model is composed.
         """
+        if self.composition:
+            raise UsageError("a composed model is not kept", "save the run itself, and compose it again")
         store.save(Path(path), self.model, self.codec, self.config, self.manifest, self.folder)
         self.folder = Path(path)
         return self.folder

@@ -16,8 +16,9 @@ from lmlab.corpora import Corpus, DataSettings, open_text
 from lmlab.corpora.named import CORPORA
 from lmlab.errors import EmptyDataError, MissingExtraError, RunExistsError, UsageError
 from lmlab.models.base import is_unnormalised
-from lmlab.progress import Reporter, default_reporter
+from lmlab.progress import Reporter, Silent, default_reporter
 from lmlab.tokens import TokenStore
+from lmlab.training.ranks import Ranks, joined
 from lmlab.workbench.bench import Bench
 from lmlab.workbench.configure import DEFAULT_MODEL, check_shape, complete, laid_over, settings_of, tree_of
 from lmlab.workbench.prepare import IN_HAND, Prepared, open_again, open_source, prepare
@@ -44,7 +45,7 @@ def train(
     listeners: Sequence[Listener] = (),
     **named: Any,
 ) -> Bench:
-    """Train a model on a text.
+    """Train a model on a text; in all processes together where `torchrun` or the like started several.
 
     Args:
         source: a file, folder, named corpus, or "-" for standard input.
@@ -71,12 +72,18 @@ def train(
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
     data = settings_of({"data": tree.get("data", {})}, "data")
-    corpus = open_text(text, data) if text is not None else open_source(source or "", data, reporter)
-    tree = with_kinds(tree, corpus)
-    seed = tree.get("seed", 0) if seed is None else seed
-    whole = complete(tree, source=_lasting(source) if source else IN_HAND, seed=seed)
-    prepared = prepare(corpus, whole["codec"], reporter)
-    return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners)
+    with joined() as ranks:
+        if ranks.count > 1 and source == "-":
+            raise UsageError("several processes cannot share standard input", "write the text to a file")
+        if not ranks.first:
+            out, reporter, listeners = None, Silent(), ()
+        with ranks.in_turn():
+            corpus = open_text(text, data) if text is not None else open_source(source or "", data, reporter)
+            tree = with_kinds(tree, corpus)
+            seed = tree.get("seed", 0) if seed is None else seed
+            whole = complete(tree, source=_lasting(source) if source else IN_HAND, seed=seed)
+            prepared = prepare(corpus, whole["codec"], reporter)
+        return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners, ranks)
 
 
 def _lasting(source: str) -> str:
@@ -91,17 +98,24 @@ def with_kinds(tree: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
 
 
 def learn(
-    prepared: Prepared, whole: dict[str, Any], out: Path | None, reporter: Reporter, listeners: Sequence[Listener] = ()
+    prepared: Prepared,
+    whole: dict[str, Any],
+    out: Path | None,
+    reporter: Reporter,
+    listeners: Sequence[Listener] = (),
+    ranks: Ranks = Ranks(),  # noqa: B008  # frozen
 ) -> Bench:
     """Train one model on prepared data, with a whole configuration."""
     whole = whole | {"vocab_size": prepared.codec.vocab_size}
     manifest = store.new_manifest(whole, prepared.describe())
     family = registry.resolve("model", whole["model"]["kind"]).family
     if family == "counted":
+        if ranks.count > 1:
+            raise UsageError(f"a {whole['model']['kind']} is counted in one process", "start it without torchrun")
         return _count(prepared, whole, manifest, out, reporter)
     if family != "neural":
         raise UsageError(f"a {whole['model']['kind']} is not trained from text", "see `lmlab train --help` for models")
-    return _fit(prepared, whole, manifest, out, reporter, listeners)
+    return _fit(prepared, whole, manifest, out, reporter, listeners, ranks=ranks)
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequence[Listener] = ()) -> Bench:
@@ -118,9 +132,23 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
     if manifest["status"] in ("done", "early"):
         reporter.say(f"{folder} is finished; nothing is left to do")
         return Bench.load(folder)
-    corpus = open_again(whole["source"], settings_of(whole, "data"), manifest, reporter)
-    prepared = prepare(corpus, whole["codec"], reporter)
-    return _fit(prepared, whole, manifest, folder, reporter, listeners, checkpoint.newest(folder), resumed=True)
+    with joined() as ranks:
+        with ranks.in_turn():
+            corpus = open_again(whole["source"], settings_of(whole, "data"), manifest, reporter)
+            prepared = prepare(corpus, whole["codec"], reporter)
+        if not ranks.first:
+            reporter, listeners = Silent(), ()
+        return _fit(
+            prepared,
+            whole,
+            manifest,
+            folder if ranks.first else None,
+            reporter,
+            listeners,
+            checkpoint.newest(folder),
+            resumed=True,
+            ranks=ranks,
+        )
 
 
 # -- counted models ---------------------------------------------------------------------------------------------------
@@ -171,6 +199,7 @@ def _fit(
     checkpoint: Checkpoint | None = None,
     *,
     resumed: bool = False,
+    ranks: Ranks,
 ) -> Bench:
     import torch
 
@@ -185,7 +214,7 @@ def _fit(
         model = model_class(settings_of(whole, "model"), prepared.codec.vocab_size)
     batches = training_batches(prepared.stores["train"], settings, seed)
     validation = validation_batches(prepared.stores.get("valid"), batches, settings)
-    if settings.baseline and "baselines" not in manifest["results"]:
+    if ranks.first and settings.baseline and "baselines" not in manifest["results"]:
         manifest["results"]["baselines"] = _baselines(prepared, whole, reporter)
     if out is not None and not resumed:
         with disk.atomic_folder(out) as folder:
@@ -199,14 +228,15 @@ def _fit(
         validation=validation,
         resume=checkpoint,
         listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
-        sample=_sampler(model, prepared.codec, seed),
+        sample=_sampler(prepared.codec, seed),
+        ranks=ranks,
     )
     try:
         outcome = run.go()
     finally:
         reporter.rest()
-    chosen = {name: getattr(outcome.progress, name) for name in ("plan", "precision", "threads", "validation_tokens")}
-    whole["train"] = {**whole["train"], **chosen}  # with these the run repeats bit for bit
+    decided = ("plan", "precision", "threads", "parts", "validation_tokens")  # with these the run repeats bit for bit
+    whole["train"] = {**whole["train"], **{name: getattr(outcome.progress, name) for name in decided}}
     manifest["config"] = whole
     manifest["status"] = outcome.reason
     manifest["results"] |= {
@@ -215,8 +245,9 @@ def _fit(
         "tokens_seen": outcome.progress.tokens,
         "parameters": model.parameter_count,
         "best_step": outcome.progress.best_step,
+        "processes": ranks.count,
     }
-    if outcome.reason != "interrupted":
+    if outcome.reason != "interrupted" and ranks.first:
         manifest["results"] |= _held_out(model, prepared, reporter)
     if out is not None:
         disk.write_json(out / store.CONFIG, whole)
@@ -301,10 +332,10 @@ def _forget_after(metrics: Path, step: int) -> None:
     disk.write_file(metrics, "".join(kept))
 
 
-def _sampler(model: Any, codec: Codec, seed: int) -> Callable[[], str]:
+def _sampler(codec: Codec, seed: int) -> Callable[[Any], str]:
     from lmlab.decode import Sample, decode, finish
 
-    def sample() -> str:
+    def sample(model: Any) -> str:
         strategy = Sample(temperature=0.8, seed=seed)
         (branch,) = finish(decode(model, [], strategy, n=1, max_tokens=120))
         return codec.decode(branch.ids())

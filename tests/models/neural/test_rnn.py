@@ -109,7 +109,7 @@ def test_tied_weights_are_one_after_loading(kind, tmp_path):
     with torch.no_grad():
         loaded.embedding.weight.zero_()
     spread = loaded(text())[0][..., 4:]
-    assert gap(spread, loaded.output_bias[4:].expand_as(spread)) == 0
+    assert gap(spread, loaded.output.bias[4:].expand_as(spread)) == 0
 
 
 def test_dropout_stands_between_layers_and_before_the_output():

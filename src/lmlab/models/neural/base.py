@@ -4,8 +4,8 @@ Shapes: B sequences, T positions, H features, V the vocabulary, N = B*T rows, K 
 
 An architecture is `features(ids_BT, state) -> (features_BTH, state)`, where `state=None` means "nothing read yet" and
 reading a text in one call or in pieces gives the same features. From it follow `forward` (logits), `loss` (training),
-`start` and `step` (the waist) and `logp` (parallel scoring). The output layer lives here too, so that the logits of a
-large vocabulary never need to exist all at once (`loss.py`).
+`start` and `step` (the waist) and `logp` (parallel scoring). The output layer is made here too, so that the logits of a
+large vocabulary never need to exist all at once (`output.py`, `loss.py`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab.config import Settings
+from lmlab import config
+from lmlab.config import setting
 from lmlab.errors import ArtifactError, UsageError
-from lmlab.models.neural.loss import cross_entropy_sum
-from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD
+from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax
+from lmlab.vocab import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
@@ -60,6 +61,18 @@ class TensorState:
         return TensorState(tuple(torch.cat(parts) for parts in zip(*(s.tensors for s in states), strict=True)))
 
 
+@dataclass(frozen=True)
+class NeuralSettings(config.Settings):
+    """What all trained models have in common."""
+
+    softmax: str = setting(
+        "full",
+        "output layer; adaptive predicts rare tokens in two steps: several times as fast where the vocabulary is tens "
+        "of thousands of words, and another model",
+        choices=("full", "adaptive"),
+    )
+
+
 class NeuralModel(nn.Module, abc.ABC):
     """Base of the trained models; abstract."""
 
@@ -70,23 +83,28 @@ class NeuralModel(nn.Module, abc.ABC):
     bos = BOS
     eos = EOS
 
-    def __init__(self, settings: Settings, vocab_size: int, features: int, tied: nn.Embedding | None = None) -> None:
-        """Make the output layer: a matrix of its own, or the embedding's (`tied`, of `features` columns)."""
+    def __init__(
+        self, settings: NeuralSettings, vocab_size: int, features: int, tied: nn.Embedding | None = None
+    ) -> None:
+        """Make the output layer: a matrix of its own, the embedding's (`tied`, of `features` columns), or clusters."""
         super().__init__()
         self.settings = settings
         self.vocab_size = vocab_size
-        self._tied = [tied] if tied is not None else []  # in a list, lest the weight be registered twice
-        self.output = nn.Linear(features, vocab_size) if tied is None else None
-        self.output_bias = nn.Parameter(torch.zeros(vocab_size)) if tied is not None else None
-        never_V = torch.zeros(vocab_size)
-        never_V[list(NEVER_PREDICTED)] = -torch.inf
-        self.register_buffer("_never_V", never_V, persistent=False)
-        self._never_V: Tensor
+        self.output: FullSoftmax | AdaptiveSoftmax = (
+            AdaptiveSoftmax(features, vocab_size)
+            if settings.softmax == "adaptive"
+            else FullSoftmax(features, vocab_size, tied)
+        )
         self.segment = _SEGMENT_TOKENS  # an architecture whose memory grows faster with the length sets a smaller one
 
     @abc.abstractmethod
     def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         """What the output layer reads at each position, and what is remembered after the last."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     def parameter_count(self) -> int:
@@ -98,21 +116,16 @@ class NeuralModel(nn.Module, abc.ABC):
         """Bytes that the weights take."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
 
-    def _output_layer(self) -> tuple[Tensor, Tensor]:
-        if self.output is None:
-            assert self.output_bias is not None
-            return self._tied[0].weight, self.output_bias + self._never_V
-        return self.output.weight, self.output.bias + self._never_V
-
     def forward(self, ids_BT: Tensor, state: TensorState | None = None) -> tuple[Tensor, TensorState]:
         """logits_BTV of the token after each position (-inf where never predicted), and the new state."""
         features_BTH, state = self.features(ids_BT, state)
-        return F.linear(features_BTH, *self._output_layer()), state
+        logits_BTV: Tensor = self.output(features_BTH)
+        return logits_BTV, state
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         """Summed nats of the targets (those equal to `IGNORE` not counted), and the new state."""
         features_BTH, state = self.features(ids_BT, state)
-        return cross_entropy_sum(features_BTH.flatten(0, 1), *self._output_layer(), targets_BT.flatten()), state
+        return self.output.nats(features_BTH.flatten(0, 1), targets_BT.flatten()), state
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, TensorState]:
@@ -124,12 +137,12 @@ class NeuralModel(nn.Module, abc.ABC):
             by_length[len(prompt)].append(row)
         logp, states, order = [], [], []
         for rows in by_length.values():
-            ids_BT = torch.tensor([[self.bos, *prompts[row]] for row in rows], device=self._never_V.device)
+            ids_BT = torch.tensor([[self.bos, *prompts[row]] for row in rows], device=self.device)
             features_BTH, state = self._read(ids_BT)
             logp.append(self._last_logp(features_BTH))
             states.append(state)
             order.extend(rows)
-        back = torch.tensor(order, device=self._never_V.device).argsort()
+        back = torch.tensor(order, device=self.device).argsort()
         return torch.cat(logp)[back], TensorState.cat(states).select(back)
 
     def _read(self, ids_BT: Tensor) -> tuple[Tensor, TensorState]:
@@ -147,7 +160,8 @@ class NeuralModel(nn.Module, abc.ABC):
         return self._last_logp(features_BTH), state
 
     def _last_logp(self, features_BTH: Tensor) -> Tensor:
-        return F.linear(features_BTH[:, -1], *self._output_layer()).float().log_softmax(-1)
+        logits_BV: Tensor = self.output(features_BTH[:, -1])
+        return logits_BV.float().log_softmax(-1)
 
     @torch.inference_mode()
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -182,10 +196,13 @@ class NeuralModel(nn.Module, abc.ABC):
         return model.eval()
 
 
-def embedding(vocab_size: int, width: int) -> nn.Embedding:
-    """An embedding whose padding is zero, and stays so."""
+def embedding(vocab_size: int, width: int, *, tied: bool = False) -> nn.Embedding:
+    """An embedding whose padding is zero, and stays so; small where it is the output layer too (Press and Wolf 2017).
+
+    An input of unit variance drives the gates from the first step: measured better than a smaller one (lab log).
+    """
     table = nn.Embedding(vocab_size, width, padding_idx=PAD)
-    nn.init.normal_(table.weight, std=width**-0.5)
+    nn.init.normal_(table.weight, std=width**-0.5 if tied else 1.0)
     with torch.no_grad():
         table.weight[PAD] = 0
     return table

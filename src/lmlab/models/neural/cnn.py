@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab import config
 from lmlab.config import setting
-from lmlab.models.neural.base import NeuralModel, TensorState, embedding
+from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.dropout import Dropout
 from lmlab.vocab import PAD
 
 
@@ -28,7 +28,7 @@ class CNN(NeuralModel):
     """Embedding, causal convolutions, output."""
 
     @dataclass(frozen=True)
-    class Settings(config.Settings):
+    class Settings(NeuralSettings):
         """The shape of the stack."""
 
         embedding: int = setting(64, "width of the token embedding", ge=1)
@@ -51,7 +51,7 @@ class CNN(NeuralModel):
             nn.Conv2d(before, gates * after, (1, settings.kernel), dilation=(1, settings.dilation**layer))
             for layer, (before, after) in enumerate(itertools.pairwise(widths))
         )
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self._gated, self._residual = settings.gated, settings.residual
 
     @property

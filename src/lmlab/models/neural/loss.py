@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lmlab.vocab import IGNORE
 
-_CHUNK_ROWS = 512
+_CHUNK_ROWS = 256
 _SMALL_VOCABULARY = 1024  # below it the plain way is as fast, and the logits are small
 
 
@@ -45,23 +45,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         kept = (targets_N != IGNORE).nonzero()[:, 0]
         grad_features_NH = torch.zeros_like(features_NH)
-        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
-        grad_bias_V = torch.zeros_like(bias_V)
+        grads_VH1 = weight_VH.new_zeros(len(weight_VH), weight_VH.shape[1] + 1, dtype=torch.float32)  # the bias's last
         total = features_NH.new_zeros((), dtype=torch.float32)
         for rows_C in kept.split(_CHUNK_ROWS):
             features_CH, target_C1 = features_NH[rows_C], targets_N[rows_C, None]
-            probs_CV = (features_CH @ weight_VH.T).float().add_(bias_V)
-            probs_CV -= probs_CV.logsumexp(-1, keepdim=True)
-            total -= probs_CV.gather(-1, target_C1).sum()
+            logits_CV = (features_CH @ weight_VH.T).float().add_(bias_V)
             if not learning:  # only the loss is wanted: two products of three are spared
+                total += (logits_CV.logsumexp(-1, keepdim=True) - logits_CV.gather(-1, target_C1)).sum()
                 continue
-            grad_CV = probs_CV.exp_()
-            grad_CV.scatter_add_(-1, target_C1, grad_CV.new_full(target_C1.shape, -1.0))
-            grad_bias_V += grad_CV.sum(0)
-            grad_CV = grad_CV.to(features_NH.dtype)
+            grad_CV = logits_CV.softmax(-1)
+            # the highest logit is that of the highest probability: so one exponential serves the loss as well
+            highest_C1, chosen_C1 = logits_CV.amax(-1, keepdim=True), logits_CV.gather(-1, target_C1)
+            nats_C1 = highest_C1 - chosen_C1 - grad_CV.amax(-1, keepdim=True).log()
+            total += nats_C1.sum()
+            grad_CV = grad_CV.scatter_(-1, target_C1, torch.expm1(-nats_C1)).to(features_NH.dtype)
             grad_features_NH[rows_C] = grad_CV @ weight_VH
-            grad_weight_VH += grad_CV.T @ features_CH
-        ctx.save_for_backward(grad_features_NH, grad_weight_VH.to(weight_VH.dtype), grad_bias_V)
+            grads_VH1 += grad_CV.T @ F.pad(features_CH, (0, 1), value=1.0)
+        grad_weight_VH, grad_bias_V = grads_VH1[:, :-1].to(weight_VH.dtype), grads_VH1[:, -1].contiguous()
+        ctx.save_for_backward(grad_features_NH, grad_weight_VH, grad_bias_V)
         return total
 
     @staticmethod

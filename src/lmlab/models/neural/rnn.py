@@ -9,7 +9,7 @@ gradients neither vanish nor explode in the first steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, final
 
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab import config
 from lmlab.config import setting
-from lmlab.models.neural.base import NeuralModel, TensorState, embedding
+from lmlab.errors import SettingError
+from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.dropout import Dropout
 
 
 @dataclass(frozen=True)
-class RecurrentSettings(config.Settings):
+class RecurrentSettings(NeuralSettings):
     """What the three have in common."""
 
     hidden: int = setting(512, "numbers remembered a layer", ge=1)
@@ -35,6 +36,14 @@ class RecurrentSettings(config.Settings):
         choices=("learned", "tied", "one-hot"),
     )
     dropout: float = setting(0.1, "share of the features dropped between layers and before the output", ge=0, lt=1)
+    recurrent_dropout: float = setting(
+        0.0, "share of the hidden numbers that the next position does not see, drawn anew for each batch", ge=0, lt=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input == "tied" and self.softmax != "full":
+            raise SettingError("softmax", self.softmax, "full where the input is tied to the output")
 
 
 class Recurrent(NeuralModel):
@@ -43,19 +52,21 @@ class Recurrent(NeuralModel):
     Settings = RecurrentSettings
     training_defaults: ClassVar = {"lr": 4e-3, "batch_size": 16, "length": 64}
     network: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
+    layer: ClassVar[Callable[..., Any]]
     cell: ClassVar[Callable[..., Any]]
     parts: ClassVar[int]  # tensors that a layer remembers: (h,) or (h, c)
 
     def __init__(self, settings: RecurrentSettings, vocab_size: int) -> None:
         tied = settings.input == "tied"
-        table = None if settings.input == "one-hot" else embedding(vocab_size, settings.embedding)
+        table = None if settings.input == "one-hot" else embedding(vocab_size, settings.embedding, tied=tied)
         width = vocab_size if table is None else settings.embedding
         super().__init__(settings, vocab_size, settings.hidden, table if tied else None)
         self.embedding = table
         self.recurrent = self.network(
             width, settings.hidden, settings.layers, dropout=settings.dropout if settings.layers > 1 else 0.0
         )
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
+        self.forgets = Dropout(settings.recurrent_dropout)
         self.narrow = nn.Linear(settings.hidden, settings.embedding) if tied else nn.Identity()
         self._initialise(settings)
 
@@ -82,15 +93,38 @@ class Recurrent(NeuralModel):
 
     def _enter(self, ids_TB: Tensor) -> Tensor:
         if self.embedding is None:
-            return F.one_hot(ids_TB, self.vocab_size).to(self._never_V.dtype)
+            return F.one_hot(ids_TB, self.vocab_size).to(next(self.recurrent.parameters()).dtype)
         entered_TBE: Tensor = self.embedding(ids_TB)
         return entered_TBE
 
     def _many_tokens(self, entered_TBE: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
         before = tuple(part_BLH.transpose(0, 1).contiguous() for part_BLH in state.tensors)
-        hidden_TBH, after = self.recurrent(entered_TBE, before if self.parts > 1 else before[0])
-        after = after if self.parts > 1 else (after,)
+        whole = entered_TBE.is_cuda and not self.forgets.share  # cuDNN keeps all layers in one buffer, drops between
+        if whole or not self.training:
+            hidden_TBH, after = self.recurrent(entered_TBE, before if self.parts > 1 else before[0])
+            after = after if self.parts > 1 else (after,)
+        else:
+            hidden_TBH, after = self._layer_by_layer(entered_TBE, before)
         return hidden_TBH, TensorState(tuple(part_LBH.transpose(0, 1) for part_LBH in after))
+
+    def _layer_by_layer(self, hidden_TBH: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the network does, with our dropout between its layers and on what they remember.
+
+        Dropping a column of the recurrent weights is dropping a hidden number in every row and at every position of the
+        batch, so that oneDNN's kernel stays in use (weight dropout, Merity et al. 2018, section 2, by columns).
+        """
+        after = []
+        for layer, (enter, recur, *biases) in enumerate(self.recurrent.all_weights):
+            if self.forgets.share:
+                recur = recur * self.forgets(recur.new_ones(self.recurrent.hidden_size))
+            weights = [enter, recur, *biases]
+            entered_TBH = self.dropout(hidden_TBH) if layer else hidden_TBH
+            state = tuple(part_LBH[layer : layer + 1] for part_LBH in before)
+            hidden_TBH, *new = self.layer(
+                entered_TBH, state if self.parts > 1 else state[0], weights, True, 1, 0.0, True, False, False
+            )  # with biases, one layer, no dropout, training, one direction, time first
+            after.append(new)
+        return hidden_TBH, tuple(torch.cat(part) for part in zip(*after, strict=True))
 
     def _one_token(self, hidden_BH: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
         """The cells one by one: a third of the time, since nothing is repacked for one token."""
@@ -113,6 +147,7 @@ class RNN(Recurrent):
     """The plain recurrent network: h = tanh(W x + U h + b)."""
 
     network = nn.RNN
+    layer = staticmethod(torch.rnn_tanh)
     cell = staticmethod(torch.rnn_tanh_cell)
     parts = 1
     training_defaults: ClassVar = {"lr": 1e-3, "batch_size": 16, "length": 64}
@@ -123,6 +158,7 @@ class LSTM(Recurrent):
     """The long short-term memory: gates decide what to keep, what to write, what to show."""
 
     network = nn.LSTM
+    layer = staticmethod(torch.lstm)
     cell = staticmethod(torch.lstm_cell)
     parts = 2
 
@@ -139,5 +175,6 @@ class GRU(Recurrent):
     """The gated recurrent unit: two gates, no separate cell."""
 
     network = nn.GRU
+    layer = staticmethod(torch.gru)
     cell = staticmethod(torch.gru_cell)
     parts = 1

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import SettingError
-from lmlab.models.neural.base import NeuralModel, TensorState, embedding
+from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.dropout import Dropout
 
 
 @final
@@ -28,7 +28,7 @@ class Transformer(NeuralModel):
     """Embedding, blocks of attention and feed-forward, output."""
 
     @dataclass(frozen=True)
-    class Settings(config.Settings):
+    class Settings(NeuralSettings):
         """The shape of the blocks."""
 
         width: int = setting(192, "features a position; an even multiple of heads", ge=2)
@@ -93,7 +93,7 @@ class Block(nn.Module):
         self.project = nn.Linear(width, 3 * width, bias=False)
         self.attended = nn.Linear(width, width, bias=False)
         self.widen, self.narrow = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         for last in (self.attended, self.narrow):
             nn.init.normal_(last.weight, std=0.02 / settings.layers**0.5)
 

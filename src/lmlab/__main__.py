@@ -1,0 +1,7 @@
+"""`python -m lmlab`."""
+
+import sys
+
+from lmlab.cli import main
+
+sys.exit(main())

@@ -1,0 +1,88 @@
+"""What to train in a given time: width, dropout and learning rate, from the corpus and the speed of this machine.
+
+The rules are what trials of 10 seconds to 10 minutes showed (lab log), not laws:
+
+    width     the largest that still sees `_TOKENS_A_PARAMETER` tokens for each of its parameters in the time, and has
+              no more than `_PARAMETERS_A_TOKEN` parameters for each token of the corpus
+    dropout   none in the first pass over the corpus, more the oftener the text is repeated
+    rate      falls with the root of the number of steps
+
+What the caller names stands. What is chosen is written into the run's configuration, so that it repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_TOKENS_A_PARAMETER = 3.0
+_PARAMETERS_A_TOKEN = 2.0
+_DROPOUT = ((1.5, 0.0, 0.0), (4.0, 0.1, 0.0), (7.0, 0.15, 0.1), (20.0, 0.2, 0.15), (float("inf"), 0.3, 0.3))
+"""Up to so many passes over the corpus: dropout of the features, and of what a recurrent layer remembers."""
+_RATE, _RATE_STEPS, _RATE_BOUNDS = 4e-3, 3000, (2e-3, 8e-3)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model that could be trained: its settings, parameters, and tokens/s as measured."""
+
+    settings: Mapping[str, Any]
+    parameters: int
+    speed: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen: settings of the model and of training, and what they rest on."""
+
+    size: Size
+    model: Mapping[str, Any]
+    train: Mapping[str, Any]
+    tokens: float
+    passes: float
+
+
+def choose(
+    ladder: Sequence[Mapping[str, Any]],
+    measure: Callable[[Mapping[str, Any]], Size],
+    corpus_tokens: int,
+    seconds: float,
+    batch_tokens: int,
+) -> Choice:
+    """The size for a budget of time, and how to train it.
+
+    Args:
+        ladder: settings of models to choose from, small to large.
+        measure: makes a model of such settings and trains it for a moment.
+        corpus_tokens: of the training split.
+        seconds: for training.
+        batch_tokens: tokens that a step reads, about.
+    """
+    size = _largest(ladder, measure, corpus_tokens, seconds)
+    tokens = size.speed * seconds
+    passes = tokens / corpus_tokens
+    dropout, recurrent = next(shares for most, *shares in _DROPOUT if passes <= most)
+    least, most = _RATE_BOUNDS
+    rate = min(most, max(least, _RATE * (_RATE_STEPS * batch_tokens / tokens) ** 0.5))
+    model = {**size.settings, "dropout": dropout, "recurrent_dropout": recurrent}
+    return Choice(size, model, {"lr": float(f"{rate:.1e}")}, tokens, passes)
+
+
+def _largest(
+    ladder: Sequence[Mapping[str, Any]],
+    measure: Callable[[Mapping[str, Any]], Size],
+    corpus_tokens: int,
+    seconds: float,
+) -> Size:
+    """The largest size that the budget allows, found by halving: few are measured."""
+    low, high, best = 0, len(ladder), None
+    while low < high:
+        middle = (low + high) // 2
+        size = measure(ladder[middle])
+        learned = size.speed * seconds >= _TOKENS_A_PARAMETER * size.parameters
+        if learned and size.parameters <= _PARAMETERS_A_TOKEN * corpus_tokens:
+            best, low = size, middle + 1
+        else:
+            high = middle
+    return best or measure(ladder[0])

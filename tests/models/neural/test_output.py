@@ -1,0 +1,80 @@
+"""The adaptive softmax against its definition, worked out over the whole vocabulary."""
+
+import pytest
+import torch
+
+from lmlab.errors import SettingError
+from lmlab.models.neural.cnn import CNN
+from lmlab.models.neural.output import AdaptiveSoftmax
+from lmlab.models.neural.rnn import LSTM
+from lmlab.models.neural.transformer import Transformer
+from lmlab.testing import check_laws
+from lmlab.vocab import BOS, IGNORE, PAD
+
+H, V, N = 80, 3000, 400
+
+
+@pytest.fixture(scope="module")
+def layer():
+    torch.manual_seed(0)
+    made = AdaptiveSoftmax(H, V)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def rows():
+    generator = torch.Generator().manual_seed(1)
+    targets_N = torch.randint(4, V, (N,), generator=generator)
+    targets_N[::7], targets_N[1::7], targets_N[2::7] = IGNORE, 1, 374  # [UNK], and the shortlist's last
+    return torch.randn(N, H, generator=generator), targets_N
+
+
+def gradients(loss, layer):
+    layer.zero_grad()
+    loss.backward()
+    return [parameter.grad.clone() for parameter in layer.parameters()]
+
+
+def test_a_rare_token_is_its_cluster_and_then_itself(layer, rows):
+    features_NH, _ = rows
+    logp_NV = layer(features_NH)
+    head = (features_NH @ layer.head.weight.T + layer.head.bias).index_fill(1, torch.tensor([PAD, BOS]), -torch.inf)
+    head = head.softmax(-1)
+    last = layer.clusters[1]
+    inside = (features_NH @ last.narrow.weight.T @ last.last.weight.T + last.last.bias).softmax(-1)
+    assert torch.allclose(logp_NV[:, :375].exp(), head[:, :375], rtol=1e-5)
+    assert torch.allclose(logp_NV[:, 1500:].exp(), head[:, 376, None] * inside, rtol=1e-5)
+    assert torch.allclose(logp_NV.exp().sum(-1), torch.ones(N), atol=1e-5)
+    assert (logp_NV[:, [PAD, BOS]] == -torch.inf).all()
+
+
+def test_the_loss_and_its_gradients_are_those_of_the_whole_distribution(layer, rows):
+    features_NH, targets_N = rows
+    kept_N = targets_N != IGNORE
+    whole = -layer(features_NH[kept_N]).gather(1, targets_N[kept_N, None]).sum()
+    loss = layer.nats(features_NH, targets_N)
+    assert loss.item() == pytest.approx(whole.item(), rel=2e-6)
+    for found, wanted in zip(gradients(loss, layer), gradients(whole, layer), strict=True):
+        assert float((found - wanted).norm() / wanted.norm()) < 5e-6
+
+
+def test_every_weight_has_a_gradient_when_no_target_is_rare(layer, rows):
+    features_NH, _ = rows
+    found = gradients(layer.nats(features_NH, torch.full((N,), 5)), layer)
+    assert all(gradient.isfinite().all() for gradient in found)
+    assert sum(bool(gradient.any()) for gradient in found) == 2  # the head's
+
+
+@pytest.mark.parametrize("kind", [LSTM, CNN, Transformer])
+@pytest.mark.parametrize("vocab_size", [5, 40])
+def test_the_laws_hold(kind, vocab_size):
+    torch.manual_seed(0)
+    check_laws(kind(kind.Settings(softmax="adaptive"), vocab_size).eval())
+
+
+def test_a_tied_output_cannot_be_adaptive():
+    with pytest.raises(SettingError, match="tied"):
+        LSTM.Settings(input="tied", softmax="adaptive")
