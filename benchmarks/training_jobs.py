@@ -269,7 +269,10 @@ def chunked_loss(kind: str, quick: bool) -> Callable[[], dict[str, float]]:
 
 
 def large_text(name: str, quick: bool) -> Callable[[float], dict[str, float]]:
-    """Peak MB of this process after each stage: a text of so many MB encoded, then some hundred steps on each cut."""
+    """MB of this process after each stage: a text of so many MB encoded, then some hundred steps on each cut.
+
+    The peak, which counts what is mapped of the ids' file too, and the memory of its own, which it keeps when freed.
+    """
     from lmlab.training import machine
 
     machine.keep_freed_memory()
@@ -282,15 +285,20 @@ def large_text(name: str, quick: bool) -> Callable[[float], dict[str, float]]:
         many = max(1, round(megabytes * 1e6 / len(page.text)))
         with tempfile.TemporaryDirectory() as folder:
             TokenStore.build(Path(folder, "store"), build("char", {}, [page]), itertools.repeat(page, many))
-            found = {"MB": megabytes, "encoding": _memory()["VmHWM"]}
+            found = {"MB": megabytes} | _peak_and_own("encoding")
             text = TokenStore.open(Path(folder, "store"))
             for cut in CUTS:
                 _, fit = _fit(Row(text.vocab_size, 16, 64, cut, 16, 64, (0, 0)), text)
                 fit(5 if quick else STEPS)
-                found[cut] = _memory()["VmHWM"]
+                found |= _peak_and_own(cut)
         return found
 
     return answer
+
+
+def _peak_and_own(stage: str) -> dict[str, float]:
+    now = _memory()
+    return {stage: now["VmHWM"], f"{stage}, own": now["RssAnon"]}
 
 
 def _memory() -> dict[str, float]:

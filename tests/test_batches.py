@@ -1,6 +1,8 @@
 """Shapes: B rows, T positions, N ids of the whole store."""
 
 import itertools
+import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlab.batches import Columns, Lines, Windows
+from lmlab.batches import Columns, Lines, Windows, _Shuffle
 from lmlab.codecs import build
 from lmlab.corpora.document import Document
 from lmlab.errors import EmptyDataError, SettingError
@@ -107,6 +109,51 @@ def test_a_store_on_disk_gives_the_same_batches_and_is_not_written_to(way, tmp_p
     assert opened.ids.tolist() == before
 
 
+# -- the order --------------------------------------------------------------------------------------------------------
+
+
+def shuffled(total, seed):
+    return _Shuffle(total, np.random.default_rng(seed))(np.arange(total)).tolist()
+
+
+@given(st.integers(1, 3000), st.integers(0, 9))
+def test_an_order_has_everything_once_and_asking_for_some_gives_the_same(total, seed):
+    order = shuffled(total, seed)
+    assert sorted(order) == list(range(total))
+    places = np.random.default_rng(0).integers(total, size=5)
+    assert _Shuffle(total, np.random.default_rng(seed))(places).tolist() == [order[place] for place in places]
+
+
+@pytest.mark.parametrize("total", [3, 4, 5])
+def test_the_orders_of_few_things_are_equally_likely(total):
+    draws, orders = 4000, math.factorial(total)
+    count = Counter(tuple(shuffled(total, seed)) for seed in range(draws))
+    assert len(count) == orders
+    statistic = sum((seen - draws / orders) ** 2 for seen in count.values()) * orders / draws
+    assert statistic < orders - 1 + 4 * (2 * (orders - 1)) ** 0.5
+
+
+def test_neighbours_in_the_order_of_many_things_have_nothing_to_do_with_each_other():
+    order = np.array(shuffled(100_000, 1))
+    other = np.array(shuffled(100_000, 2))
+    for one, two in ((order, np.arange(100_000)), (order[1:], order[:-1]), (order[317:], order[:-317]), (order, other)):
+        assert abs(np.corrcoef(one, two)[0, 1]) < 4 / 100_000**0.5
+    steps = np.diff(order)
+    assert (abs(steps) < 100).sum() < 2 * 200
+    assert len(set(steps.tolist())) > 50_000
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_kept_of_a_token_or_a_document(way):
+    store = random_stream(2_000_000, 30, documents=400_000)
+    tracemalloc.start()
+    epoch = WAYS[way](store, 0).epoch(0)
+    assert len(epoch[len(epoch) // 2].ids_BT) >= 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(store)
+
+
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +238,14 @@ def test_columns_of_no_text_are_refused_in_a_line(roll):
 # -- lines ------------------------------------------------------------------------------------------------------------
 
 
-@given(lengths, st.integers(1, 5), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 2))
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=300),
+    st.integers(1, 5),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2),
+)
 def test_lines_predict_every_token_once(sizes, rows, length, budgeted, bucket, epoch):
     store = numbered(sizes)
     lines = Lines(store, rows, length, budget=rows * length if budgeted else None, bucket=bucket)

@@ -1,6 +1,6 @@
 """Token stores to training batches, three ways, each an epoch at a time and the same for the same seed.
 
-Shapes: B rows, T positions, N ids of the whole store.
+Shapes: B rows, T positions, N ids of the whole store, S stretches or windows, P pools.
 
 A batch pairs `ids_BT` with `targets_BT`, the ids one further on; `<bos>` and padding are `IGNORE`, never predicted.
 `epoch(number)` is a sequence: batch `i` of epoch `e` is the same whenever it is asked for, so that the position of a
@@ -12,15 +12,17 @@ run is two integers, and a resumed run reads exactly what an uninterrupted one w
     Windows   every stretch of T tokens at a stride, shuffled, context reset
 
 Several workers share a batch by blocks of its rows: `share` reads one block and nothing else, `Batch.rows` cuts what
-was read.
+was read. Nothing is kept of a token, a window or a document that fits a row: an order is computed where it is read.
 """
 
 from __future__ import annotations
 
 import abc
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import ClassVar, Self
 
 import numpy as np
@@ -31,9 +33,10 @@ from lmlab.errors import EmptyDataError, SettingError
 from lmlab.tokens import TokenStore
 from lmlab.vocab import BOS, IGNORE, PAD
 
-_POOL_BATCHES = (
-    50  # documents are sorted by length within a pool of this many batches: hardly any padding, still random
-)
+_POOL_BATCHES = 50  # documents are sorted by length within a pool of so many: hardly any padding, still random
+_OFFSETS_READ = 1 << 16  # at once
+
+_Pool = tuple[np.ndarray, np.ndarray, list[slice]]  # starts and sizes of stretches, and which of them each batch has
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,35 @@ class Batches(abc.ABC):
         return other
 
 
+class _Shuffle:
+    """A random order of range(total) of which nothing is kept but tables as long as its square root.
+
+    A Feistel network of random round functions (Luby and Rackoff 1988) on a rectangle of hardly more than `total`
+    cells; what lands in a cell too many goes through once more (Black and Rogaway 2002, "Ciphers with arbitrary finite
+    domains"). Twelve rounds make the orders of few things as likely as each other, too.
+    """
+
+    def __init__(self, total: int, rng: np.random.Generator) -> None:
+        high = math.isqrt(total - 1) + 1
+        wide = -(-total // high)
+        self._total, self._high, self._wide = total, high, wide
+        self._tables = [(rng.integers(high, size=wide), rng.integers(wide, size=high)) for _ in range(6)]
+
+    def __call__(self, places_S: np.ndarray) -> np.ndarray:
+        """What stands at these places of the order."""
+        found_S = self._once(places_S)
+        while (past_S := found_S >= self._total).any():
+            found_S[past_S] = self._once(found_S[past_S])
+        return found_S
+
+    def _once(self, cells_S: np.ndarray) -> np.ndarray:
+        row_S, column_S = np.divmod(cells_S, self._wide)
+        for down, right in self._tables:
+            row_S = (row_S + down[column_S]) % self._high
+            column_S = (column_S + right[row_S]) % self._wide
+        return row_S * self._wide + column_S
+
+
 def _pair(rows_BT: np.ndarray, carry: bool) -> Batch:
     """Inputs and targets from rows of T+1 ids."""
     ids = torch.from_numpy(rows_BT.astype(np.int64))
@@ -181,6 +213,8 @@ class Columns(Batches):
 class Lines(Batches):
     """One document a row, padded at the right; bucketed by length within pools of 50 batches.
 
+    The pools are random draws, one after the other; within one the batches are shuffled.
+
     Args:
         store: the documents.
         rows: documents a batch, unless `budget` is given.
@@ -204,59 +238,93 @@ class Lines(Batches):
             raise SettingError("batch_tokens", budget, f"at least the length of the longest row, {length}")
         if not len(store):
             raise EmptyDataError("the split holds no documents", "give it more text")
-        self._ids_N = store.ids
-        self._starts, self._lengths = _stretches(store.offsets, length)
+        self._ids_N, self._stretches = np.asarray(store.ids), _Stretches(store.offsets, length)
         self._rows, self._seed, self._budget, self._bucket = rows, seed, budget, bucket
+        mean = store.tokens / len(self._stretches)
+        self._pool = _POOL_BATCHES * (rows if budget is None else max(1, int(budget / mean)))
 
     def epoch(self, number: int) -> Epoch:
-        """See `Batches`. Every stretch comes once."""
-        rng = np.random.default_rng([self._seed, number])
-        order = rng.permutation(len(self._starts))
-        groups = self._pooled(order) if self._bucket else self._cut(order)
-        if self._bucket:
-            groups = [groups[i] for i in rng.permutation(len(groups))]
+        """See `Batches`. Every stretch comes once. With a budget all lengths are read here, to count the batches."""
+        order = _Shuffle(len(self._stretches), np.random.default_rng([self._seed, number]))
+        pool = lru_cache(1)(partial(self._pooled, number, order))
+        ends_P = self._ends(pool)
 
         def make(index: int) -> Batch:
-            chosen = groups[index][block_of(len(groups[index]), *self._share)]
-            rows_BT = np.full((len(chosen), int(self._lengths[chosen].max(initial=0)) + 1), PAD, dtype=np.int64)
-            for row, stretch in zip(rows_BT, chosen, strict=True):
-                start, size = self._starts[stretch], self._lengths[stretch] + 1
-                row[:size] = self._ids_N[start : start + size]
+            nth = int(np.searchsorted(ends_P, index, side="right"))
+            starts_S, sizes_S, groups = pool(nth)
+            group = groups[index - int(ends_P[nth])]
+            block = block_of(group.stop - group.start, *self._share)
+            starts_B, sizes_B = starts_S[group][block], sizes_S[group][block]
+            rows_BT = np.full((len(sizes_B), int(sizes_B.max(initial=0)) + 1), PAD, dtype=np.int64)
+            for row, start, size in zip(rows_BT, starts_B.tolist(), sizes_B.tolist(), strict=True):
+                row[: size + 1] = self._ids_N[start : start + size + 1]
             return _pair(rows_BT, carry=False)
 
-        return Epoch(len(groups), make)
+        return Epoch(int(ends_P[-1]), make)
 
-    def _pooled(self, order: np.ndarray) -> list[np.ndarray]:
-        mean = float(self._lengths.mean())
-        rows = self._rows if self._budget is None else max(1, int(self._budget / mean))
-        pool = _POOL_BATCHES * rows
-        groups: list[np.ndarray] = []
-        for at in range(0, len(order), pool):
-            part = order[at : at + pool]
-            groups += self._cut(part[np.argsort(self._lengths[part], kind="stable")])
-        return groups
+    def _ends(self, pool: Callable[[int], _Pool]) -> np.ndarray:
+        """How many batches there are up to the end of each pool."""
+        total = len(self._stretches)
+        pools = range(-(-total // self._pool))
+        if self._budget is None:
+            return np.minimum(_POOL_BATCHES * (1 + np.array(pools)), -(-total // self._rows))
+        return np.cumsum([len(pool(nth)[2]) for nth in pools])
 
-    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+    def _pooled(self, number: int, order: _Shuffle, nth: int) -> _Pool:
+        places_S = np.arange(nth * self._pool, min((nth + 1) * self._pool, len(self._stretches)))
+        starts_S, sizes_S = self._stretches(order(places_S))
+        if not self._bucket:
+            return starts_S, sizes_S, self._cut(sizes_S)
+        by_size_S = np.argsort(sizes_S, kind="stable")
+        groups = self._cut(sizes_S[by_size_S])
+        shuffled = np.random.default_rng([self._seed, number, 1 + nth]).permutation(len(groups))
+        return starts_S[by_size_S], sizes_S[by_size_S], [groups[i] for i in shuffled]
+
+    def _cut(self, sizes_S: np.ndarray) -> list[slice]:
         """Consecutive stretches to groups of `rows`, or of as many as fit the token budget when padded."""
         if self._budget is None:
-            return [order[at : at + self._rows] for at in range(0, len(order), self._rows)]
+            return [slice(at, min(at + self._rows, len(sizes_S))) for at in range(0, len(sizes_S), self._rows)]
         groups, first, longest = [], 0, 0
-        for at, size in enumerate(self._lengths[order]):
-            longest = max(longest, int(size))
+        for at, size in enumerate(sizes_S.tolist()):
+            longest = max(longest, size)
             if longest * (at + 1 - first) > self._budget:
-                groups.append(order[first:at])
-                first, longest = at, int(size)
-        return [*groups, order[first:]]
+                groups.append(slice(first, at))
+                first, longest = at, size
+        return [*groups, slice(first, len(sizes_S))]
 
 
-def _stretches(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each stretch starts and how many tokens it predicts; a document of n ids predicts n-1."""
-    predicted = np.diff(offsets) - 1
-    pieces = -(-predicted // length)
-    document = np.repeat(np.arange(len(predicted)), pieces)
-    nth = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    starts = offsets[:-1][document] + nth * length
-    return starts, np.minimum(length, predicted[document] - nth * length)
+class _Stretches:
+    """Documents cut into stretches of at most `length` predicted tokens; a document of n ids predicts n-1.
+
+    The first stretch of each document has the document's number; the further ones of long documents come after, and
+    these documents are all that is kept.
+    """
+
+    def __init__(self, offsets: np.ndarray, length: int) -> None:
+        self._offsets, self._length, self._documents = np.asarray(offsets), length, len(offsets) - 1
+        long, further = [], []
+        for at in range(0, self._documents, _OFFSETS_READ):
+            more = (np.diff(self._offsets[at : at + _OFFSETS_READ + 1]) - 2) // length
+            found = np.flatnonzero(more)
+            long.append((at + found).astype(np.min_scalar_type(self._documents)))
+            further.append(more[found])
+        self._long, ends = np.concatenate(long), np.cumsum(np.concatenate(further))
+        self._total = self._documents + int(ends[-1] if len(ends) else 0)
+        self._ends = ends.astype(np.min_scalar_type(self._total))
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __call__(self, numbers_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each stretch starts and how many tokens it predicts."""
+        document_S, nth_S = numbers_S.copy(), np.zeros_like(numbers_S)
+        past_S = numbers_S >= self._documents
+        further = numbers_S[past_S] - self._documents
+        at = np.searchsorted(self._ends, further.astype(self._ends.dtype), side="right")
+        document_S[past_S] = self._long[at]
+        nth_S[past_S] = self._ends[at].astype(np.int64) - further
+        starts_S = self._offsets[document_S] + nth_S * self._length
+        return starts_S, np.minimum(self._length, self._offsets[document_S + 1] - 1 - starts_S)
 
 
 class Windows(Batches):
@@ -268,16 +336,17 @@ class Windows(Batches):
                 f"the split holds {len(store.ids)} tokens, fewer than a window of {length} and its target",
                 "set a smaller train.length or give it more text",
             )
-        self._ids_N, self._rows, self._length, self._seed = store.ids, rows, length, seed
-        self._starts = np.arange(0, len(store.ids) - length, stride or length)
+        self._ids_N, self._rows, self._length, self._seed = np.asarray(store.ids), rows, length, seed
+        self._starts = range(0, len(store.ids) - length, stride or length)
 
     def epoch(self, number: int) -> Epoch:
         """See `Batches`."""
-        order = np.random.default_rng([self._seed, number]).permutation(self._starts)
+        total = len(self._starts)
+        order = _Shuffle(total, np.random.default_rng([self._seed, number]))
 
         def make(index: int) -> Batch:
-            starts = order[index * self._rows : (index + 1) * self._rows]
-            starts = starts[block_of(len(starts), *self._share)]
-            return _pair(self._ids_N[starts[:, None] + np.arange(self._length + 1)], carry=False)
+            places_B = np.arange(index * self._rows, min((index + 1) * self._rows, total))
+            starts_B = order(places_B[block_of(len(places_B), *self._share)]) * self._starts.step
+            return _pair(self._ids_N[starts_B[:, None] + np.arange(self._length + 1)], carry=False)
 
-        return Epoch(-(-len(order) // self._rows), make)
+        return Epoch(-(-total // self._rows), make)

@@ -41,6 +41,7 @@ _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
 _SAMPLES = 4  # Sampled events of a whole run, about
 _VALIDATION_SHARE = 0.1  # of a timed run's budget goes to scoring the validation split, at most
 _LEAST_VALIDATION = 4096  # tokens scored an evaluation, at least
+_TRIAL_SHARE = 0.005  # of a timed run's budget goes to trying each way to use the cores
 _DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
 
 
@@ -98,8 +99,11 @@ class Fit:
     listeners: Sequence[Listener] = ()
     sample: Callable[[NeuralModel], str] | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    spent: float = 0.0
+    afterwards: int = 0
     progress: Progress = field(default_factory=Progress)
     _gradients: Gradients | None = field(default=None, init=False)
+    _seconds_a_token: float = field(default=0.0, init=False)  # of validation
 
     def go(self) -> Outcome:
         """Train to the end of the budget, early stopping, or an interruption.
@@ -118,9 +122,20 @@ class Fit:
                     self._gradients.close()
                 self.model.to("cpu")
 
+    def pace(self, seconds: float) -> float:
+        """Tokens learned from in a second, from some steps of all threads; they leave the weights as they were."""
+        machine.keep_freed_memory()
+        with _own_threads():
+            self._set_up()
+            try:
+                a_step = self._seconds_a_step((self.progress.threads, self.progress.parts), seconds)
+                return self.progress.tokens / self.progress.step / a_step
+            finally:
+                self._worker.close()
+
     # -- before the first step ------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _set_up(self) -> None:
         self._state: TensorState | None = None
         self._began = time.perf_counter()
         self._device = self._choose_device()
@@ -133,6 +148,9 @@ class Fit:
         threads = resumed.get("threads") or self.settings.threads or self.ranks.cores
         self._work_with(threads, resumed.get("parts") or self.settings.parts or 1)
         self.optimizer = make_optimizer(self.model, self.settings)
+
+    def _prepare(self) -> None:
+        self._set_up()
         if self.resume:
             self._restore(self.resume)
             self._began -= self.progress.seconds
@@ -192,13 +210,20 @@ class Fit:
         return Plan(((0, self._steps_for(self._budget_seconds())),))
 
     def _budget_seconds(self) -> float:
-        return 60 * (self.settings.minutes or 3.0)
+        """What a timed run has for training."""
+        whole = 60 * (self.settings.minutes or 3.0)
+        return max(whole / 2, whole - self.spent - self._after)
+
+    @property
+    def _after(self) -> float:
+        """Seconds that scoring takes when training is done, in full precision and so at about half the speed."""
+        return 2 * self._seconds_a_token * self.afterwards
 
     def _steps_for(self, budget: float) -> int:
         """How many steps fit, by trying some in every way to use the cores: nothing of the trial remains."""
         weights = copy.deepcopy(self.model.state_dict())
         ways = self._ways()
-        seconds = [self._seconds_a_step(way, budget) for way in ways]
+        seconds = [self._seconds_a_step(way, min(2.0, _TRIAL_SHARE * budget)) for way in ways]
         fastest = int(self.ranks.agree(seconds.index(min(seconds))))
         self._work_with(*ways[fastest])
         evaluation, affordable = self._price_of_evaluation(budget)
@@ -211,8 +236,8 @@ class Fit:
             parts=self.progress.parts,
             validation_tokens=int(self.ranks.agree(affordable)),
         )
-        left = self.ranks.agree((budget - self._seconds() - self.settings.evaluations * evaluation) / seconds[fastest])
-        return max(self.settings.evaluations, 1, int(left))
+        left = self._budget_seconds() - self._seconds() - self.settings.evaluations * evaluation
+        return max(self.settings.evaluations, 1, int(self.ranks.agree(left / seconds[fastest])))
 
     def _ways(self) -> list[tuple[int, int]]:
         """Threads and parts to try: one thread, all in every operation, all with a block of rows each."""
@@ -228,16 +253,17 @@ class Fit:
         began = time.perf_counter()
         scored = self._validate_tokens()[1]
         seconds_a_token = (time.perf_counter() - began) / max(1, scored)
+        self._seconds_a_token = seconds_a_token
         share = _VALIDATION_SHARE * budget / max(1, self.settings.evaluations)
         affordable = max(_LEAST_VALIDATION, int(share / seconds_a_token))
         tokens = min(affordable, self.settings.validation_tokens)
         return tokens * seconds_a_token if scored else 0.0, tokens
 
-    def _seconds_a_step(self, way: tuple[int, int], budget: float) -> float:
+    def _seconds_a_step(self, way: tuple[int, int], seconds: float) -> float:
         self._work_with(*way)
         self._one_step(0.0)  # first-time costs
         began, steps = time.perf_counter(), 0
-        while steps < 2 or self.ranks.agree(time.perf_counter() - began) < min(2.0, 0.02 * budget):
+        while steps < 2 or self.ranks.agree(time.perf_counter() - began) < seconds:
             self._one_step(0.0)
             steps += 1
         return (time.perf_counter() - began) / steps

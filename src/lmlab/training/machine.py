@@ -19,7 +19,7 @@ def share_politely() -> None:
     """Let idle threads spin a moment, then sleep. Works only before torch is loaded; a setting of the caller's stands.
 
     Two threads that share every product meet at thousands of barriers a second (LSTM 512, 16x64, tokens/s): on an idle
-    machine they reach 18,000 where they sleep at once, 39,000 with 1,000 spins, 47,000 with 5,000, and 46,000 where they
+    machine they reach 18,000 where they sleep at once, 39,000 with 1,000 spins, 47,000 with 5,000, 46,000 where they
     spin for ever; beside two busy processes 8,500, 13,000, 17,000, and nothing in half a minute. The command line calls
     this; a program that imports lmlab keeps what it has: a library must not set it for others.
     """

@@ -25,7 +25,7 @@ _RATE, _RATE_STEPS, _RATE_BOUNDS = 4e-3, 3000, (2e-3, 8e-3)
 
 @dataclass(frozen=True)
 class Size:
-    """A model that could be trained: its settings, parameters, and tokens/s as measured."""
+    """A model that could be trained: its settings, parameters without embedding and output, and measured tokens/s."""
 
     settings: Mapping[str, Any]
     parameters: int
@@ -41,6 +41,14 @@ class Choice:
     train: Mapping[str, Any]
     tokens: float
     passes: float
+
+    def sentence(self, chosen: Mapping[str, Any]) -> str:
+        """What was chosen and what it rests on."""
+        values = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "nothing to choose"
+        return (
+            f"{values}; {self.size.speed / 1e3:.3g} k tokens/s give {self.tokens / 1e6:.3g} M tokens, "
+            f"{self.passes:.2g} passes over the text"
+        )
 
 
 def choose(

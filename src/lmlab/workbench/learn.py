@@ -21,7 +21,7 @@ from lmlab.tokens import TokenStore
 from lmlab.training.ranks import Ranks, joined
 from lmlab.workbench.bench import Bench
 from lmlab.workbench.configure import DEFAULT_MODEL, check_shape, complete, laid_over, settings_of, tree_of
-from lmlab.workbench.prepare import IN_HAND, Prepared, open_again, open_source, prepare
+from lmlab.workbench.prepare import IN_HAND, MOST_SCORED, Prepared, open_again, open_source, prepare
 
 if TYPE_CHECKING:
     from lmlab.batches import Batches, Epoch
@@ -61,6 +61,7 @@ def train(
     Raises:
         LmlabError: see `lmlab.errors`.
     """
+    began = time.perf_counter()
     reporter = reporter or default_reporter()
     base = load_recipe(recipe) if recipe else {}
     check_shape(base)
@@ -83,7 +84,9 @@ def train(
             seed = tree.get("seed", 0) if seed is None else seed
             whole = complete(tree, source=_lasting(source) if source else IN_HAND, seed=seed)
             prepared = prepare(corpus, whole["codec"], reporter)
-        return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners, ranks)
+        if ranks.count == 1:
+            whole = planned(whole, tree, prepared, reporter, time.perf_counter() - began)
+        return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners, ranks, began=began)
 
 
 def _lasting(source: str) -> str:
@@ -104,8 +107,10 @@ def learn(
     reporter: Reporter,
     listeners: Sequence[Listener] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+    *,
+    began: float | None = None,
 ) -> Bench:
-    """Train one model on prepared data, with a whole configuration."""
+    """Train one model on prepared data, with a whole configuration; a budget in minutes counts from `began`."""
     whole = whole | {"vocab_size": prepared.codec.vocab_size}
     manifest = store.new_manifest(whole, prepared.describe())
     family = registry.resolve("model", whole["model"]["kind"]).family
@@ -115,7 +120,7 @@ def learn(
         return _count(prepared, whole, manifest, out, reporter)
     if family != "neural":
         raise UsageError(f"a {whole['model']['kind']} is not trained from text", "see `lmlab train --help` for models")
-    return _fit(prepared, whole, manifest, out, reporter, listeners, ranks=ranks)
+    return _fit(prepared, whole, manifest, out, reporter, listeners, ranks=ranks, began=began)
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequence[Listener] = ()) -> Bench:
@@ -200,6 +205,7 @@ def _fit(
     *,
     resumed: bool = False,
     ranks: Ranks,
+    began: float | None = None,
 ) -> Bench:
     import torch
 
@@ -230,6 +236,8 @@ def _fit(
         listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
         sample=_sampler(prepared.codec, seed),
         ranks=ranks,
+        spent=time.perf_counter() - began if began is not None else 0.0,
+        afterwards=min(prepared.stores["valid"].tokens, MOST_SCORED) if "valid" in prepared.stores else 0,
     )
     try:
         outcome = run.go()
@@ -341,6 +349,65 @@ def _sampler(codec: Codec, seed: int) -> Callable[[Any], str]:
         return codec.decode(branch.ids())
 
     return sample
+
+
+# -- what to train in a given time ------------------------------------------------------------------------------------
+
+
+def planned(
+    whole: dict[str, Any], named: Mapping[str, Any], prepared: Prepared, reporter: Reporter, spent: float
+) -> dict[str, Any]:
+    """A configuration with the width, dropout and rate that suit its budget of minutes; what is named stands.
+
+    Args:
+        whole: the whole configuration, defaults filled in.
+        named: what of it was named by the caller or a recipe.
+        prepared: the corpus.
+        reporter: is told what was chosen.
+        spent: seconds of the budget that are gone.
+    """
+    model_class = registry.resolve("model", whole["model"]["kind"])
+    ladder = getattr(model_class, "ladder", ())
+    given = {**named.get("model", {}), **named.get("train", {})}
+    if not ladder or whole["train"]["minutes"] is None or whole["train"]["plan"] or set(given) >= _PLANNED:
+        return whole
+    from lmlab.training import planner
+
+    if set(ladder[0]) & set(given):
+        ladder = [{name: given[name] for name in ladder[0]}]
+    budget = 60 * whole["train"]["minutes"]
+    left = max(budget / 2, budget - spent)
+    tokens = prepared.stores["train"].tokens
+    with reporter.stage("measuring this machine"):
+        choice = planner.choose(ladder, _measure(whole, prepared, left), tokens, left, _batch_tokens(whole["train"]))
+    model = {name: value for name, value in choice.model.items() if name not in given}
+    train = {name: value for name, value in choice.train.items() if name not in given}
+    reporter.say(f"planned for {left:.0f} s: {choice.sentence(model | train)}")
+    return {**whole, "model": {**whole["model"], **model}, "train": {**whole["train"], **train}}
+
+
+_PLANNED = {"hidden", "dropout", "recurrent_dropout", "lr"}
+_MEASURED_SHARE = 0.005  # of the budget, for each size measured
+
+
+def _measure(whole: Mapping[str, Any], prepared: Prepared, left: float) -> Callable[[Mapping[str, Any]], Any]:
+    from lmlab.training.fit import Fit
+    from lmlab.training.planner import Size
+
+    settings = settings_of(whole, "train")
+    batches = training_batches(prepared.stores["train"], settings, whole["seed"])
+    model_class = registry.resolve("model", whole["model"]["kind"])
+
+    def measure(size: Mapping[str, Any]) -> Size:
+        model = model_class(settings_of({"model": {**whole["model"], **size}}, "model"), prepared.codec.vocab_size)
+        speed = Fit(model, batches, settings, whole["seed"]).pace(min(1.0, _MEASURED_SHARE * left))
+        return Size(size, model.core_parameters, speed)
+
+    return measure
+
+
+def _batch_tokens(train: Mapping[str, Any]) -> int:
+    return (train["batch_tokens"] or train["batch_size"] * train["length"]) * train["accumulate"]
 
 
 # -- several models ---------------------------------------------------------------------------------------------------

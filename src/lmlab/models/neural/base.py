@@ -112,6 +112,12 @@ class NeuralModel(nn.Module, abc.ABC):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
+    def core_parameters(self) -> int:
+        """Trained numbers between embedding and output, which do not grow with the vocabulary."""
+        outside = {id(p) for name, p in self.named_parameters() if name.startswith(("embedding", "output"))}
+        return sum(parameter.numel() for parameter in self.parameters() if id(parameter) not in outside)
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the weights take."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())

@@ -51,6 +51,7 @@ class Recurrent(NeuralModel):
 
     Settings = RecurrentSettings
     training_defaults: ClassVar = {"lr": 4e-3, "batch_size": 16, "length": 64}
+    ladder: ClassVar = tuple({"hidden": width} for width in (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1536))
     network: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
     layer: ClassVar[Callable[..., Any]]
     cell: ClassVar[Callable[..., Any]]
