@@ -97,10 +97,10 @@ def memory(quick: bool) -> list[tuple[tuple[str, ...], list[list[str]]]]:
             losses.append([kind, *(f"{figure:,.0f}" for figure in ask().values())])
     for megabytes in (0.1, 1) if quick else (10, 100, 1000):
         with worker("large_text", "", quick) as ask:
-            texts.append([f"{figure:,.5g}" for figure in ask(megabytes).values()])
+            stages = ask(megabytes).values()
+            texts.append([f"{megabytes:,}", *(f"{peak:,.0f} · {own:,.0f}" for peak, own in stages)])
         print("peak MB:", *texts[-1], file=sys.stderr, flush=True)
-    stages = ("peak MB, encoding it", *(f"and {STEPS} steps on {cut}" for cut in CUTS))
-    head = ("text, MB", *(word for stage in stages for word in (stage, "without mapped files")))
+    head = ("text, MB", "peak MB · without mapped files, encoding it", *(f"and {STEPS} steps on {cut}" for cut in CUTS))
     return [(("chunked loss", "rows", "V", "peak MB beyond its input"), losses), (head, texts)]
 
 

@@ -268,7 +268,7 @@ def chunked_loss(kind: str, quick: bool) -> Callable[[], dict[str, float]]:
     return answer
 
 
-def large_text(name: str, quick: bool) -> Callable[[float], dict[str, float]]:
+def large_text(name: str, quick: bool) -> Callable[[float], dict[str, tuple[float, float]]]:
     """MB of this process after each stage: a text of so many MB encoded, then some hundred steps on each cut.
 
     The peak, which counts what is mapped of the ids' file too, and the memory of its own, which it keeps when freed.
@@ -280,25 +280,25 @@ def large_text(name: str, quick: bool) -> Callable[[float], dict[str, float]]:
     from lmlab.corpora.document import Document
     from lmlab.tokens import TokenStore
 
-    def answer(megabytes: float) -> dict[str, float]:
+    def answer(megabytes: float) -> dict[str, tuple[float, float]]:
         page = Document("".join(f"{number} {LINE}" for number in range(2000)))
         many = max(1, round(megabytes * 1e6 / len(page.text)))
         with tempfile.TemporaryDirectory() as folder:
             TokenStore.build(Path(folder, "store"), build("char", {}, [page]), itertools.repeat(page, many))
-            found = {"MB": megabytes} | _peak_and_own("encoding")
+            found = {"encoding": _peak_and_own()}
             text = TokenStore.open(Path(folder, "store"))
             for cut in CUTS:
                 _, fit = _fit(Row(text.vocab_size, 16, 64, cut, 16, 64, (0, 0)), text)
                 fit(5 if quick else STEPS)
-                found |= _peak_and_own(cut)
+                found[cut] = _peak_and_own()
         return found
 
     return answer
 
 
-def _peak_and_own(stage: str) -> dict[str, float]:
+def _peak_and_own() -> tuple[float, float]:
     now = _memory()
-    return {stage: now["VmHWM"], f"{stage}, own": now["RssAnon"]}
+    return now["VmHWM"], now["RssAnon"]
 
 
 def _memory() -> dict[str, float]:

@@ -265,10 +265,10 @@ class Lines(Batches):
     def _ends(self, pool: Callable[[int], _Pool]) -> np.ndarray:
         """How many batches there are up to the end of each pool."""
         total = len(self._stretches)
-        pools = range(-(-total // self._pool))
+        pools = np.arange(-(-total // self._pool))
         if self._budget is None:
-            return np.minimum(_POOL_BATCHES * (1 + np.array(pools)), -(-total // self._rows))
-        return np.cumsum([len(pool(nth)[2]) for nth in pools])
+            return np.minimum(_POOL_BATCHES * (pools + 1), -(-total // self._rows))
+        return np.cumsum([len(pool(nth)[2]) for nth in pools.tolist()])
 
     def _pooled(self, number: int, order: _Shuffle, nth: int) -> _Pool:
         places_S = np.arange(nth * self._pool, min((nth + 1) * self._pool, len(self._stretches)))

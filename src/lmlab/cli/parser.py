@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "--adapt",
             metavar="NAME[:K=V,...]",
-            help="learn from the text as it is read: dynamic, cache or dynamic+cache (see docs/guide/adaptation.md)",
+            help="learn from the text as it is read: dynamic, cache, counts, or several joined by +",
         )
         group.add_argument(
             "--mix",

@@ -42,6 +42,7 @@ _SAMPLES = 4  # Sampled events of a whole run, about
 _VALIDATION_SHARE = 0.1  # of a timed run's budget goes to scoring the validation split, at most
 _LEAST_VALIDATION = 4096  # tokens scored an evaluation, at least
 _TRIAL_SHARE = 0.005  # of a timed run's budget goes to trying each way to use the cores
+_REPLANS = 40  # times that a timed run compares its pace with its budget; the pace is that of the last two of these
 _DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
 
 
@@ -273,7 +274,9 @@ class Fit:
     def _loop(self, interrupt: _Interrupt) -> str:
         self.model.train()
         progress, nats, tokens = self.progress, 0.0, 0
-        self._from = (progress.step, progress.tokens, self._seconds())  # what the pace is measured from
+        timed = not (self.settings.steps or self.settings.epochs or self.settings.plan)
+        self._from = (progress.step, progress.tokens, self._seconds())  # what the rate is measured from
+        self._paced = self._paced_next = (progress.step, self._seconds())  # what a timed run's pace is measured from
         while not self._out_of_patience():
             if progress.step >= self.plan.total:
                 return "done"
@@ -285,6 +288,10 @@ class Fit:
                 nats, tokens = 0.0, 0
             if self._due(self.settings.evaluations):
                 self._evaluate()
+            if timed and self._due(_REPLANS):
+                self._replan()
+                self._paced = self._paced_next
+                self._paced_next = (progress.step, self._seconds())
             due = time.perf_counter() - self._last_save > _SAVE_SECONDS
             asked, due_of_any = self.ranks.total(interrupt.asked, due)
             if asked or due_of_any:
@@ -388,7 +395,6 @@ class Fit:
             and nth % -(-self.settings.evaluations // _SAMPLES) == 0
         ):
             self._emit(Sampled(progress.step, self._write_sample(self.sample)))
-        self._replan()
         self._save()
 
     def _validate(self) -> float | None:
@@ -417,13 +423,12 @@ class Fit:
 
     def _replan(self) -> None:
         """A timed run that drifts from its budget changes its number of steps, while there is time to do so."""
-        timed = not (self.settings.steps or self.settings.epochs or self.settings.plan)
         step, total, budget = self.progress.step, self.plan.total, self._budget_seconds()
-        if not timed or not 0.1 < step / total < 0.95:
+        if not 0.05 < step / total < 0.99:
             return
-        from_step, _, since = self._from
-        seconds_a_step = (self._seconds() - since) / max(1, step - from_step)
-        left = max(1, int((budget - self._seconds()) / seconds_a_step))
+        (from_step, since), now = self._paced, self._seconds()
+        seconds_a_step = (now - since) / max(1, step - from_step)
+        left = max(1, int((budget - now) / seconds_a_step))
         drifted = abs(step + left - total) * seconds_a_step > _DRIFT * budget
         new_total = int(self.ranks.agree(step + left if drifted else total))
         if new_total != total:
