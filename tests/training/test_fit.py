@@ -134,6 +134,7 @@ RUNS = {
     "windows, SGD": {"way": "windows", "model": "cnn", "optimizer": "sgd", "lr": 0.5},
     "attention": {"way": "columns", "model": "transformer"},
     "bf16": {"way": "columns", "precision": "bf16"},
+    "bf16, two threads": {"way": "columns", "precision": "bf16", "threads": 2},
 }
 
 

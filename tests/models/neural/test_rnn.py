@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lmlab.models.neural.dropout import drawn_from
 from lmlab.models.neural.rnn import GRU, LSTM, RNN
 from tests.models.neural.acceptance import SMALL, V, documents, gap, in_pieces, make, text
 
@@ -117,6 +118,21 @@ def test_dropout_stands_between_layers_and_before_the_output():
     assert (one.recurrent.dropout, two.recurrent.dropout) == (0.0, 0.4)
     zeros = (two.train().features(text(8, 50), None)[0] == 0).float().mean().item()
     assert zeros == pytest.approx(0.4, abs=0.05)
+
+
+@FAMILY
+def test_recurrent_dropout_hides_some_of_the_memory_from_the_next_position(kind):
+    model = make(kind, recurrent_dropout=0.5).train()
+    plain = make(kind).train()
+    with drawn_from(1):
+        once = model.features(text(1, 6), None)[0]
+    with drawn_from(1):
+        again = model.features(text(1, 6), None)[0]
+    free = plain.features(text(1, 6), None)[0]
+    assert torch.equal(once, again)
+    assert gap(once[:, 0], free[:, 0]) < 1e-6  # nothing is remembered before the first position
+    assert gap(once[:, 1:], free[:, 1:]) > 1e-3
+    assert gap(model.eval().features(text(1, 6), None)[0], plain.eval().features(text(1, 6), None)[0]) == 0
 
 
 def test_the_family_uses_the_library_networks():
