@@ -234,7 +234,7 @@ def test_without_a_validation_split(runs, bench):
 def test_the_beginning_of_the_validation_split(tokens, expected):
     whole = of_documents([[4, 5, 6], [7]])
     fitting = compose._Fitting(Bench(None, None, {}, {}, held_out={"valid": whole}), Silent())
-    head = fitting.head(tokens)
+    head = fitting.head(tokens, whole)
     assert [head.document(number).tolist()[1:] for number in range(len(head))] == expected
     assert head.tokens == sum(map(len, expected))
 

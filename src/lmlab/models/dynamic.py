@@ -88,8 +88,8 @@ class Dynamic:
         """How fast it learns and how soon it forgets."""
 
         rule: str = setting("rms", "steps scaled by each weight's usual gradient, or plain", choices=("rms", "sgd"))
-        lr: float = setting(5e-4, "learning rate; 0 learns nothing", ge=0)
-        decay: float = setting(1e-3, "share by which a step draws the weights back to the trained ones", ge=0, le=1)
+        lr: float = setting(1e-3, "learning rate; 0 learns nothing", ge=0)
+        decay: float = setting(2e-3, "share by which a step draws the weights back to the trained ones", ge=0, le=1)
         segment: int = setting(64, "tokens learned from at once", ge=1)
         clip: float | None = setting(None, "largest norm of a segment's gradient (mean nats a token)", gt=0)
 

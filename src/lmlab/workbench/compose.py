@@ -194,24 +194,26 @@ class _Fitting:
         assert isinstance(self.model, NeuralModel)
         return max(_LEAST_TOKENS, min(_TRIAL_TOKENS, int(_WORK / self.model.parameter_count)))
 
-    def head(self, tokens: int) -> TokenStore:
-        """The beginning of the validation split, its last document cut; only its ids hold."""
-        assert self.text is not None
-        end = min(tokens + 1, len(self.text.ids))
-        offsets = np.minimum(self.text.offsets[: np.searchsorted(self.text.offsets, end - 1) + 1], end)
-        end, documents = int(offsets[-1]), len(offsets) - 1
-        ids = self.text.ids[:end]
-        return dataclasses.replace(self.text, ids=ids, offsets=offsets, documents=documents, tokens=end - documents)
+    @cached_property
+    def learned(self) -> TokenStore | None:
+        """The training split; None where nothing keeps it."""
+        return self.bench.held_out("train", self.reporter)
 
-    def documents(self) -> list[np.ndarray]:
-        """What a trial reads."""
-        head = self.head(self.affordable)
-        return [head.document(number) for number in range(len(head))]
+    @staticmethod
+    def head(tokens: int, text: TokenStore) -> TokenStore:
+        """The beginning of a text, its last document cut; only its ids hold."""
+        end = min(tokens + 1, len(text.ids))
+        offsets = np.minimum(text.offsets[: np.searchsorted(text.offsets, end - 1) + 1], end)
+        end, documents = int(offsets[-1]), len(offsets) - 1
+        return dataclasses.replace(
+            text, ids=text.ids[:end], offsets=offsets, documents=documents, tokens=end - documents
+        )
 
     def heard(self, parts: _Parts) -> tuple[TokenStore, np.ndarray]:
         """The beginning of the validation split, and what each part gives its tokens: logp_PN."""
         if self._heard is None:
-            text = self.head(2 * self.affordable if parts.adaptation else _MIX_TOKENS)
+            assert self.text is not None
+            text = self.head(2 * self.affordable if parts.adaptation else _MIX_TOKENS, self.text)
             logp = []
             with self.reporter.stage("hearing the parts on the validation split", len(parts.models)) as advance:
                 for model in parts.models:
@@ -284,16 +286,20 @@ def _adapted(fitting: _Fitting, named: Mapping[str, Mapping[str, str]]) -> tuple
 
 
 def _dynamic(fitting: _Fitting, model: NeuralModel, named: Mapping[str, str]) -> Dynamic:
-    """Dynamic evaluation with what is named, the rest fitted; plain SGD and its defaults without a validation split."""
-    plain = named.get("rule", "rms" if fitting.text else "sgd") == "sgd"
+    """Dynamic evaluation with what is named, the rest fitted, or its defaults where there is no validation split.
+
+    The gradients are then measured on training text, as in the paper; where that is not kept either, steps are plain.
+    """
+    measured = fitting.text or fitting.learned
+    plain = named.get("rule", "rms" if measured else "sgd") == "sgd"
     settings = Dynamic.Settings.make({**({"rule": "sgd", **_SGD} if plain else {}), **named}, "dynamic")
-    free = {name: getattr(settings, name) for name in ("lr", "decay") if name not in named}
-    if settings.lr == 0 or fitting.text is None or (plain and not free):
+    free = {name: getattr(settings, name) for name in ("lr", "decay") if name not in named and fitting.text}
+    if settings.lr == 0 or measured is None or (plain and not free):
         return Dynamic(model, settings)
 
     def fit() -> _Found:
-        documents = fitting.documents()
-        rms_P = None if plain else _measured(fitting, model, settings.segment)
+        documents = _documents(fitting.head(fitting.affordable, measured))
+        rms_P = None if plain else _measured(fitting, documents, settings.segment)
 
         def cost(values: Mapping[str, float]) -> float:
             return _nats(Dynamic(model, _with(settings, values), rms_P).logp_stream(documents))
@@ -305,10 +311,14 @@ def _dynamic(fitting: _Fitting, model: NeuralModel, named: Mapping[str, str]) ->
     return Dynamic(model, _with(settings, {name: found[name].item() for name in free}), found.get("rms_P"))
 
 
-def _measured(fitting: _Fitting, model: NeuralModel, segment: int) -> Tensor:
-    documents = fitting.documents()
+def _measured(fitting: _Fitting, documents: Sequence[np.ndarray], segment: int) -> Tensor:
+    assert isinstance(fitting.model, NeuralModel)
     with fitting.reporter.stage("measuring gradients", sum(map(len, documents)), " tokens") as advance:
-        return gradient_rms(model, documents, segment, advance)
+        return gradient_rms(fitting.model, documents, segment, advance)
+
+
+def _documents(text: TokenStore) -> list[np.ndarray]:
+    return [text.document(number) for number in range(len(text))]
 
 
 def _cached(fitting: _Fitting, dynamic: Dynamic, named: Mapping[str, str]) -> NeuralCache:
@@ -319,7 +329,8 @@ def _cached(fitting: _Fitting, dynamic: Dynamic, named: Mapping[str, str]) -> Ne
         return NeuralCache(dynamic, settings)
 
     def fit() -> _Found:
-        observed = list(dynamic.observe(fitting.documents()))
+        assert fitting.text is not None
+        observed = list(dynamic.observe(_documents(fitting.head(fitting.affordable, fitting.text))))
 
         def cost(values: Mapping[str, float]) -> float:
             return _nats(NeuralCache(dynamic, _with(settings, values)).rescored(observed))
@@ -391,7 +402,7 @@ def _recounted(
 
     def fit() -> _Found:
         text, logp_PN = fitting.heard(parts)
-        documents = [text.document(number) for number in range(len(text))]
+        documents = _documents(text)
         logp_N = np.concatenate([*model.blend(documents, iter([logp_PN]))]) if isinstance(model, Blend) else logp_PN[0]
         with fitting.reporter.stage("choosing how counts are weighed"):
             best = fit_counts(documents, logp_N, settings, free)
