@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import shakespeare
 
+import shakespeare
 from tests.texts import some_text
 
 

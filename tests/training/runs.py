@@ -46,7 +46,7 @@ def fit(run=None, model="lstm", way="columns", seed=0, listeners=(), resume=None
     architecture = registry.resolve("model", model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shape = MODELS[model] if dropout is None else {**MODELS[model], "dropout": dropout}
+        shape = {n: dropout if "dropout" in n and dropout is not None else v for n, v in MODELS[model].items()}
         network = architecture(architecture.Settings(**shape), V)
     if run is not None:
         Path(run).mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +85,10 @@ def train(
             seed = tree.get("seed", 0) if seed is None else seed
             whole = complete(tree, source=_lasting(source) if source else IN_HAND, seed=seed)
             prepared = prepare(corpus, whole["codec"], reporter)
+        clock = Clock(began)
         if ranks.count == 1:
-            whole = planned(whole, tree, prepared, reporter, time.perf_counter() - began)
-        return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners, ranks, began=began)
+            whole, clock = planned(whole, tree, prepared, reporter, clock)
+        return learn(prepared, whole, Path(out) if out is not None else None, reporter, listeners, ranks, clock)
 
 
 def _lasting(source: str) -> str:
@@ -107,10 +109,9 @@ def learn(
     reporter: Reporter,
     listeners: Sequence[Listener] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
-    *,
-    began: float | None = None,
+    clock: Clock | None = None,
 ) -> Bench:
-    """Train one model on prepared data, with a whole configuration; a budget in minutes counts from `began`."""
+    """Train one model on prepared data, with a whole configuration; minutes count from now or the clock."""
     whole = whole | {"vocab_size": prepared.codec.vocab_size}
     manifest = store.new_manifest(whole, prepared.describe())
     family = registry.resolve("model", whole["model"]["kind"]).family
@@ -120,7 +121,7 @@ def learn(
         return _count(prepared, whole, manifest, out, reporter)
     if family != "neural":
         raise UsageError(f"a {whole['model']['kind']} is not trained from text", "see `lmlab train --help` for models")
-    return _fit(prepared, whole, manifest, out, reporter, listeners, ranks=ranks, began=began)
+    return _fit(prepared, whole, manifest, out, reporter, listeners, ranks=ranks, clock=clock)
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequence[Listener] = ()) -> Bench:
@@ -205,7 +206,7 @@ def _fit(
     *,
     resumed: bool = False,
     ranks: Ranks,
-    began: float | None = None,
+    clock: Clock | None = None,
 ) -> Bench:
     import torch
 
@@ -222,6 +223,7 @@ def _fit(
     validation = validation_batches(prepared.stores.get("valid"), batches, settings)
     if ranks.first and settings.baseline and "baselines" not in manifest["results"]:
         manifest["results"]["baselines"] = _baselines(prepared, whole, reporter)
+        _expect(manifest["results"], clock, reporter)
     if out is not None and not resumed:
         with disk.atomic_folder(out) as folder:
             store.write_description(folder, prepared.codec, whole, manifest)
@@ -236,7 +238,7 @@ def _fit(
         listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
         sample=_sampler(prepared.codec, seed),
         ranks=ranks,
-        spent=time.perf_counter() - began if began is not None else 0.0,
+        spent=time.perf_counter() - clock.began if clock is not None else 0.0,
         afterwards=min(prepared.stores["valid"].tokens, MOST_SCORED) if "valid" in prepared.stores else 0,
     )
     try:
@@ -354,9 +356,17 @@ def _sampler(codec: Codec, seed: int) -> Callable[[Any], str]:
 # -- what to train in a given time ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Clock:
+    """When a command began, and how many tokens it is planned to learn from (None: nothing was planned)."""
+
+    began: float
+    tokens: float | None = None
+
+
 def planned(
-    whole: dict[str, Any], named: Mapping[str, Any], prepared: Prepared, reporter: Reporter, spent: float
-) -> dict[str, Any]:
+    whole: dict[str, Any], named: Mapping[str, Any], prepared: Prepared, reporter: Reporter, clock: Clock
+) -> tuple[dict[str, Any], Clock]:
     """A configuration with the width, dropout and rate that suit its budget of minutes; what is named stands.
 
     Args:
@@ -364,26 +374,30 @@ def planned(
         named: what of it was named by the caller or a recipe.
         prepared: the corpus.
         reporter: is told what was chosen.
-        spent: seconds of the budget that are gone.
+        clock: since when the budget runs.
+
+    Returns:
+        The configuration, and the clock with the tokens that are planned.
     """
     model_class = registry.resolve("model", whole["model"]["kind"])
     ladder = getattr(model_class, "ladder", ())
     given = {**named.get("model", {}), **named.get("train", {})}
     if not ladder or whole["train"]["minutes"] is None or whole["train"]["plan"] or set(given) >= _PLANNED:
-        return whole
+        return whole, clock
     from lmlab.training import planner
 
     if set(ladder[0]) & set(given):
         ladder = [{name: given[name] for name in ladder[0]}]
     budget = 60 * whole["train"]["minutes"]
-    left = max(budget / 2, budget - spent)
+    left = max(budget / 2, budget - (time.perf_counter() - clock.began))
     tokens = prepared.stores["train"].tokens
     with reporter.stage("measuring this machine"):
         choice = planner.choose(ladder, _measure(whole, prepared, left), tokens, left, _batch_tokens(whole["train"]))
     model = {name: value for name, value in choice.model.items() if name not in given}
     train = {name: value for name, value in choice.train.items() if name not in given}
     reporter.say(f"planned for {left:.0f} s: {choice.sentence(model | train)}")
-    return {**whole, "model": {**whole["model"], **model}, "train": {**whole["train"], **train}}
+    whole = {**whole, "model": {**whole["model"], **model}, "train": {**whole["train"], **train}}
+    return whole, replace(clock, tokens=choice.tokens)
 
 
 _PLANNED = {"hidden", "dropout", "recurrent_dropout", "lr"}
@@ -404,6 +418,17 @@ def _measure(whole: Mapping[str, Any], prepared: Prepared, left: float) -> Calla
         return Size(size, model.core_parameters, speed)
 
     return measure
+
+
+def _expect(results: dict[str, Any], clock: Clock | None, reporter: Reporter) -> None:
+    """Say what loss is to be expected, from the n-gram's and the tokens planned."""
+    if clock is None or clock.tokens is None or "ngram" not in results["baselines"]:
+        return
+    from lmlab.training.planner import expected
+
+    nats = expected(results["baselines"]["ngram"]["nats_per_token"], clock.tokens)
+    results["expected_nats_per_token"] = nats
+    reporter.say(f"to be expected on the validation split: about {nats:.2f} nats/token, give or take a tenth of it")
 
 
 def _batch_tokens(train: Mapping[str, Any]) -> int:
