@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from lmlab import engine
 from lmlab.batches import Batch, Columns, Lines, Windows
-from lmlab.errors import SettingError
+from lmlab.errors import SettingError, UsageError
 from lmlab.models.neural.base import TensorState
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training.parallel import rows_of
+from lmlab.training.ranks import joined
 from lmlab.vocab import IGNORE, PAD
 from tests.stores import of_documents
 from tests.training.ranks_worker import ACCUMULATED, HALF, NAMED, WAYS
@@ -236,3 +237,14 @@ def test_without_a_gpu_none_is_used_and_asking_for_one_is_told():
         fit(device="cuda").go()
     assert train_settings().device == "auto"
     assert fit(steps=2).go().reason == "done"
+
+
+@pytest.mark.parametrize(
+    "said", [{"RANK": "5"}, {"RANK": "0", "MASTER_PORT": ""}, {"RANK": "x"}, {"WORLD_SIZE": "two", "RANK": "0"}]
+)
+def test_a_launcher_that_makes_no_sense_is_not_waited_for(said, monkeypatch):
+    whole = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
+    for name, value in {**whole, **said}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="RANK must be below WORLD_SIZE"), joined():
+        pass

@@ -61,6 +61,7 @@ def never(*args, **named):
 @pytest.mark.parametrize(
     ("spec", "error", "named"),
     [
+        ("", UnknownNameError, "no adaptation is called ''"),
         ("dynamyc", UnknownNameError, "did you mean 'dynamic'"),
         ("dynamic:theta=1", UnknownNameError, "no setting of dynamic is called 'theta'"),
         ("dynamic:lr", UsageError, "setting=value, not 'lr'"),

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from lmlab import engine
+from lmlab.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,10 +105,15 @@ def is_first() -> bool:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """All processes that a launcher started (it sets RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """All processes that a launcher started (it sets RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or this one alone.
+
+    Raises:
+        UsageError: what the launcher says makes no sense.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Ranks()
         return
+    _check_launcher()
     import torch
     from torch import distributed
 
@@ -125,3 +131,12 @@ def joined() -> Iterator[Ranks]:
     finally:
         gc.collect()  # what averaged gradients must be gone before the connections are, or the process aborts
         distributed.destroy_process_group()
+
+
+def _check_launcher() -> None:
+    """Processes that wait for one that does not exist would wait for a day."""
+    said = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+    numbers = all(said[name].isdecimal() for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"))
+    if not (numbers and said["MASTER_ADDR"] and int(said["RANK"]) < int(said["WORLD_SIZE"])):
+        shown = ", ".join(f"{name}={value!r}" for name, value in said.items())
+        raise UsageError(f"the launcher says {shown}, but RANK must be below WORLD_SIZE and all be set", "use torchrun")

@@ -78,7 +78,7 @@ def compose(
     """
     if bench.composition:
         raise UsageError("this model is composed already", "name its adaptation and all its parts at once")
-    named = parse_adaptation(adapt) if adapt else {}
+    named = parse_adaptation(adapt) if adapt is not None else {}
     counts = named.pop("counts", None)
     opened = [_opened(*parse_part(spec), bench) for spec in mixed]
     weights = _given([weight for _, weight in opened])
