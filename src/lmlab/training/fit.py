@@ -88,6 +88,8 @@ class Fit:
         listeners: receive every event.
         sample: writes a text with the model given.
         ranks: the processes that train together; those but the first keep nothing on disk.
+        spent: seconds of a timed run's budget that went by before; half of it is left for training at least.
+        afterwards: tokens that are scored when training is done, within the budget.
     """
 
     model: NeuralModel
@@ -196,7 +198,10 @@ class Fit:
         self.progress.threads = threads if alone else min(threads, self.ranks.cores)
         self.progress.parts = parts if alone else 1
         torch.set_num_threads(self.progress.threads)
-        if self._gradients is None or self._gradients.parts != self.progress.parts:
+        if self._gradients is not None and self._gradients.parts != self.progress.parts:
+            self._gradients.close()
+            self._gradients = None
+        if self._gradients is None:
             self._gradients = Gradients(self.model, self._autocast, self.progress.parts, self.ranks)
 
     def _first_plan(self) -> Plan:
@@ -253,12 +258,11 @@ class Fit:
         self.progress.validation_tokens = _LEAST_VALIDATION
         began = time.perf_counter()
         scored = self._validate_tokens()[1]
-        seconds_a_token = (time.perf_counter() - began) / max(1, scored)
-        self._seconds_a_token = seconds_a_token
+        self._seconds_a_token = (time.perf_counter() - began) / max(1, scored)
         share = _VALIDATION_SHARE * budget / max(1, self.settings.evaluations)
-        affordable = max(_LEAST_VALIDATION, int(share / seconds_a_token))
+        affordable = max(_LEAST_VALIDATION, int(share / self._seconds_a_token))
         tokens = min(affordable, self.settings.validation_tokens)
-        return tokens * seconds_a_token if scored else 0.0, tokens
+        return tokens * self._seconds_a_token if scored else 0.0, tokens
 
     def _seconds_a_step(self, way: tuple[int, int], seconds: float) -> float:
         self._work_with(*way)
