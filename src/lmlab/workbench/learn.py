@@ -22,7 +22,7 @@ from lmlab.tokens import TokenStore
 from lmlab.training.ranks import Ranks, joined
 from lmlab.workbench.bench import Bench
 from lmlab.workbench.configure import DEFAULT_MODEL, check_shape, complete, laid_over, settings_of, tree_of
-from lmlab.workbench.prepare import IN_HAND, MOST_SCORED, Prepared, open_again, open_source, prepare
+from lmlab.workbench.prepare import IN_HAND, Prepared, open_again, open_source, prepare
 
 if TYPE_CHECKING:
     from lmlab.batches import Batches, Epoch
@@ -239,7 +239,7 @@ def _fit(
         sample=_sampler(prepared.codec, seed),
         ranks=ranks,
         spent=time.perf_counter() - clock.began if clock is not None else 0.0,
-        afterwards=min(prepared.stores["valid"].tokens, MOST_SCORED) if "valid" in prepared.stores else 0,
+        afterwards=prepared.validation_tokens,
     )
     try:
         outcome = run.go()

@@ -26,8 +26,7 @@ SPLITS = ("train", "valid", "test")
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
 _KEY_VERSION = 1  # changes when the encoding does
-MOST_SCORED = 2_000_000
-"""Characters of the validation split that the figures of training are taken on."""
+_MOST_SCORED = 2_000_000  # characters of the validation split that the figures of training are taken on
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,17 @@ class Prepared:
 
     def validation(self) -> TokenStore:
         """The validation split, or its first two million characters: what every model of a run is measured on."""
-        if self.stores["valid"].text_chars <= MOST_SCORED:
+        if self.stores["valid"].text_chars <= _MOST_SCORED:
             return self.stores["valid"]
-        return TokenStore.from_documents(self.codec, _head(self.corpus.documents("valid"), MOST_SCORED))
+        return TokenStore.from_documents(self.codec, _head(self.corpus.documents("valid"), _MOST_SCORED))
+
+    @property
+    def validation_tokens(self) -> int:
+        """About how many tokens `validation` has, without encoding anything; 0 where there is no such split."""
+        if "valid" not in self.stores:
+            return 0
+        valid = self.stores["valid"]
+        return int(valid.tokens * min(1.0, _MOST_SCORED / max(1, valid.text_chars)))
 
     def _sizes(self) -> dict[str, Any]:
         return {name: self.corpus.sizes[name] for name in SPLITS if name in self.stores}
