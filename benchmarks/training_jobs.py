@@ -149,7 +149,7 @@ def _fit(row: Row, text: Any) -> tuple[Any, Callable[[int], tuple[int, float, st
     from lmlab.training.events import Began, Event, Stepped
     from lmlab.training.fit import Fit
     from lmlab.training.settings import TrainSettings
-    from lmlab.workbench.learn import training_batches
+    from lmlab.workbench.prepare import training_batches
 
     torch.manual_seed(0)
     kind = registry.resolve("model", "cnn" if row.layers else "lstm")

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +17,24 @@ from lmlab.corpora.named import CORPORA
 from lmlab.errors import EmptyDataError, MissingExtraError, RunExistsError, UsageError
 from lmlab.models.base import is_unnormalised
 from lmlab.progress import Reporter, Silent, default_reporter
-from lmlab.tokens import TokenStore
 from lmlab.training.ranks import Ranks, joined
 from lmlab.workbench.bench import Bench
+from lmlab.workbench.budget import Clock, expect, planned
 from lmlab.workbench.configure import DEFAULT_MODEL, check_shape, complete, laid_over, settings_of, tree_of
-from lmlab.workbench.prepare import IN_HAND, Prepared, open_again, open_source, prepare
+from lmlab.workbench.prepare import (
+    IN_HAND,
+    Prepared,
+    open_again,
+    open_source,
+    prepare,
+    training_batches,
+    validation_batches,
+)
 
 if TYPE_CHECKING:
-    from lmlab.batches import Batches, Epoch
     from lmlab.training.checkpoint import Checkpoint
     from lmlab.training.events import Listener
 
-_LONG = 2  # documents this many times longer than a row are read in columns
-_VALIDATION_ROWS = 16
 _MOST_NOTES = 5  # said of an estimation; the manifest keeps them all
 
 
@@ -223,7 +227,7 @@ def _fit(
     validation = validation_batches(prepared.stores.get("valid"), batches, settings)
     if ranks.first and settings.baseline and "baselines" not in manifest["results"]:
         manifest["results"]["baselines"] = _baselines(prepared, whole, reporter)
-        _expect(manifest["results"], clock, reporter)
+        expect(manifest["results"], clock, reporter)
     if out is not None and not resumed:
         with disk.atomic_folder(out) as folder:
             store.write_description(folder, prepared.codec, whole, manifest)
@@ -263,33 +267,6 @@ def _fit(
         disk.write_json(out / store.CONFIG, whole)
         disk.write_json(out / store.MANIFEST, manifest)
     return Bench(model, prepared.codec, whole, manifest, out, prepared.stores)
-
-
-def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
-    """The training split cut as the settings say."""
-    from lmlab.batches import Columns, Lines, Windows
-
-    kind = settings.batching
-    if kind == "auto":
-        kind = "columns" if tokens.tokens / len(tokens) > _LONG * settings.length else "lines"
-    if kind == "columns":
-        return Columns(tokens, settings.batch_size, settings.length, seed, restart=settings.restart)
-    if kind == "windows":
-        return Windows(tokens, settings.batch_size, settings.length, seed)
-    return Lines(
-        tokens, settings.batch_size, settings.length, seed, budget=settings.batch_tokens, bucket=settings.bucket
-    )
-
-
-def validation_batches(tokens: TokenStore | None, batches: Batches, settings: Any) -> Epoch | None:
-    """The validation split in order: columns for a run in columns, else lines as they come."""
-    from lmlab.batches import Columns, Lines
-
-    if tokens is None:
-        return None
-    if batches.carries:
-        return Columns(tokens, _VALIDATION_ROWS, 4 * settings.length, roll=False).epoch(0)
-    return Lines(tokens, 4 * _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
 
 
 def _baselines(prepared: Prepared, whole: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -351,88 +328,6 @@ def _sampler(codec: Codec, seed: int) -> Callable[[Any], str]:
         return codec.decode(branch.ids())
 
     return sample
-
-
-# -- what to train in a given time ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Clock:
-    """When a command began, and how many tokens it is planned to learn from (None: nothing was planned)."""
-
-    began: float
-    tokens: float | None = None
-
-
-def planned(
-    whole: dict[str, Any], named: Mapping[str, Any], prepared: Prepared, reporter: Reporter, clock: Clock
-) -> tuple[dict[str, Any], Clock]:
-    """A configuration with the width, dropout and rate that suit its budget of minutes; what is named stands.
-
-    Args:
-        whole: the whole configuration, defaults filled in.
-        named: what of it was named by the caller or a recipe.
-        prepared: the corpus.
-        reporter: is told what was chosen.
-        clock: since when the budget runs.
-
-    Returns:
-        The configuration, and the clock with the tokens that are planned.
-    """
-    model_class = registry.resolve("model", whole["model"]["kind"])
-    ladder = getattr(model_class, "ladder", ())
-    given = {**named.get("model", {}), **named.get("train", {})}
-    if not ladder or whole["train"]["minutes"] is None or whole["train"]["plan"] or set(given) >= _PLANNED:
-        return whole, clock
-    from lmlab.training import planner
-
-    if set(ladder[0]) & set(given):
-        ladder = [{name: given[name] for name in ladder[0]}]
-    budget = 60 * whole["train"]["minutes"]
-    left = max(budget / 2, budget - (time.perf_counter() - clock.began))
-    tokens = prepared.stores["train"].tokens
-    with reporter.stage("measuring this machine"):
-        choice = planner.choose(ladder, _measure(whole, prepared, left), tokens, left, _batch_tokens(whole["train"]))
-    model = {name: value for name, value in choice.model.items() if name not in given}
-    train = {name: value for name, value in choice.train.items() if name not in given}
-    reporter.say(f"planned for {left:.0f} s: {choice.sentence(model | train)}")
-    whole = {**whole, "model": {**whole["model"], **model}, "train": {**whole["train"], **train}}
-    return whole, replace(clock, tokens=choice.tokens)
-
-
-_PLANNED = {"hidden", "dropout", "recurrent_dropout", "lr"}
-_MEASURED_SHARE = 0.005  # of the budget, for each size measured
-
-
-def _measure(whole: Mapping[str, Any], prepared: Prepared, left: float) -> Callable[[Mapping[str, Any]], Any]:
-    from lmlab.training.fit import Fit
-    from lmlab.training.planner import Size
-
-    settings = settings_of(whole, "train")
-    batches = training_batches(prepared.stores["train"], settings, whole["seed"])
-    model_class = registry.resolve("model", whole["model"]["kind"])
-
-    def measure(size: Mapping[str, Any]) -> Size:
-        model = model_class(settings_of({"model": {**whole["model"], **size}}, "model"), prepared.codec.vocab_size)
-        speed = Fit(model, batches, settings, whole["seed"]).pace(min(1.0, _MEASURED_SHARE * left))
-        return Size(size, model.core_parameters, speed)
-
-    return measure
-
-
-def _expect(results: dict[str, Any], clock: Clock | None, reporter: Reporter) -> None:
-    """Say what loss is to be expected, from the n-gram's and the tokens planned."""
-    if clock is None or clock.tokens is None or "ngram" not in results["baselines"]:
-        return
-    from lmlab.training.planner import expected
-
-    nats = expected(results["baselines"]["ngram"]["nats_per_token"], clock.tokens)
-    results["expected_nats_per_token"] = nats
-    reporter.say(f"to be expected on the validation split: about {nats:.2f} nats/token, give or take a tenth of it")
-
-
-def _batch_tokens(train: Mapping[str, Any]) -> int:
-    return (train["batch_tokens"] or train["batch_size"] * train["length"]) * train["accumulate"]
 
 
 # -- several models ---------------------------------------------------------------------------------------------------

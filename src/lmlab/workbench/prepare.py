@@ -1,4 +1,4 @@
-"""From a source to what models learn from: the corpus, the codec made from its training split, the encoded splits.
+"""From a source to what models learn from: corpus, codec (made from the training split), encoded splits, batches.
 
 The encoded splits are kept in the cache under a key of the text's hash, the split rule and the codec's settings, so a
 text is encoded once however many models are trained on it.
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmlab import codecs, disk
 from lmlab.codecs.base import Codec
@@ -22,10 +22,15 @@ from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, U
 from lmlab.progress import Reporter
 from lmlab.tokens import TokenStore
 
+if TYPE_CHECKING:
+    from lmlab.batches import Batches, Epoch
+
 SPLITS = ("train", "valid", "test")
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
 _KEY_VERSION = 1  # changes when the encoding does
+_LONG = 2  # documents this many times longer than a row are read in columns
+_VALIDATION_ROWS = 16
 _MOST_SCORED = 2_000_000  # characters of the validation split that the figures of training are taken on
 
 
@@ -144,6 +149,33 @@ def _head(documents: Iterable[Document], chars: int) -> Iterable[Document]:
             return
         chars -= len(document.text)
         yield document
+
+
+def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
+    """The training split cut as the settings say."""
+    from lmlab.batches import Columns, Lines, Windows
+
+    kind = settings.batching
+    if kind == "auto":
+        kind = "columns" if tokens.tokens / len(tokens) > _LONG * settings.length else "lines"
+    if kind == "columns":
+        return Columns(tokens, settings.batch_size, settings.length, seed, restart=settings.restart)
+    if kind == "windows":
+        return Windows(tokens, settings.batch_size, settings.length, seed)
+    return Lines(
+        tokens, settings.batch_size, settings.length, seed, budget=settings.batch_tokens, bucket=settings.bucket
+    )
+
+
+def validation_batches(tokens: TokenStore | None, batches: Batches, settings: Any) -> Epoch | None:
+    """The validation split in order: columns for a run in columns, else lines as they come."""
+    from lmlab.batches import Columns, Lines
+
+    if tokens is None:
+        return None
+    if batches.carries:
+        return Columns(tokens, _VALIDATION_ROWS, 4 * settings.length, roll=False).epoch(0)
+    return Lines(tokens, 4 * _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
 
 
 def encode_held_out(corpus: Corpus, codec: Codec, split: str, reporter: Reporter) -> TokenStore:

@@ -20,7 +20,7 @@ import numpy as np
 
 from lmlab import engine
 from lmlab.memory import room
-from lmlab.models.ngram import kernels
+from lmlab.models.ngram import kernels, scoring_kernels
 from lmlab.models.ngram.index import fixed
 from lmlab.models.ngram.trie import context_lengths
 from lmlab.vocab import BOS
@@ -81,7 +81,7 @@ class Tables:
         known_H, entry_M = (np.empty(many, dtype=np.uint32) for _ in range(2))
         logp_M, weight_M = (np.empty(many, dtype=np.float32) for _ in range(2))
         reached_M = np.empty(many, dtype=np.uint8)
-        kernels.look_up_words(ids_M, self._words_V2, known_H, reached_M, entry_M, weight_M, logp_M)
+        scoring_kernels.look_up_words(ids_M, self._words_V2, known_H, reached_M, entry_M, weight_M, logp_M)
         stored_M = np.zeros(
             len(ids_M) if self._absent else 0, dtype=np.uint8
         )  # how long a context of each place is stored
@@ -89,7 +89,9 @@ class Tables:
             if self._absent:
                 after_H = known_H[:many] + 1
                 stored_M[after_H[after_H < len(ids_M)]] = k - 1
-            many = kernels.look_up(ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M)
+            many = scoring_kernels.look_up(
+                ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M
+            )
         if self._absent:
             logp_M += self._absent * (context_lengths(ids_M, len(self._tables) + 1) - stored_M)
             logp_M[ids_M == BOS] = 0
