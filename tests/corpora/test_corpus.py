@@ -38,6 +38,15 @@ def test_one_document_is_cut_by_position(tmp_path):
     assert (corpus.name, corpus.pretokenised, corpus.skipped) == ("my.txt", False, 0)
 
 
+def test_pieces_stand_in_the_order_they_are_named_in():
+    text = "".join(f"line {i}\n" for i in range(1000))
+    corpus = open_text(text, DataSettings(split="valid 0.2, train 0.7, test 0.1"))
+    parts = [joined(corpus, split) for split in ("valid", "train", "test")]
+    assert "".join(parts) == text
+    assert [len(part) / len(text) for part in parts] == pytest.approx([0.2, 0.7, 0.1], abs=0.001)
+    assert corpus.rule == "by position, in this order: 0.2 valid, 0.7 train, 0.1 test"
+
+
 def test_reading_again_gives_the_same_and_iterators_do_not_disturb_each_other():
     corpus = open_text("\n".join(LINES), DataSettings(unit="line"))
     pairs = zip(corpus.documents("all"), corpus.documents("all"), strict=True)

@@ -4,18 +4,34 @@ import sys
 import pytest
 
 from lmlab.corpora import DataSettings
-from lmlab.corpora.settings import parse_shares, parse_template
+from lmlab.corpora.settings import SPLITS, parse_split, parse_template
 from lmlab.errors import SettingError
 
 
-@pytest.mark.parametrize("split", ["0.5,0.6,0.1", "1.1,-0.1,0", "0.9,0.1", "half", "0.9,0.05,nan", ""])
+@pytest.mark.parametrize(
+    "split",
+    [
+        "0.5,0.6,0.1",
+        "1.1,-0.1,0",
+        "0.9,0.1",
+        "half",
+        "0.9,0.05,nan",
+        "",
+        "train 0.5, train 0.4, test 0.1",
+        "train 0.9, dev 0.05, test 0.05",
+        "train 0.9, 0.05, 0.05",
+        "train 0.9, valid 0.05, test 0.05, more 0",
+        "0.9,0.05,0.05,0",
+        "train 0.5, train 0.9, valid 0.05, test 0.05",
+    ],
+)
 def test_shares_that_do_not_add_up_are_refused(split):
     with pytest.raises(SettingError, match="sum to 1"):
         DataSettings(split=split)
 
 
 def test_shares_within_rounding_are_accepted():
-    assert parse_shares("0.9,0.05,0.0500005") == (0.9, 0.05, 0.0500005)
+    assert parse_split("0.9,0.05,0.0500005") == ((0.9, 0.05, 0.0500005), SPLITS)
 
 
 @pytest.mark.parametrize("template", ["no field", "{open", "{}", "{title:>10}", "{title!r}", ""])

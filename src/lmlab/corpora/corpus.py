@@ -327,9 +327,13 @@ class _Builder:
         codes_N = np.frombuffer(self._codes, dtype=np.uint8)
         cut = self._must_cut()
         if cut:
-            cuts = position_cuts(edges.tolist(), self._rule.shares, self._texts.read)
+            order = [SPLITS.index(split) for split in self._rule.order]
+            shares = self._rule.shares
+            cuts = position_cuts(
+                edges.tolist(), (shares[order[0]], shares[order[1]], shares[order[2]]), self._texts.read
+            )
             edges = np.union1d(edges, cuts)
-            codes_N = np.searchsorted(cuts, edges[:-1], side="right").astype(np.uint8)
+            codes_N = np.array(order, np.uint8)[np.searchsorted(cuts, edges[:-1], side="right")]
         owners_N = np.searchsorted(self._ends, edges[:-1], side="right") - 1 if cut else range(len(codes_N))
         index = _Index(self._texts, self._names, self._name_ends, edges[:-1], edges[1:], codes_N, owners_N)
         sha256, tokens = self._content.hexdigest(), bool(self._tokens)
@@ -352,9 +356,9 @@ class _Builder:
     def _sentence(self, cut: bool) -> str:
         if self._rule.sentence:
             return self._rule.sentence
-        shares = shares_in_words(self._rule.shares)
         if cut:
-            return f"by position, in this order: {shares}"
+            return f"by position, in this order: {shares_in_words(self._rule.shares, self._rule.order)}"
+        shares = shares_in_words(self._rule.shares)
         if self._placed and self._rule.named:
             return "as the source names it"
         return f"by hash of each document's {'group' if self._placed else 'content'}: {shares}"

@@ -12,6 +12,9 @@ from lmlab.errors import SettingError
 
 Shares = tuple[float, float, float]
 """The shares of train, valid and test."""
+Order = tuple[str, ...]
+SPLITS: Order = ("train", "valid", "test")
+"""The splits, in the order that they stand in where a text is cut by position and nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +34,46 @@ class DataSettings(config.Settings):
     template: str | None = setting(None, 'a text made of a record\'s fields, such as "{title} ; {summary}"')
     columns: tuple[str, ...] = setting((), "names of the columns of a CSV that has no header row")
     max_chars: int | None = setting(None, "cut each document after so many characters", ge=1)
-    split: str = setting("auto", 'auto, none (everything trains), or shares of train, valid, test: "0.9,0.05,0.05"')
+    split: str = setting(
+        "auto",
+        'auto, none (everything trains), or shares of train, valid, test: "0.9,0.05,0.05"; named, they may stand in '
+        'another order: "valid 0.01, train 0.89, test 0.1"',
+    )
     errors: str = setting("strict", "what to do with bytes that are no UTF-8 text", choices=("strict", "replace"))
     limit: int | None = setting(None, "read at most so many documents", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_shares(self.split)
+        parse_split(self.split)
         if self.template is not None:
             parse_template(self.template)
             if self.text_field is not None:
                 raise SettingError("text_field", self.text_field, "left out beside a template", "choose one of the two")
 
 
-def parse_shares(split: str) -> Shares | None:
-    """The shares that a `split` asks for; None where it is a word.
+def parse_split(split: str) -> tuple[Shares, Order] | None:
+    """The shares that a `split` asks for, and the order that its pieces stand in; None where it is a word.
 
-    >>> parse_shares("0.8,0.1,0.1"), parse_shares("auto")
-    ((0.8, 0.1, 0.1), None)
+    >>> parse_split("0.8,0.1,0.1"), parse_split("auto")
+    (((0.8, 0.1, 0.1), ('train', 'valid', 'test')), None)
+    >>> parse_split("valid 0.01, train 0.89, test 0.1")
+    ((0.89, 0.01, 0.1), ('valid', 'train', 'test'))
     """
     if split in ("auto", "none"):
         return None
+    pieces = [piece.split() for piece in split.split(",")]
+    if [len(piece) for piece in pieces] == [1, 1, 1]:
+        pieces = [[name, *piece] for name, piece in zip(SPLITS, pieces, strict=True)]
     try:
-        train, valid, test = (float(share) for share in split.split(","))
+        shares = [float(share) for _, share in pieces]
     except ValueError:
-        train = valid = test = -1.0
-    if min(train, valid, test) < 0 or not abs(train + valid + test - 1) <= 1e-6:
+        shares = [-1.0]
+    order = tuple(piece[0] for piece in pieces if piece)
+    if sorted(order) != sorted(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
         bound = "auto, none, or three shares >= 0 of train, valid and test that sum to 1"
         raise SettingError("split", split, bound, "for example --split 0.9,0.05,0.05")
-    return train, valid, test
+    train, valid, test = (shares[order.index(name)] for name in SPLITS)
+    return (train, valid, test), order
 
 
 @functools.cache

@@ -10,9 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lmlab.corpora.settings import DataSettings, Shares, parse_shares
+from lmlab.corpora.settings import SPLITS, DataSettings, Order, Shares, parse_split
 
-SPLITS = ("train", "valid", "test")
 DEFAULT_SHARES: Shares = (0.9, 0.05, 0.05)
 FEW = 20
 """Fewer documents than this are cut by position where the hash leaves a split empty."""
@@ -27,11 +26,13 @@ class SplitRule:
         shares: of train, valid and test, for what the source does not place.
         named: whether the source's own partition counts.
         sentence: the corpus's own rule in words, or empty.
+        order: that the splits stand in where a text is cut by position.
     """
 
     shares: Shares = DEFAULT_SHARES
     named: bool = True
     sentence: str = ""
+    order: Order = SPLITS
 
 
 def choose_rule(settings: DataSettings, own: SplitRule) -> SplitRule:
@@ -40,7 +41,8 @@ def choose_rule(settings: DataSettings, own: SplitRule) -> SplitRule:
         return own
     if settings.split == "none":
         return SplitRule((1.0, 0.0, 0.0), named=False, sentence="everything trains")
-    return SplitRule(parse_shares(settings.split) or DEFAULT_SHARES, named=False)
+    shares, order = parse_split(settings.split) or (DEFAULT_SHARES, SPLITS)
+    return SplitRule(shares, named=False, order=order)
 
 
 def code_of(digest: bytes, shares: Shares) -> int:
@@ -54,26 +56,26 @@ def code_of(digest: bytes, shares: Shares) -> int:
     return bisect_right((shares[0], 1.0 - shares[2]), uniform)
 
 
-def shares_in_words(shares: Shares) -> str:
+def shares_in_words(shares: Shares, order: Order = SPLITS) -> str:
     """`0.9 train, 0.05 valid, 0.05 test`."""
-    return ", ".join(f"{share:g} {split}" for share, split in zip(shares, SPLITS, strict=True))
+    return ", ".join(f"{shares[SPLITS.index(split)]:g} {split}" for split in order)
 
 
 def position_cuts(edges: Sequence[int], shares: Shares, read: Callable[[int, int], bytes]) -> tuple[int, int]:
-    """Where valid and test begin, in bytes, when documents laid end to end are cut by position.
+    """Where the second and the third piece begin, in bytes, when documents laid end to end are cut by position.
 
     Each lies at the line end (or document's end) nearest to the exact share, else at white space, else at a character.
 
     Args:
         edges: where documents begin and end, from 0 to the total length.
-        shares: of train, valid and test.
+        shares: of the three pieces, in their order.
         read: the bytes between two positions.
     """
     total = edges[-1]
     reach = max(0, min(_REACH, int(min(share for share in shares if share > 0) * total / 2) - 1))
     targets = (round(shares[0] * total), round((1.0 - shares[2]) * total))
-    valid, test = (_nearest_cut(target, reach, edges, read) for target in targets)
-    return valid, test
+    second, third = (_nearest_cut(target, reach, edges, read) for target in targets)
+    return second, third
 
 
 def _nearest_cut(target: int, reach: int, edges: Sequence[int], read: Callable[[int, int], bytes]) -> int:

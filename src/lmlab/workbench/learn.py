@@ -32,6 +32,7 @@ from lmlab.workbench.prepare import (
 )
 
 if TYPE_CHECKING:
+    from lmlab.batches import Epoch
     from lmlab.training.checkpoint import Checkpoint
     from lmlab.training.events import Listener
 
@@ -243,7 +244,7 @@ def _fit(
         sample=_sampler(prepared.codec, seed),
         ranks=ranks,
         spent=time.perf_counter() - clock.began if clock is not None else 0.0,
-        afterwards=prepared.validation_tokens,
+        afterwards=prepared.validation_tokens + _calibration_tokens(prepared, settings),
     )
     try:
         outcome = run.go()
@@ -262,11 +263,33 @@ def _fit(
         "processes": ranks.count,
     }
     if outcome.reason != "interrupted" and ranks.first:
+        if settings.calibrate and validation is not None:
+            manifest["results"]["sharpness"] = _calibrated(model, validation, out, reporter)
         manifest["results"] |= _held_out(model, prepared, reporter)
     if out is not None:
         disk.write_json(out / store.CONFIG, whole)
         disk.write_json(out / store.MANIFEST, manifest)
     return Bench(model, prepared.codec, whole, manifest, out, prepared.stores)
+
+
+def _calibration_tokens(prepared: Prepared, settings: Any) -> int:
+    """How many tokens are read again to fit the sharpness."""
+    from lmlab.training.calibrate import ENOUGH, READINGS
+
+    return READINGS * min(ENOUGH, prepared.validation_tokens) if settings.calibrate else 0
+
+
+def _calibrated(model: Any, validation: Epoch, out: Path | None, reporter: Reporter) -> float:
+    """The sharpness that suits the validation split, in the model and in its weights' file."""
+    from lmlab.training.calibrate import calibrate
+    from lmlab.training.checkpoint import keep_weights
+
+    before, after = calibrate(model, validation)
+    if model.sharpness != 1:
+        reporter.say(f"logits times {model.sharpness:.3f}: {before:.4f} -> {after:.4f} nats/token held out")
+        if out is not None:
+            keep_weights(model, out)
+    return float(model.sharpness)
 
 
 def _baselines(prepared: Prepared, whole: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:

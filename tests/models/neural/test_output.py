@@ -78,3 +78,25 @@ def test_the_laws_hold(kind, vocab_size):
 def test_a_tied_output_cannot_be_adaptive():
     with pytest.raises(SettingError, match="tied"):
         LSTM.Settings(input="tied", softmax="adaptive")
+
+
+@pytest.mark.parametrize("softmax", ["full", "adaptive"])
+def test_a_sharper_model_is_the_same_with_its_logits_multiplied_and_is_kept(tmp_path, softmax):
+    torch.manual_seed(0)
+    model = LSTM(LSTM.Settings(embedding=8, hidden=16, softmax=softmax), 60).eval()
+    ids_BT = torch.randint(4, 60, (2, 30))
+    with torch.no_grad():
+        plain_BTV = model(ids_BT)[0]
+        model.sharpness = 0.5
+        blunt_BTV, loss = model(ids_BT)[0], model.loss(ids_BT, ids_BT, None)[0]
+    if softmax == "full":
+        assert torch.allclose(blunt_BTV, 0.5 * plain_BTV, atol=1e-6)
+    else:
+        assert torch.allclose(blunt_BTV.logsumexp(-1), torch.zeros(2, 30), atol=1e-5)
+        assert not torch.allclose(blunt_BTV, plain_BTV, atol=1e-2)
+    assert loss.item() == pytest.approx(-blunt_BTV.log_softmax(-1).gather(2, ids_BT[..., None]).sum().item(), rel=1e-5)
+    check_laws(model)
+    model.save(tmp_path)
+    again = LSTM.load(tmp_path, model.settings, 60)
+    assert again.sharpness == 0.5
+    assert torch.equal(again(ids_BT)[0], model(ids_BT)[0])

@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, UsageError
-from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax
+from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax, Sharp
 from lmlab.vocab import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, _SHARPNESS = "model.safetensors", "sharpness"
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,17 @@ class NeuralModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         """What the output layer reads at each position, and what is remembered after the last."""
+
+    @property
+    def sharpness(self) -> float:
+        """What logits are multiplied by: 1 in training, fitted afterwards."""
+        return self.output.sharpness
+
+    @sharpness.setter
+    def sharpness(self, value: float) -> None:
+        for layer in self.output.modules():
+            if isinstance(layer, Sharp):
+                layer.sharpness = value
 
     @property
     def device(self) -> torch.device:
@@ -183,8 +194,11 @@ class NeuralModel(nn.Module, abc.ABC):
         return torch.cat(parts, 1).masked_fill(~mask_BT, 0.0) if parts else torch.zeros(ids_BT.shape)
 
     def save(self, folder: Path) -> None:
-        """Write the weights, as safetensors."""
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS)
+        """Write the weights, as safetensors, and the sharpness where it is not 1."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        if self.sharpness != 1:
+            tensors[_SHARPNESS] = torch.tensor(self.sharpness, dtype=torch.float64)
+        save_file(tensors, folder / _WEIGHTS)
 
     @classmethod
     def load(cls, folder: Path, settings: Any, vocab_size: int) -> Self:
@@ -195,7 +209,9 @@ class NeuralModel(nn.Module, abc.ABC):
         """
         model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
         try:
-            model.load_state_dict(load_file(folder / _WEIGHTS))
+            tensors = load_file(folder / _WEIGHTS)
+            model.sharpness = float(tensors.pop(_SHARPNESS, 1.0))
+            model.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({reason})", "train it again") from error

@@ -3,7 +3,8 @@
 Shapes: N rows, H features, V the vocabulary, S the shortlist, K clusters, R rows whose target is in a cluster.
 
 Both offer `forward`, logits of the whole vocabulary (-inf where never predicted), and `nats`, the loss of known
-targets, which need not look at all of it.
+targets, which need not look at all of it. Both multiply their logits by `sharpness`, which is 1 while a model is
+trained and may be fitted afterwards (`training/calibrate.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ _SHARES = (8, 2)  # the shortlist is an eighth of the vocabulary; the clusters e
 _NARROWEST = 64  # features of a cluster, at least: fewer save little, as a product then waits for memory
 
 
-class FullSoftmax(nn.Module):
+class Sharp(nn.Module):
+    """What the output layers share."""
+
+    sharpness = 1.0
+
+    def _sharp(self, features: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """What gives logits `sharpness` times as large."""
+        return (features, bias) if self.sharpness == 1 else (features * self.sharpness, bias * self.sharpness)
+
+
+class FullSoftmax(Sharp):
     """One matrix over the vocabulary: its own, or the embedding's (`tied`)."""
 
     def __init__(self, features: int, vocab_size: int, tied: nn.Embedding | None = None) -> None:
@@ -34,19 +45,20 @@ class FullSoftmax(nn.Module):
         self.register_buffer("_never", _never(vocab_size), persistent=False)
         self._never: Tensor
 
-    def _weights(self) -> tuple[Tensor, Tensor]:
-        return self._tied[0].weight if self.weight is None else self.weight, self.bias + self._never
+    def _layer(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, bias = self._sharp(features, self.bias + self._never)
+        return features, self._tied[0].weight if self.weight is None else self.weight, bias
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits."""
-        return F.linear(features, *self._weights())
+        return F.linear(*self._layer(features))
 
     def nats(self, features_NH: Tensor, targets_N: Tensor) -> Tensor:
         """Summed nats of the targets that are not `IGNORE`."""
-        return cross_entropy_sum(features_NH, *self._weights(), targets_N)
+        return cross_entropy_sum(*self._layer(features_NH), targets_N)
 
 
-class Cluster(nn.Module):
+class Cluster(Sharp):
     """Fewer features for rarer tokens, then a matrix over the cluster's tokens."""
 
     def __init__(self, features: int, narrow: int, size: int) -> None:
@@ -56,15 +68,16 @@ class Cluster(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Log-probabilities within the cluster."""
-        logits: Tensor = self.last(self.narrow(features))
-        return logits.float().log_softmax(-1)
+        narrow, bias = self._sharp(self.narrow(features), self.last.bias)
+        return F.linear(narrow, self.last.weight, bias).float().log_softmax(-1)
 
     def nats(self, features_RH: Tensor, places_R: Tensor) -> Tensor:
         """Summed nats of the targets, given as places in the cluster."""
-        return cross_entropy_sum(self.narrow(features_RH), self.last.weight, self.last.bias, places_R)
+        narrow_RH, bias = self._sharp(self.narrow(features_RH), self.last.bias)
+        return cross_entropy_sum(narrow_RH, self.last.weight, bias, places_R)
 
 
-class AdaptiveSoftmax(nn.Module):
+class AdaptiveSoftmax(Sharp):
     """Frequent tokens at once, rare ones in two steps: their cluster, then the token (Grave et al. 2017).
 
     Ids must fall in frequency, as those of every word vocabulary here do. A row costs the shortlist and, seldom, one
@@ -86,7 +99,8 @@ class AdaptiveSoftmax(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits, which are log-probabilities already."""
         shortlist = self._cuts[0]
-        head = F.linear(features, self.head.weight, self.head.bias + self._never).float().log_softmax(-1)
+        heard, bias = self._sharp(features, self.head.bias + self._never)
+        head = F.linear(heard, self.head.weight, bias).float().log_softmax(-1)
         parts = [head[..., :shortlist]]
         for k, cluster in enumerate(self.clusters, shortlist):
             parts.append(head[..., k, None] + cluster(features))
@@ -100,7 +114,8 @@ class AdaptiveSoftmax(nn.Module):
             rows_R = ((targets_N >= start) & (targets_N < end)).nonzero()[:, 0]
             total = total + cluster.nats(features_NH[rows_R], targets_N[rows_R] - start)
             head_targets_N = head_targets_N.index_fill(0, rows_R, k)
-        return total + cross_entropy_sum(features_NH, self.head.weight, self.head.bias + self._never, head_targets_N)
+        features_NH, bias = self._sharp(features_NH, self.head.bias + self._never)
+        return total + cross_entropy_sum(features_NH, self.head.weight, bias, head_targets_N)
 
 
 def _never(size: int) -> Tensor:
