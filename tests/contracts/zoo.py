@@ -140,10 +140,11 @@ def _neural_cache(part, lr=0.0, **settings) -> LanguageModel:
 
 
 def _gated(*parts) -> LanguageModel:
-    from lmlab.models.gate import Gated
+    from lmlab.models.gate import Gate, Gated
 
-    gate_FP = np.random.default_rng(2).normal(0, 0.7, (1 + 3 * len(parts), len(parts)))
-    return Gated([part() for part in parts], gate_FP)
+    rng = np.random.default_rng(2)
+    gate = Gate(rng.normal(0, 0.7, (1 + 3 * len(parts), 4)), rng.normal(0, 0.7, (5, len(parts))))
+    return Gated([part() for part in parts], gate)
 
 
 def _recount(part, **settings) -> LanguageModel:

@@ -1,12 +1,12 @@
 """A mixture whose weights follow how well each part foretold the last tokens.
 
 The log-probabilities that the parts gave the last M tokens are averaged at three paces (the last one alone, a few, a
-dozen); a softmax layer makes the weights of them: a mixture of experts (Jacobs et al. 1991) with a gate so small that a
-few thousand held-out tokens fit it. It needs no rows, so known text is still scored part by part.
+dozen); a few hidden units and a softmax make the weights of them: a mixture of experts (Jacobs et al. 1991) with a gate
+so small that a few thousand held-out tokens fit it. It needs no rows, so known text is still scored part by part.
 
     model = Gated([lstm, ngram], fit_gate(logp_PN))
 
-Shapes: P parts, B contexts, V words, N tokens, M last tokens, D paces, F = 1 + P*D inputs of the gate.
+Shapes: P parts, B contexts, V words, N tokens, M last tokens, D paces, F = P*D inputs of the gate, K hidden units.
 """
 
 from __future__ import annotations
@@ -26,7 +26,33 @@ from lmlab.models.mix import fit_weights
 _MEMORY = 32  # tokens M that a gate looks back
 _PACES = (0.0, 0.5, 0.9)  # what a token more leaves of a token's weight
 _LEAST = -8.0  # a log-probability counts no lower than that
-_RIDGE = 1e-4  # keeps the slopes of a gate small where they hardly help
+_HIDDEN = 8
+_RIDGE = 1e-3  # keeps a gate nearly constant where that is nearly as good
+
+
+@dataclass(frozen=True)
+class Gate:
+    """From what each part gave the last tokens to its weight. The last row of each matrix is a bias.
+
+    Attributes:
+        inner: of shape (F + 1, K).
+        outer: of shape (K + 1, P).
+    """
+
+    inner: np.ndarray
+    outer: np.ndarray
+
+    def __post_init__(self) -> None:
+        parts = self.outer.shape[1]
+        wanted = (len(_PACES) * parts + 1, len(self.outer) - 1)
+        if self.inner.shape != wanted:
+            raise SettingError("gate", self.inner.shape, f"of shape {wanted}", "fit it with fit_gate")
+
+    def log_weights(self, recent_NPM: np.ndarray) -> np.ndarray:
+        """What to add to each part's log-probability of the next token, log_weights_NP."""
+        hidden_NK = np.tanh(gate_inputs(recent_NPM) @ self.inner[:-1] + self.inner[-1])
+        score_NP = hidden_NK @ self.outer[:-1] + self.outer[-1]
+        return np.asarray(score_NP - np.logaddexp.reduce(score_NP, axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -48,16 +74,15 @@ class Gated:
 
     Args:
         parts: models of one vocabulary.
-        gate_FP: as `fit_gate` gives it.
+        gate: as `fit_gate` gives it for these parts.
     """
 
     family: ClassVar[str] = "composed"
 
-    def __init__(self, parts: Sequence[LanguageModel], gate_FP: np.ndarray) -> None:
-        shape = (1 + len(_PACES) * len(parts), len(parts))
-        if gate_FP.shape != shape:
-            raise SettingError("gate", gate_FP.shape, f"of shape {shape}", "fit it to these parts with fit_gate")
-        self.parts, self._gate_FP = tuple(parts), gate_FP
+    def __init__(self, parts: Sequence[LanguageModel], gate: Gate) -> None:
+        if gate.outer.shape[1] != len(parts):
+            raise SettingError("gate", gate.outer.shape[1], f"for {len(parts)} parts", "fit it with fit_gate")
+        self.parts, self._gate = tuple(parts), gate
         self.vocab_size, self.bos, self.eos = parts[0].vocab_size, parts[0].bos, parts[0].eos
         self.unnormalised = any(map(is_unnormalised, parts))
 
@@ -75,7 +100,7 @@ class Gated:
 
     def _gated(self, answers: Sequence[tuple[Tensor, State]], recent_BPM: Tensor) -> tuple[Tensor, GatedState]:
         logp_BPV = torch.stack([logp_BV for logp_BV, _ in answers], dim=1)
-        log_weights_BP = torch.from_numpy(self._log_weights(recent_BPM.numpy())).to(logp_BPV.dtype)
+        log_weights_BP = torch.from_numpy(self._gate.log_weights(recent_BPM.numpy())).to(logp_BPV.dtype)
         state = GatedState(tuple(known for _, known in answers), recent_BPM, logp_BPV)
         return (logp_BPV + log_weights_BP[..., None]).logsumexp(dim=1), state
 
@@ -90,14 +115,10 @@ class Gated:
                 logp_1V, state = part.step(state, torch.tensor([token]))
         return recent_PM
 
-    def _log_weights(self, recent_NPM: np.ndarray) -> np.ndarray:
-        score_NP = gate_inputs(recent_NPM) @ self._gate_FP
-        return np.asarray(score_NP - np.logaddexp.reduce(score_NP, axis=1, keepdims=True))
-
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Blend.blend`; what was last said is remembered across documents."""
         for recent_NPM, logp_PN in _remembered(logp):
-            yield np.logaddexp.reduce(logp_PN + self._log_weights(recent_NPM).T)
+            yield np.logaddexp.reduce(logp_PN + self._gate.log_weights(recent_NPM).T)
 
 
 def _remembered(logp: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -111,33 +132,39 @@ def _remembered(logp: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def gate_inputs(recent_NPM: np.ndarray) -> np.ndarray:
-    """What a gate sees: 1, and each part's mean log-probability at each pace, inputs_NF."""
+    """What a gate sees: each part's mean log-probability at each pace, inputs_NF."""
     age_M = np.arange(_MEMORY - 1, -1, -1)
     weights_MD = np.stack([(1 - pace) * np.power(pace, age_M) for pace in _PACES], axis=1)
-    mean_NF = (recent_NPM @ weights_MD).reshape(len(recent_NPM), -1)
-    return np.concatenate([np.ones((len(mean_NF), 1)), mean_NF], axis=1)
+    return (recent_NPM @ weights_MD).reshape(len(recent_NPM), -1)
 
 
-def fit_gate(logp_PN: np.ndarray, rounds: int = 100) -> np.ndarray:
-    """The gate that fits held-out tokens best, gate_FP.
+def fit_gate(logp_PN: np.ndarray, rounds: int = 150) -> Gate:
+    """The gate that fits held-out tokens best.
 
     Args:
         logp_PN: natural log-probability that each part gives each held-out token, in the order of the text.
-        rounds: of L-BFGS, which begins at the best constant weights.
+        rounds: of L-BFGS, which begins near the best constant weights.
     """
     ((recent_NPM, _),) = _remembered(iter([logp_PN]))
-    inputs_NF, heard_NP = torch.from_numpy(gate_inputs(recent_NPM)), torch.from_numpy(logp_PN.T.astype(np.float64))
-    gate_FP = torch.zeros(inputs_NF.shape[1], len(logp_PN), dtype=torch.float64)
-    gate_FP[0] = torch.from_numpy(fit_weights(logp_PN)).clamp_min(1e-6).log()
-    gate_FP.requires_grad_()
-    optimizer = torch.optim.LBFGS([gate_FP], max_iter=rounds, line_search_fn="strong_wolfe")
+    inputs_NF, heard_NP = gate_inputs(recent_NPM), torch.from_numpy(logp_PN.T.astype(np.float64))
+    mean_F, spread_F = inputs_NF.mean(0), inputs_NF.std(0) + 1e-6
+    known_NF = torch.from_numpy((inputs_NF - mean_F) / spread_F)
+    rng, best_P = np.random.default_rng(0), np.log(np.maximum(fit_weights(logp_PN), 1e-6))
+    inner_FK = rng.normal(0, inputs_NF.shape[1] ** -0.5, (inputs_NF.shape[1], _HIDDEN))
+    start = inner_FK, np.zeros(_HIDDEN), np.zeros((_HIDDEN, len(logp_PN))), best_P - best_P.mean()
+    weights = [torch.from_numpy(value).requires_grad_() for value in start]
+    optimizer = torch.optim.LBFGS(weights, max_iter=rounds, line_search_fn="strong_wolfe")
 
     def nats() -> Tensor:
         optimizer.zero_grad()
-        log_weights_NP = (inputs_NF @ gate_FP).log_softmax(1)
-        loss = -(log_weights_NP + heard_NP).logsumexp(1).mean() + _RIDGE * gate_FP[1:].square().sum()
+        inner_FK, inner_K, outer_KP, outer_P = weights
+        log_weights_NP = (torch.tanh(known_NF @ inner_FK + inner_K) @ outer_KP + outer_P).log_softmax(1)
+        loss = -(log_weights_NP + heard_NP).logsumexp(1).mean()
+        loss = loss + _RIDGE * (inner_FK.square().sum() + outer_KP.square().sum())
         loss.backward()
         return loss
 
     optimizer.step(nats)
-    return np.asarray(gate_FP.detach().numpy())
+    inner_FK, inner_K, outer_KP, outer_P = (weight.detach().numpy() for weight in weights)
+    inner_FK = inner_FK / spread_F[:, None]
+    return Gate(np.vstack([inner_FK, inner_K - mean_F @ inner_FK]), np.vstack([outer_KP, outer_P]))

@@ -32,7 +32,7 @@ from lmlab.corpora import cache_dir
 from lmlab.errors import SettingError, UnknownNameError, UsageError
 from lmlab.models.base import Blend, LanguageModel
 from lmlab.models.dynamic import Dynamic, gradient_rms
-from lmlab.models.gate import Gated, fit_gate
+from lmlab.models.gate import Gate, Gated, fit_gate
 from lmlab.models.mix import LinearMixture, Mixture, fit_weights, mix
 from lmlab.models.neural.base import NeuralModel
 from lmlab.models.neural_cache import NeuralCache
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lmlab.workbench.bench import Bench
 
 _Found = dict[str, Tensor]
-_VERSION = 1  # of what is kept: changes when it is fitted otherwise
+_VERSION = 2  # of what is kept: changes when it is fitted otherwise
 KINDS: dict[str, type[Settings]] = {
     "dynamic": Dynamic.Settings,
     "cache": NeuralCache.Settings,
@@ -379,15 +379,15 @@ def _mixed(
 
     def fit() -> _Found:
         _, logp_PN = fitting.heard(parts)
-        found = {"weights_P": torch.from_numpy(fit_weights(logp_PN, given=given))}
-        return found | ({"gate_FP": torch.from_numpy(fit_gate(logp_PN))} if gated else {})
+        found = {"weights_P": fit_weights(logp_PN, given=given)} | (vars(fit_gate(logp_PN)) if gated else {})
+        return {name: torch.from_numpy(value) for name, value in found.items()}
 
     found = fitting.kept([*parts.key(), list(given), gated], fit) if len(known) < len(given) else {}
     weights = found["weights_P"].tolist() if found else known
     said["mixture"] = [{"part": name, "weight": weight} for name, weight in zip(names, weights, strict=True)]
     if gated:
         said["gate"] = "these are the best constant weights; a gate moves them as each part foretells the last tokens"
-        return Gated(parts.models, found["gate_FP"].numpy())
+        return Gated(parts.models, Gate(found["inner"].numpy(), found["outer"].numpy()))
     return mix(Mixture.Settings("linear", tuple(weights)), parts.models)
 
 
