@@ -84,6 +84,12 @@ def test_a_weight_is_a_share(tmp_path):
     assert parse_part(str(tmp_path / "run:2"))[1] is None
 
 
+def test_a_part_that_may_know_the_text_is_told_of(bench, runs):
+    (doubt,) = bench.composed(mix=[f"{runs / 'other-split'}:0.5"]).composition["doubts"]
+    assert "may know what this run held out" in doubt
+    assert "doubts" not in bench.composed(mix=[f"{runs / 'kn'}:0.5"]).composition
+
+
 def test_what_does_not_fit_is_refused(bench, runs):
     with pytest.raises(UsageError, match=r"another vocabulary \(word, \d+ tokens; this run char, \d+ tokens\)"):
         bench.composed(mix=[str(runs / "words")])

@@ -370,11 +370,15 @@ def _mixed(
     """The parts, weighed as given; or by expectation maximisation; or, where nothing is given, by a gate."""
     names = ["this run", *(str(other.folder) for other in parts.others)]
     known = [weight for weight in given if weight is not None]
-    if len(known) < len(given):
-        if fitting.text is None:
-            raise UsageError("this run has no validation split to fit weights on", "name each: --mix RUN:0.3")
-        for other in parts.others:
-            _check_unseen(fitting.bench, other)
+    if len(known) < len(given) and fitting.text is None:
+        raise UsageError("this run has no validation split to fit weights on", "name each: --mix RUN:0.3")
+    for other in parts.others:
+        doubt = _may_have_seen(fitting.bench, other)
+        if doubt and len(known) < len(given):
+            raise UsageError(doubt, "train both with one --split, or name a weight")
+        if doubt:
+            fitting.reporter.say(f"mind: {doubt}")
+            said.setdefault("doubts", []).append(doubt)
     gated = not known and fitting.text is not None and fitting.text.tokens >= _LEAST_GATED
 
     def fit() -> _Found:
@@ -415,12 +419,10 @@ def _recounted(
     return Recount(model, settings)
 
 
-def _check_unseen(bench: Bench, other: Bench) -> None:
-    """Raise if another run may have been trained on what this one held out."""
+def _may_have_seen(bench: Bench, other: Bench) -> str:
+    """Why another run may have been trained on what this one held out; empty if it was not."""
     here, there = bench.manifest["data"], other.manifest["data"]
-    if there.get("sha256") == here["sha256"] and there.get("split_rule") != here["split_rule"]:
-        rule = there.get("split_rule")
-        raise UsageError(
-            f"{other.folder} splits the same text otherwise ({rule}), so it may know what this run held out",
-            "train both with one --split, or name a weight",
-        )
+    if there.get("sha256") != here["sha256"] or there.get("split_rule") == here["split_rule"]:
+        return ""
+    rule = there.get("split_rule")
+    return f"{other.folder} splits the same text otherwise ({rule}), so it may know what this run held out"
