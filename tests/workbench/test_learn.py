@@ -199,6 +199,16 @@ def test_compare_measures_all_on_one_ruler(tmp_path, poem):
     assert benches[0].config["model"]["order"] == 2
 
 
+def test_what_is_trained_by_the_clock_is_planned_by_train_and_compare_alike(poem):
+    from lmlab.models.neural.rnn import LSTM
+
+    asked = {"codec": "char", "minutes": 0.01, "train": {"samples": False, "baseline": False}}
+    one, (other,) = lmlab.train(poem, model="lstm", **asked), compare(poem, ["lstm"], **asked)
+    smallest = LSTM.ladder[0]["hidden"]
+    assert smallest < LSTM.Settings().hidden
+    assert one.config["model"]["hidden"] == other.config["model"]["hidden"] == smallest
+
+
 def test_compare_refuses_before_it_trains(tmp_path, poem):
     for models, named, error in (
         (["ngram", "ngram"], {}, UsageError),

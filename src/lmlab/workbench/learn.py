@@ -394,16 +394,17 @@ def compare(
     corpus = open_source(source, data, reporter)
     if not (corpus.sizes["test"].documents or corpus.sizes["valid"].documents):
         raise EmptyDataError("there is no held-out text to compare on", "leave a share for it with --split")
-    wholes = []
+    trees = []
     for kind in models:
         own = (settings or {}).get(kind, {})
-        tree = with_kinds(merge(shared, {"model": {"kind": kind}, "train": {"baseline": False}}, own), corpus)
-        wholes.append(complete(tree, source=_lasting(source), seed=seed))
+        trees.append(with_kinds(merge(shared, {"model": {"kind": kind}, "train": {"baseline": False}}, own), corpus))
+    wholes = [complete(tree, source=_lasting(source), seed=seed) for tree in trees]
     prepared = prepare(corpus, wholes[0]["codec"], reporter)
     benches = []
-    for kind, whole in zip(models, wholes, strict=True):
+    for kind, tree, whole in zip(models, trees, wholes, strict=True):
         reporter.say(f"{kind}:")
-        bench = learn(prepared, whole, Path(out) / kind if out else None, reporter)
+        whole, clock = planned(whole, tree, prepared, reporter, Clock(time.perf_counter()))
+        bench = learn(prepared, whole, Path(out) / kind if out else None, reporter, clock=clock)
         if bench.manifest["status"] == "interrupted":
             raise KeyboardInterrupt
         bench.manifest["results"]["test"] = _test_figures(bench, prepared, reporter)
