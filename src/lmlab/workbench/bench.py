@@ -206,8 +206,8 @@ class Bench:
         tokens = encode_held_out(corpus, self.codec, split, reporter)
         return self._scored(tokens, corpus.sha256, corpus.name, split, reporter)
 
-    def held_out(self, split: str, reporter: Reporter | None = None) -> TokenStore | None:
-        """An encoded split of the run's own text; None where there is none, or nothing keeps the text.
+    def held_out(self, split: str, reporter: Reporter | None = None, chars: float = math.inf) -> TokenStore | None:
+        """An encoded split of the run's own text, or about so many characters of it; None where nothing keeps it.
 
         Raises:
             DataError: the text has changed.
@@ -217,7 +217,7 @@ class Bench:
         if split not in self.manifest["data"].get("splits", ()) or self.config["source"] in ("-", IN_HAND):
             return None
         reporter = reporter or Silent()
-        return encode_held_out(self._open_own(reporter), self.codec, split, reporter)
+        return encode_held_out(self._open_own(reporter), self.codec, split, reporter, chars)
 
     def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
         """Another text, whole, whatever part of its own text the run was trained on."""

@@ -55,6 +55,7 @@ _SEARCHED = {"lr": 1.0, "decay": 0.5, "theta": 1e3, "lam": 0.8}  # and how large
 _TRIALS = {"dynamic": 9, "cache": 16}
 _SGD = {"lr": 0.1, "decay": 0.001}  # where the search begins under that rule
 _TRIAL_TOKENS = 20_000  # of a model of up to a million weights or so; a larger one reads fewer
+_LEARNED_CHARS = 10 * _TRIAL_TOKENS  # of training text that gradients are measured on
 _LEAST_TOKENS = 2_000
 _WORK = 24e9  # weights times tokens of a trial
 _MIX_TOKENS = 500_000  # that weights are fitted on, where nothing adapts
@@ -196,8 +197,8 @@ class _Fitting:
 
     @cached_property
     def learned(self) -> TokenStore | None:
-        """The training split; None where nothing keeps it."""
-        return self.bench.held_out("train", self.reporter)
+        """The beginning of the training split; None where nothing keeps it."""
+        return self.bench.held_out("train", self.reporter, chars=_LEARNED_CHARS)
 
     @staticmethod
     def head(tokens: int, text: TokenStore) -> TokenStore:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _counted(documents: Iterable[Document], advance: Any) -> Iterable[Document]:
         advance(done)
 
 
-def _head(documents: Iterable[Document], chars: int) -> Iterable[Document]:
+def _head(documents: Iterable[Document], chars: float) -> Iterable[Document]:
     """Documents until they hold so many characters."""
     for document in documents:
         if chars <= 0:
@@ -178,8 +179,10 @@ def validation_batches(tokens: TokenStore | None, batches: Batches, settings: An
     return Lines(tokens, 4 * _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
 
 
-def encode_held_out(corpus: Corpus, codec: Codec, split: str, reporter: Reporter) -> TokenStore:
-    """Encode one split of another text, for evaluation; kept in memory.
+def encode_held_out(
+    corpus: Corpus, codec: Codec, split: str, reporter: Reporter, chars: float = math.inf
+) -> TokenStore:
+    """Encode one split of another text, or about so many characters of it, for evaluation; kept in memory.
 
     Raises:
         UnknownNameError: there is no such split.
@@ -187,7 +190,7 @@ def encode_held_out(corpus: Corpus, codec: Codec, split: str, reporter: Reporter
     if split not in corpus.sizes:
         raise UnknownNameError("split", split, corpus.sizes)
     with reporter.stage(f"encoding {corpus.name}", corpus.sizes[split].bytes):
-        return TokenStore.from_documents(codec, corpus.documents(split))
+        return TokenStore.from_documents(codec, _head(corpus.documents(split), chars))
 
 
 def open_again(source: str, settings: DataSettings, manifest: Mapping[str, Any], reporter: Reporter) -> Corpus:
