@@ -74,6 +74,10 @@ DAMAGES = {
         lambda run: [path.unlink() for path in run.iterdir()],
         "is no model directory (no manifest.json)",
     ),
+    "another letter in the vocabulary": (
+        lambda run: (run / "tokenizer.json").write_text((run / "tokenizer.json").read_text().replace('"b"', '"z"')),
+        "tokenizer.json is damaged (not what the manifest knows)",
+    ),
     "no config": (lambda run: (run / "config.json").unlink(), "is no model directory (no config.json)"),
     "another format": (
         lambda run: changed(run / "manifest.json", format=99),

@@ -13,6 +13,7 @@ Every file and folder is written beside its place, synced, and renamed into it. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -24,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from lmlab import codecs, registry
-from lmlab.codecs.base import Codec
+from lmlab.codecs.base import FILE, Codec
 from lmlab.disk import atomic_folder, write_json, writing
 from lmlab.errors import ArtifactError
 from lmlab.models.base import Registered
 
 FORMAT = 1
 MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
+VOCABULARY = "tokenizer_sha256"  # in the manifest
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -78,12 +80,13 @@ def new_manifest(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str
     }
 
 
-def write_description(folder: Path, codec: Codec, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """Everything of a model directory but the weights."""
-    write_json(folder / CONFIG, config)
-    write_json(folder / MANIFEST, manifest)
+def write_description(folder: Path, codec: Codec, config: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+    """Everything of a model directory but the weights; the manifest receives the vocabulary's hash."""
     with writing(folder):
         codec.save(folder)
+        manifest[VOCABULARY] = _vocabulary_hash(folder)
+    write_json(folder / CONFIG, config)
+    write_json(folder / MANIFEST, manifest)
 
 
 def save(
@@ -91,7 +94,7 @@ def save(
     model: Registered,
     codec: Codec,
     config: Mapping[str, Any],
-    manifest: Mapping[str, Any],
+    manifest: dict[str, Any],
     curve: Path | None,
 ) -> None:
     """Write a whole model directory, atomically."""
@@ -127,6 +130,8 @@ def load(path: Path) -> Stored:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{path / CONFIG} is damaged (no {error})", "train it again") from error
     codec = codecs.load(path, codec_kind, _without_kind(config["codec"]))
+    if manifest.get(VOCABULARY, now := _vocabulary_hash(path)) != now:
+        raise ArtifactError(f"{path / FILE} is damaged (not what the manifest knows)", "train it again")
     if codec.vocab_size != vocab_size:
         raise ArtifactError(
             f"{path} is inconsistent: {codec.vocab_size} tokens in tokenizer.json, {vocab_size} in config.json",
@@ -135,6 +140,11 @@ def load(path: Path) -> Stored:
     model_class = registry.resolve("model", model_kind)
     settings = model_class.Settings.make(_without_kind(config["model"]), "model")
     return Stored(model_class.load(path, settings, vocab_size), codec, config, manifest)
+
+
+def _vocabulary_hash(folder: Path) -> str:
+    with (folder / FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
