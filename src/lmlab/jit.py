@@ -5,18 +5,50 @@ Only modules of compiled loops import this; importing Numba takes a third of a s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+class _Cache(FunctionCache):
+    """Numba's, which looks at a function's own file alone; inlined from its neighbours, or from here, it is another."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(sig, codegen), _sources(Path(self._py_func.__code__.co_filename).parent))
+
+
+@functools.cache
+def _sources(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    files = {path: path.stat() for path in (*sorted(folder.glob("*.py")), Path(__file__))}
+    return tuple((path.name, file.st_mtime_ns, file.st_size) for path, file in files.items())
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile a function when it is first called."""
-    compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")(function)
+    compiled: Any = njit(nogil=True, error_model="numpy", **options)(function)
+    compiled._cache = _Cache(function)
+    return compiled
+
+
+def jit_sums(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, floats summed in any order: of such sums the compiler makes vectors. Infinities and NaN stay so."""
+    return jit(function, fastmath={"reassoc", "contract", "nsz"})
+
+
+def callback(signature: Any, function: Callable[..., Any]) -> Any:
+    """Compile a function that C calls, at once."""
+    compiled: Any = CFunc(function, normalize_signature(signature), locals={}, options={})
+    compiled._cache = _Cache(function)
+    compiled.compile()
     return compiled
 
 
@@ -40,3 +72,72 @@ def prefetch(_typing: Any, array: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
+
+
+@intrinsic
+def choose(_typing: Any, which: Any, one: Any, other: Any) -> Any:
+    """One where `which` is not 0, else the other: never a branch, which may be guessed wrong."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        which, one, other = arguments
+        return builder.select(builder.icmp_unsigned("!=", which, which.type(0)), one, other)
+
+    return one(which, one, one), generate
+
+
+@intrinsic
+def lowest(_typing: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set, 64 if none is."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def equal_of_8(_typing: Any, array: Any, index: Any, wanted: Any) -> Any:
+    """Which of the eight 32-bit numbers from `index` on are `wanted`, a bit each."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        eight = ir.VectorType(ir.IntType(32), 8)
+        numbers = _load(context, builder, signature, arguments, eight)
+        one = builder.insert_element(ir.Constant(eight, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        alike = builder.shuffle_vector(one, one, ir.Constant(eight, [0] * 8))
+        bits = builder.bitcast(builder.icmp_unsigned("==", numbers, alike), ir.IntType(8))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.uint64(array, types.int64, types.uint32), generate
+
+
+@intrinsic
+def spaces_of_64(_typing: Any, array: Any, index: Any) -> Any:
+    """Which of the 64 bytes from `index` on are NUL, tab, LF, CR or a space, a bit each."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        many = ir.VectorType(ir.IntType(8), 64)
+        text, found = (
+            _load(context, builder, signature, arguments, many),
+            ir.Constant(ir.VectorType(ir.IntType(1), 64), None),
+        )
+        for byte in b"\0\t\n\r ":
+            found = builder.or_(found, builder.icmp_unsigned("==", text, ir.Constant(many, [byte] * 64)))
+        return builder.bitcast(found, ir.IntType(64))
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def eight_bytes(_typing: Any, array: Any, index: Any) -> Any:
+    """The eight bytes from `index` on, as one number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _load(context, builder, signature, arguments, ir.IntType(64))
+
+    return types.uint64(array, types.int64), generate
+
+
+def _load(context: Any, builder: Any, signature: Any, arguments: Any, kind: ir.Type) -> Any:
+    """What lies at an index of an array, read as something else, wherever it begins."""
+    data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+    return builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), kind.as_pointer()), align=1)

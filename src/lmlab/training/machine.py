@@ -6,7 +6,6 @@ of an LSTM's time. Keeping them costs memory that stays at its high-water mark, 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
@@ -33,6 +32,8 @@ def keep_freed_memory() -> None:
     if sys.platform != "linux" or os.environ.get("LMLAB_PLAIN_MALLOC"):
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import ctypes
+
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)

@@ -205,13 +205,22 @@ def test_the_padding_embedding_is_zero_and_stays_so(kind):
     assert (model.embedding.weight.grad[PAD] == 0).all()
 
 
+def test_the_embedding_learns_as_torchs_does():
+    table, ids_BT = base.embedding(V, 5), text(4, 30) - 4
+    grad_BTE = torch.randn(4, 30, 5)
+    table(ids_BT).backward(grad_BTE)
+    wanted = torch.ops.aten.embedding_dense_backward(grad_BTE, ids_BT, V, PAD, False)
+    assert (ids_BT == PAD).any()
+    assert gap(table.weight.grad, wanted) < 1e-5
+
+
 @EVERY
-def test_a_large_vocabulary_learns_as_a_small_one(kind, monkeypatch):
+def test_the_compiled_loss_teaches_what_the_plain_one_does(kind, monkeypatch):
     from lmlab.models.neural import loss as module
 
     found = []
-    for limit in (1024, 1):
-        monkeypatch.setattr(module, "_SMALL_VOCABULARY", limit)
+    for worth in (0, 1 << 60):
+        monkeypatch.setattr(module, "_WORTH", worth)
         model = make(kind)
         loss, _ = model.loss(*documents([[5, 6, 7], [8]]), None)
         loss.backward()

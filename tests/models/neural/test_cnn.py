@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lmlab.models.neural.cnn import CNN
+from lmlab.models.neural.dropout import drawn_from
 from tests.models.neural.acceptance import V, gap, in_pieces, make, text
 
 SHAPES = [
@@ -12,6 +14,35 @@ SHAPES = [
     {"layers": 2, "kernel": 1},
     {"layers": 1, "kernel": 5, "embedding": 8, "channels": 8},
 ]
+
+
+def plainly(model, ids_BT):
+    """The features in as few words as torch has for them: (B, C, T) throughout, one-dimensional filters."""
+    hidden = F.embedding(F.pad(ids_BT, (model.receptive_field - 1, 0)), model.embedding.weight).transpose(1, 2)
+    for layer, convolution in enumerate(model.convolutions):
+        gap = model.settings.dilation**layer
+        new = F.conv1d(hidden, convolution.weight[:, :, 0], convolution.bias, dilation=gap)
+        new = F.glu(new, 1) if model.settings.gated else F.relu(new)
+        new = model.dropout(new.transpose(1, 2).contiguous()).transpose(1, 2)
+        same = model.settings.residual and new.shape[1] == hidden.shape[1]
+        hidden = new + hidden[:, :, -new.shape[2] :] if same else new
+    return hidden.transpose(1, 2)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_features_and_gradients_are_those_of_plain_convolutions(shape, training):
+    model, ids_BT = make("cnn", dropout=0.3, **shape).train(training), text()
+    found = []
+    for features in (lambda ids_BT: model.features(ids_BT, None)[0], lambda ids_BT: plainly(model, ids_BT)):
+        with drawn_from(7):
+            features_BTH = features(ids_BT)
+        weights = torch.linspace(-1, 1, features_BTH.numel()).view_as(features_BTH)
+        core = [model.embedding.weight, *model.convolutions.parameters()]
+        found.append([features_BTH.detach(), *torch.autograd.grad((features_BTH * weights).sum(), core)])
+    found[1][1][0] = 0  # the padding, which learns nothing
+    for ours, plain in zip(*found, strict=True):
+        assert gap(ours, plain) < 1e-5 * max(1.0, plain.abs().max().item())
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -72,3 +72,14 @@ def test_layer_by_layer_is_the_network_with_dropout_between(kind):
     first, last = (state.tensors[0] - dropped.tensors[0])[:, [0, 2]].abs().amax((0, 2))
     assert first == 0
     assert last > 0
+
+
+def test_the_same_falls_in_any_precision_and_the_rest_is_scaled_alike():
+    for x in (torch.rand(3, 7), torch.rand(5, 2, 4)):
+        kept = {}
+        for kind in (torch.float32, torch.bfloat16, torch.float64):
+            with drawn_from(5):
+                kept[kind] = Dropout(0.5)(x.to(kind))
+            assert torch.equal(kept[kind][kept[kind] != 0], 2 * x.to(kind)[kept[kind] != 0])
+        assert 0 < (kept[torch.float32] == 0).sum() < x.numel()
+        assert all(torch.equal(kept[kind] == 0, kept[torch.float32] == 0) for kind in kept)

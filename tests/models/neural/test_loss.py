@@ -13,6 +13,12 @@ from lmlab.vocab import IGNORE, NEVER_PREDICTED
 N, H, V = 1300, 16, 2048
 
 
+@pytest.fixture(autouse=True, params=["compiled", "plain"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(module, "_WORTH", 0 if request.param == "compiled" else 1 << 60)
+    return request.param
+
+
 def operands(rows=N, vocab=V, ignored=0.2, seed=0, scale=1.0):
     """features_NH, weight_VH, bias_V (-inf where never predicted), targets_N."""
     g = torch.Generator().manual_seed(seed)
@@ -122,6 +128,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_the_logits_of_a_large_vocabulary_never_exist_all_at_once(monkeypatch, precision):
     monkeypatch.setattr(module, "_CHUNK_ROWS", 32)
+    monkeypatch.setattr(module, "_CHUNK_LOGITS", 1)
     rows, vocab = 1024, 4096
     features, weight, bias, targets = operands(rows, vocab, ignored=0.0)
     leaves = [tensor.requires_grad_() for tensor in (features, weight, bias)]
@@ -139,3 +146,50 @@ def test_the_loss_alone_computes_no_gradients():
         loss = cross_entropy_sum(*leaves, given[3])
     assert relative(loss, plain(*given)) < 2e-6
     assert (learning.products, scoring.products) == (3, 1)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_gradient_is_exact_to_the_rounding_of_its_kind(way, kind):
+    """Rows from flat to sure, of the target or of another token; a share of V that fills no vector."""
+    logits = (torch.randn(400, 135) * torch.logspace(-2, 2, 400)[:, None]).to(kind)
+    bias, targets = torch.randn(135), torch.randint(4, 135, (400,))
+    bias[list(NEVER_PREDICTED)] = -torch.inf
+    exact = logits.double() + bias.double()
+    wanted = torch.softmax(exact, -1) - F.one_hot(targets, 135)
+    nats = F.cross_entropy(exact, targets, reduction="sum")
+    grad_bias = torch.ones(135)
+    got, grad = getattr(module, f"_{way}")(logits.clone(), bias, targets, grad_bias, True)
+    close = {"rtol": 2.0**-8 if kind == torch.bfloat16 else 1e-5, "atol": 3e-7}
+    torch.testing.assert_close(grad.double(), wanted, **close)
+    torch.testing.assert_close(grad_bias.double(), 1 + wanted.sum(0), rtol=1e-5, atol=1e-5)
+    assert relative(got, nats) < 1e-6
+
+
+def test_threads_share_the_rows():
+    given, before = operands(1001, 40), torch.get_num_threads()
+    loss, gradients = with_gradients(cross_entropy_sum, *given)
+    try:
+        torch.set_num_threads(3)
+        again, the_same = with_gradients(cross_entropy_sum, *given)
+    finally:
+        torch.set_num_threads(before)
+    assert relative(again, loss) < 1e-6
+    assert all(relative(one, other) < 1e-5 for one, other in zip(the_same, gradients, strict=True))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_not_a_number_is_not_hidden(sign):
+    features, weight, bias, targets = operands(20, 40, ignored=0.0)
+    weight[17] = sign * torch.nan
+    assert cross_entropy_sum(features, weight, bias, targets).isnan()
+    weight[17], bias[17] = 0, torch.inf
+    assert not cross_entropy_sum(features, weight, bias, targets).isfinite()
+
+
+def test_backward_works_once():
+    """The gradients are scaled where they are."""
+    features, *others = operands(20, 40)
+    loss = cross_entropy_sum(features.requires_grad_(), *others)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()

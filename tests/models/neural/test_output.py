@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from lmlab.errors import SettingError
+from lmlab.errors import ArtifactError, SettingError
 from lmlab.models.neural.cnn import CNN
 from lmlab.models.neural.output import AdaptiveSoftmax
 from lmlab.models.neural.rnn import LSTM
@@ -100,3 +101,11 @@ def test_a_sharper_model_is_the_same_with_its_logits_multiplied_and_is_kept(tmp_
     again = LSTM.load(tmp_path, model.settings, 60)
     assert again.sharpness == 0.5
     assert torch.equal(again(ids_BT)[0], model(ids_BT)[0])
+
+
+@pytest.mark.parametrize("sharpness", [[1.0, 1.0], float("nan"), 0.0])
+def test_a_sharpness_that_cannot_be_is_refused(tmp_path, sharpness):
+    model = LSTM(LSTM.Settings(embedding=4, hidden=4), 10)
+    save_file({**model.state_dict(), "sharpness": torch.tensor(sharpness)}, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"has sharpness (nan|0\.0)|cannot be read \(a Tensor with 2"):
+        LSTM.load(tmp_path, model.settings, 10)

