@@ -57,14 +57,15 @@ def test_a_full_disk_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         room((MANY,), np.uint64, on_disk=True)
 
 
-@pytest.mark.parametrize("platform", ["linux", "other"])
-def test_rows_keep_their_beginning(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("platform", "reserved"), [("linux", 1 << 20), ("linux", 1 << 60), ("other", 1 << 20)])
+def test_rows_keep_their_beginning(platform: str, reserved: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("lmlab.memory._RESERVED", reserved)
     rows = Rows(2, 2, np.uint64)
     rows.array[:] = 5
     for many in (10, MANY, 3 * MANY):
         rows.grow(many)
-        assert rows.array.shape == (many, 2)
+        assert len(rows.array) >= many
         assert rows.array[:2].tolist() == [[5, 5], [5, 5]]
         assert not rows.array[2:].any()
 

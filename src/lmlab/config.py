@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -191,6 +190,8 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         UnknownNameError: no such recipe and no such file.
         UsageError: the file is not TOML, or not JSON.
     """
+    import tomllib
+
     path = Path(name_or_path)
     if path.is_dir():
         path = path / "config.json"

@@ -25,6 +25,9 @@ from lmlab.disk import writing
 from lmlab.errors import SettingError
 
 _SMALL = 1 << 20
+_RESERVED = (
+    256 << 20
+)  # bytes; pages that are never touched take no memory, huge pages that are moved fall to small ones
 _CHECKED = 1 << 16  # numbers under one checksum
 _SOME = 8
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -160,6 +163,13 @@ def check_array(array: np.ndarray, checksums: Sequence[int], *, whole: bool = Tr
             raise ValueError(f"what lies from number {pieces[i]:,} on is not as it was written")
 
 
+def fixed(array: np.ndarray) -> np.ndarray:
+    """A read-only view, memory-mapped or not: one type for compiled loops, so that they are compiled once."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
 class Rows:
     """A table that grows where it lies, without a second copy where the system can move pages.
 
@@ -171,7 +181,7 @@ class Rows:
         self.array = room((many, columns), dtype)
 
     def grow(self, many: int) -> None:
-        """Make it so many rows long; no other reference to the array may be about."""
+        """Make it so many rows long, or longer; no other reference to the array may be about."""
         shape, dtype = (many, self.array.shape[1]), self.array.dtype
         pages = _pages(self.array) if sys.platform == "linux" else None
         if pages is None:
@@ -180,8 +190,12 @@ class Rows:
             self.array = longer
             return
         del self.array
-        pages.resize(math.prod(shape) * dtype.itemsize)
-        self.array = np.frombuffer(pages, dtype=dtype).reshape(shape)
+        needed = math.prod(shape) * dtype.itemsize
+        try:
+            pages.resize(max(needed, _RESERVED))
+        except OSError:  # a limit on addresses
+            pages.resize(needed)
+        self.array = np.frombuffer(pages, dtype=dtype).reshape(-1, shape[1])
 
 
 def _pages(array: np.ndarray) -> mmap.mmap | None:

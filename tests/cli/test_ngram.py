@@ -31,6 +31,8 @@ def test_estimate_tells_what_it_made(run: Path, capsys: pytest.CaptureFixture[st
     assert small["vocab_size"] == stats["vocab_size"] == len(set(LINES.split())) + 4
     assert small["ngrams"][1] < stats["ngrams"][1]
     assert stats["ngrams_in_all"] == sum(stats["ngrams"])
+    assert main(["ngram", "estimate", "my.txt", "--order", "2", "--quiet", "-o", "plain"]) == 0
+    assert capsys.readouterr().out.startswith(f"plain\n       1-grams {small['vocab_size']:>15,}\n")
     assert main(["ngram", "stats", "kn3"]) == 0
     assert "bits an n-gram" in " ".join(capsys.readouterr().out.split())
 

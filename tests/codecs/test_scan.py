@@ -37,6 +37,16 @@ def test_compiled_equals_plain(texts: list[list[str]], known: bool) -> None:
     assert known or compiled.words() == plain.words()
 
 
+@pytest.mark.parametrize("before", [0, 1, 62, 63, 64, 1022, 1023, 1024, 2047])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 16, 17, 63, 64, 65, 1030])
+def test_where_words_lie_does_not_matter(before: int, size: int) -> None:
+    plain, compiled = Scanner(), CompiledScanner()
+    named = ["x" * size, "x" * (size - 1) + "y", "y" + "x" * (size - 1)]
+    for text in ("z" * before + "\n" * 1200, " " * before + " ".join(named), "\n".join(named) + "\n"):
+        assert compiled.feed(text.encode()).tolist() == plain.feed(text.encode()).tolist()
+    assert compiled.words() == plain.words()
+
+
 @BOTH
 def test_lines_are_documents(kind: type[WordScanner]) -> None:
     words = kind()

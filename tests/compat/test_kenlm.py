@@ -135,6 +135,22 @@ def test_states_are_values(model: ours.Model) -> None:
             model.BaseScore(nothing, "ba", nothing)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_short_orders(order: int, tmp_path: Path) -> None:
+    codec = {"kind": "word", "split": "space", "vocab_size": None}
+    lmlab.train(text=text(100, 8), codec=codec, model="ngram", order=order, unit="line", out=tmp_path / "m")
+    model, (trie, words) = ours.Model(tmp_path / "m"), ours.read(tmp_path / "m")
+    for sentence in questions(20, 9):
+        logp_N = trie.logp_array(np.array([BOS, *ids_of(words, sentence), EOS], dtype=np.uint32))[1:]
+        log10_N = logp_N.astype(float) / math.log(10)
+        assert [prob for prob, _, _ in model.full_scores(sentence)] == pytest.approx(log10_N.tolist(), abs=1e-5)
+        state = ours.State()
+        model.BeginSentenceWrite(state)
+        assert [model.BaseScore(state, word, state) for word in (*sentence.encode().split(), "</s>")] == pytest.approx(
+            log10_N.tolist(), abs=1e-5
+        )
+
+
 def test_stupid_backoff_pays_for_contexts_never_seen(tmp_path: Path) -> None:
     codec = {"kind": "word", "split": "space", "vocab_size": None}
     settings = {"kind": "ngram", "order": 3, "smoothing": "stupid-backoff"}

@@ -56,6 +56,18 @@ def test_compiled_plain_and_bounded_agree(text: Path, smoothing: str) -> None:
             assert all(np.array_equal(vars(level)[name], array) for name, array in vars(expected).items())
 
 
+def test_a_large_model_that_was_saved_lies_in_its_files(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ngram_of(estimate(text, order=3, out=tmp_path / "small"))
+    monkeypatch.setattr("lmlab.models.ngram.model._WHOLE", 0)
+    saved = ngram_of(estimate(text, order=3, out=tmp_path / "large"))
+    assert isinstance(saved.trie.levels[1].key_G.base, np.memmap)
+    for level, expected in zip(saved.trie.levels, kept.trie.levels, strict=True):
+        assert all(np.array_equal(vars(level)[name], array) for name, array in vars(expected).items())
+    assert not isinstance(kept.trie.levels[1].key_G.base, np.memmap)
+
+
 def test_several_files_and_standard_input(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = TEXT.splitlines(keepends=True)
     halves = [tmp_path / "a.txt", tmp_path / "b.txt"]

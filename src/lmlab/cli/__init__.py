@@ -5,6 +5,7 @@ Nothing heavy is imported to show help: a verb's module is loaded when the verb 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -103,6 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"{where} is not usable ({error.strerror or error}): see that it is there, allowed, and has room", 1
         )
+    finally:
+        if arguments is None:  # the process ends: to sift what it holds for garbage would take longer than a small job
+            gc.freeze()
 
 
 def _print_whatever() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from lmlab.cli.parser import NGRAM_OPTIONS, Parser, reporter_of
-from lmlab.cli.show import print_json, print_table
+from lmlab.cli.show import print_json
 
 EXAMPLES = """\
   lmlab ngram estimate my.txt -o runs/kn5
@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"run": str(bench.folder), "vocab_size": bench.codec.vocab_size, **results})
         return 0
-    rows = [{"length": k, "n-grams": many} for k, many in enumerate(results["ngrams"], 1)]
-    print_table(rows, title=str(bench.folder), note=f"estimated in {results['train_seconds']:.1f} s")
+    print(bench.folder)
+    for k, many in enumerate(results["ngrams"], 1):  # no table: it takes longer to load than a megabyte to count
+        print(f"{k:>8}-grams {many:>15,}")
+    print(f"estimated in {results['train_seconds']:.1f} s")
     return 0

@@ -1,6 +1,8 @@
 """The scanner of scan.py in compiled form: words are known by a 64-bit hash of their bytes, as KenLM knows them.
 
-Among a million words, two share a hash with a chance of one in 37 million.
+Words of up to eight bytes have hashes of their own; among a million longer ones, two share one with a chance of one in
+37 million. White space is found 64 bytes at a time, and bytes are hashed by eight, so text lies in a buffer that is
+longer than it.
 
 Shapes: B bytes of text, N ids, W words, S slots of the table.
 """
@@ -12,13 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 from numba import uint64
 
-from lmlab.jit import inline, jit, prefetch
+from lmlab.jit import choose, eight_bytes, inline, jit, lowest, prefetch, spaces_of_64
 from lmlab.memory import room
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 _ROOM = 1 << 12
-_AHEAD = 12  # words hashed before they are looked up
-_RING = 16
+_BLOCK = 1024  # bytes whose words are hashed before they are looked up
+_MOST = _BLOCK + 1  # words and newlines of a block: none is without a byte, but one word may have begun before
+_BEYOND = 128  # bytes of white space behind a text
+_ONE = uint64(1)
 
 
 class CompiledScanner:
@@ -36,16 +40,18 @@ class CompiledScanner:
         self.feed(" ".join(words).encode())
         self._open, self._learn = False, learn
         for name in SPECIALS:  # unknown, unless they are among the words
-            _enter(self.table_S2, np.frombuffer(name.encode(), dtype=np.uint8), UNK)
+            _enter(self.table_S2, np.frombuffer(name.encode().ljust(_BEYOND), dtype=np.uint8), len(name), UNK)
 
     def feed(self, text: bytes) -> np.ndarray:
         """See `WordScanner`."""
-        text_B = np.frombuffer(text, dtype=np.uint8)
+        size = len(text)
         if self._learn:
-            self._make_room(len(text_B))
-        ids_N = np.empty(2 * len(text_B) + 1, dtype=np.uint32)  # if all are newlines
+            self._make_room(size)
+        text_B = np.empty(size + _BEYOND, dtype=np.uint8)
+        text_B[:size], text_B[size:] = np.frombuffer(text, dtype=np.uint8), ord(" ")
+        ids_N = np.empty(2 * size + 1, dtype=np.uint32)  # if all are newlines
         many, self._words, self._open = _scan(
-            text_B, self._open, self.table_S2, self._spelled_B, self._end_W, self._words, self._learn, ids_N
+            text_B, size, self._open, self.table_S2, self._spelled_B, self._end_W, self._words, self._learn, ids_N
         )
         return ids_N[:many].copy()
 
@@ -83,37 +89,36 @@ class CompiledScanner:
 
 
 @inline
-def _finish(hashed):
-    """The last mixing of a word's hash; never 0."""
-    hashed = (hashed ^ (hashed >> uint64(32))) * uint64(0x9E3779B97F4A7C15)
+def _hash(text_B, start, size):
+    """The hash of a word; never 0."""
+    hashed = _stir(uint64(0), text_B, start, size)
+    while size > uint64(8):
+        start, size = start + uint64(8), size - uint64(8)
+        hashed = _stir(hashed, text_B, start, size)
+    hashed *= uint64(0xD6E8FEB86659FD93)
     hashed ^= hashed >> uint64(29)
-    return hashed if hashed != 0 else uint64(1)
+    return choose(hashed, hashed, _ONE)
 
 
 @inline
-def _is_space(byte):
-    return byte <= 32 and (byte == 32 or byte == 10 or byte == 9 or byte == 13 or byte == 0)
+def _stir(hashed, text_B, start, size):
+    """Mix the next eight bytes in, or what is left of the word."""
+    besides = uint64(64) - (min(size, uint64(8)) << uint64(3))
+    word = eight_bytes(text_B, np.int64(start)) & (uint64(0xFFFFFFFFFFFFFFFF) >> besides)
+    hashed = (hashed ^ word) * uint64(0x9E3779B97F4A7C15)
+    return hashed ^ (hashed >> uint64(32))
 
 
 @jit
-def hash_word(word_B):
-    """The hash of a word: 64-bit FNV-1a, mixed once more."""
-    hashed = uint64(0xCBF29CE484222325)
-    for byte in word_B:
-        hashed = (hashed ^ uint64(byte)) * uint64(0x100000001B3)
-    return _finish(hashed)
-
-
-@jit
-def _enter(table_S2, word_B, id):
-    hashed, mask = hash_word(word_B), uint64(len(table_S2) - 1)
+def _enter(table_S2, text_B, size, id):
+    hashed, mask = _hash(text_B, uint64(0), uint64(size)), uint64(len(table_S2) - 1)
     at = hashed & mask
-    while table_S2[np.int64(at), 0] != 0:
-        if table_S2[np.int64(at), 0] == hashed:
+    while table_S2[at, 0] != 0:
+        if table_S2[at, 0] == hashed:
             return
-        at = (at + uint64(1)) & mask
-    table_S2[np.int64(at), 0] = hashed
-    table_S2[np.int64(at), 1] = id
+        at = (at + _ONE) & mask
+    table_S2[at, 0] = hashed
+    table_S2[at, 1] = id
 
 
 @jit
@@ -129,57 +134,48 @@ def _move(table_S2, larger_S2):
 
 
 @jit
-def _scan(text_B, opened, table_S2, spelled_B, end_W, words, learn, ids_N):
+def _scan(text_B, size, opened, table_S2, spelled_B, end_W, words, learn, ids_N):
     """Write the ids of a text; returns how many, how many words are known now, and whether a line is open.
 
-    Words are hashed some places before they are looked up, so that memory is asked ahead. A newline has the hash 0.
+    The words of a block are hashed before they are looked up, so that memory is asked ahead. A newline has the hash 0.
     """
-    mask, many, at, size = uint64(len(table_S2) - 1), 0, 0, len(text_B)
-    hashes = np.empty(_RING, np.uint64)
-    starts, stops = np.empty(_RING, np.int64), np.empty(_RING, np.int64)
-    read = done = 0
-    while True:
-        while at < size and text_B[at] != 10 and _is_space(text_B[at]):
-            at += 1
-        if at < size:
-            hashed = uint64(0)
-            starts[read % _RING] = at
-            if text_B[at] == 10:
-                at += 1
-            else:
-                hashed = uint64(0xCBF29CE484222325)
-                while at < size and not _is_space(text_B[at]):
-                    hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
-                    at += 1
-                hashed = _finish(hashed)
-                prefetch(table_S2, np.int64(hashed & mask) * 2)
-            hashes[read % _RING], stops[read % _RING] = hashed, at
-            read += 1
-        if done == read:
-            return many, words, opened
-        if at < size and read - done < _AHEAD:
-            continue
-        hashed = hashes[done % _RING]
-        if not opened:
+    mask, many, start, opened = uint64(len(table_S2) - 1), uint64(0), uint64(0), uint64(opened)
+    hashes, starts, stops = np.empty(_MOST, np.uint64), np.empty(_MOST, np.int64), np.empty(_MOST, np.int64)
+    for block in range(0, size + 1, _BLOCK):
+        read = uint64(0)
+        for at in range(block, min(block + _BLOCK, size + 1), 64):
+            found = spaces_of_64(text_B, at)
+            while found != uint64(0):
+                stop = uint64(at) + lowest(found)
+                found &= found - _ONE
+                if stop != start:
+                    hashed = _hash(text_B, start, stop - start)
+                    prefetch(table_S2, np.int64(hashed & mask) * 2)
+                    hashes[read], starts[read], stops[read] = hashed, start, stop
+                    read += _ONE
+                if text_B[stop] == 10:
+                    hashes[read] = uint64(0)
+                    read += _ONE
+                start = stop + _ONE
+        for done in range(read):
+            hashed = hashes[done]
             ids_N[many] = BOS
-            many += 1
-        opened = hashed != 0
-        id = uint64(EOS)
-        if opened:
+            many += _ONE - opened
+            opened = uint64(hashed != uint64(0))
             slot = hashed & mask
-            while table_S2[np.int64(slot), 0] != hashed and table_S2[np.int64(slot), 0] != 0:
-                slot = (slot + uint64(1)) & mask
-            id = uint64(UNK)
-            if table_S2[np.int64(slot), 0] != 0:
-                id = table_S2[np.int64(slot), 1]
-            elif learn:
+            while table_S2[slot, 0] != hashed and table_S2[slot, 0] != uint64(0):
+                slot = (slot + _ONE) & mask
+            known = table_S2[slot, 0]
+            id = choose(opened, choose(known, table_S2[slot, 1], uint64(UNK)), uint64(EOS))
+            if learn and opened != uint64(0) and known == uint64(0):
                 id = uint64(words + len(SPECIALS))
-                table_S2[np.int64(slot), 0] = hashed
-                table_S2[np.int64(slot), 1] = id
-                start, end = starts[done % _RING], end_W[words - 1] if words else 0
-                end_W[words] = end + stops[done % _RING] - start
-                spelled_B[end : end_W[words]] = text_B[start : stops[done % _RING]]
+                table_S2[slot, 0], table_S2[slot, 1] = hashed, id
+                end = end_W[words - 1] if words else 0
+                for byte in range(starts[done], stops[done]):
+                    spelled_B[end] = text_B[byte]
+                    end += 1
+                end_W[words] = end
                 words += 1
-        ids_N[many] = id
-        many += 1
-        done += 1
+            ids_N[many] = id
+            many += _ONE
+    return many, words, opened != uint64(0)

@@ -139,6 +139,7 @@ class WordsCodec(Codec):
         with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
             file.write(before + '"vocab": {')
             for start in range(0, self.vocab_size, _PIECE):
-                piece = dict(zip(self.tokens[start : start + _PIECE], range(start, self.vocab_size), strict=False))
-                file.write((", " if start else "") + json.dumps(piece, ensure_ascii=False)[1:-1])
+                quoted = map(json.encoder.encode_basestring, self.tokens[start : start + _PIECE])
+                pairs = map("%s: %d".__mod__, zip(quoted, range(start, self.vocab_size), strict=False))
+                file.write((", " if start else "") + ", ".join(pairs))
             file.write("}" + after)

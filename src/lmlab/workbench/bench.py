@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lmlab import score, store
+from lmlab import corpora, score, store
 from lmlab.codecs.base import Codec
 from lmlab.config import merge
-from lmlab.corpora import Corpus, DataSettings, open_text
 from lmlab.errors import EmptyDataError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
@@ -24,6 +23,7 @@ from lmlab.workbench.configure import settings_of
 from lmlab.workbench.prepare import IN_HAND, encode_held_out, open_again, open_source
 
 if TYPE_CHECKING:
+    from lmlab.corpora import Corpus
     from lmlab.decode import Branch, Step
     from lmlab.decode.strategies import Strategy
 
@@ -149,7 +149,7 @@ class Bench:
         Raises:
             EmptyDataError: the text is empty.
         """
-        corpus = open_text(text, DataSettings(unit="document", split="none"))
+        corpus = corpora.open_text(text, corpora.DataSettings(unit="document", split="none"))
         tokens = TokenStore.from_documents(self.codec, corpus.documents("all"))
         ids = tokens.document(0)[1:]
         pieces = [piece for document in corpus.documents("all") for piece in self.codec.spans(document.text)] + [""]

@@ -19,7 +19,7 @@ from lmlab.codecs.scan import WordScanner, chunks, opened, scanner
 from lmlab.codecs.word import WordCodec
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.memory import parse_size
-from lmlab.models.ngram import Ngram, arpa
+from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
@@ -74,7 +74,7 @@ def estimate(
         reporter.say(note)
     bench = _bench(model, codec, whole, texts.describe(), time.perf_counter() - began)
     if out is not None:
-        bench.save(out)
+        bench.model = model.reopened(bench.save(out))
     return bench
 
 
@@ -89,6 +89,8 @@ def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Re
     Raises:
         ArtifactError: it is no sound ARPA file.
     """
+    from lmlab.models.ngram import arpa
+
     reporter, path, began = reporter or default_reporter(), Path(path), time.perf_counter()
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
@@ -171,6 +173,10 @@ class Texts:
             return None
         return sum(path.stat().st_size for path in map(Path, self._names) if path.is_file())
 
+    def share(self) -> float:
+        """How much of them has been read this time."""
+        return self._bytes / (self.size or 1)
+
     def ids(self, words: WordScanner, title: str) -> Iterator[np.ndarray]:
         """Their ids, in pieces."""
         self._digest, self._bytes = hashlib.sha256(), 0
@@ -213,7 +219,7 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
         return count_ngrams(ids_N, settings.order, len(words))
     from lmlab.models.ngram.counting import Counter
 
-    counter = Counter(settings.order, memory=memory)
+    counter = Counter(settings.order, memory=memory, share=texts.share if texts.size else None)
     counter.count(pieces)
     words.seal()
     with reporter.stage("bringing n-grams into order"):

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmlab import codecs, disk
+from lmlab import codecs, corpora, disk
 from lmlab.codecs.base import Codec
-from lmlab.corpora import Corpus, DataSettings, cache_dir, open_corpus
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, UnknownNameError, UsageError
 from lmlab.progress import Reporter
@@ -25,6 +24,7 @@ from lmlab.tokens import TokenStore
 
 if TYPE_CHECKING:
     from lmlab.batches import Batches, Epoch
+    from lmlab.corpora import Corpus, DataSettings
 
 SPLITS = ("train", "valid", "test")
 IN_HAND = "(text in hand)"
@@ -75,14 +75,14 @@ class Prepared:
 def open_source(source: str, settings: DataSettings, reporter: Reporter) -> Corpus:
     """Open a corpus, showing progress."""
     with reporter.stage(f"reading {source}") as advance:
-        return open_corpus(source, settings, progress=lambda done, total: advance(done))
+        return corpora.open_corpus(source, settings, progress=lambda done, total: advance(done))
 
 
 def prepare(corpus: Corpus, codec_config: Mapping[str, Any], reporter: Reporter) -> Prepared:
     """Build the codec from the training split, encode every split, or find both in the cache."""
     if not corpus.sizes["train"].documents:
         raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
-    folder = cache_dir() / "tokens" / _key(corpus, codec_config)
+    folder = corpora.cache_dir() / "tokens" / _key(corpus, codec_config)
     kind = codec_config["kind"]
     settings = {name: value for name, value in codec_config.items() if name != "kind"}
     codec = _find_codec(folder, kind, settings)

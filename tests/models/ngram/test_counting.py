@@ -55,11 +55,11 @@ def test_equals_the_plain_counter(documents: list[list[int]], order: int, size: 
     same(counter.levels(V), plainly(ids_N, order, V))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_tables_grow_and_threads_agree(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "share"), [(1, None), (2, None), (4, None), (1, 1.0), (2, 0.02)])
+def test_tables_grow_and_threads_agree(threads: int, share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "PIECE", 64)
     ids_N = corpus(1)
-    counter = Counter(5, threads)
+    counter = Counter(5, threads, share=share and (lambda: share))
     counter.count(pieces_of(ids_N))
     same(counter.levels(400), plainly(ids_N, 5, 400))
 
@@ -90,11 +90,15 @@ def test_smoothing_in_compiled_pieces_and_on_disk(smoothing: str, prune: tuple[i
 
 
 @pytest.mark.parametrize("smoothing", ["kneser-ney", "stupid-backoff"])
-@pytest.mark.parametrize("order", [1, 2, 5])
-def test_batch_scores_equal_the_plain_ones(order: int, smoothing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("order", "full"), [(1, 0.65), (2, 0.65), (5, 0.65), (5, 0.8), (5, 0.99)])
+def test_batch_scores_equal_the_plain_ones(
+    order: int, full: float, smoothing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fullest tables must be made larger; whatever their size, pieces meet where a context lies across."""
     from lmlab.models.ngram import scoring
 
     monkeypatch.setattr(scoring, "PIECE", 100)
+    monkeypatch.setattr(scoring, "_FULL", full)
     model = Ngram.estimate(Ngram.Settings(order, smoothing), 400, corpus(4, 20_000))
     held_N = corpus(5, 5_000)
     with engine.only(False):

@@ -3,38 +3,43 @@
 Scoring five words takes less time than handing one array to a compiled function. So what is called here takes Python's
 own objects and gives Python's own objects, and is bound to one block of numbers that says where the tables lie:
 
-    row 0   the words: table, its mask, the order, what a context never seen adds
-    row k   level k: its index, log2 of the slots of that, its records, its suffixes, and its last node
+    row 0   the words: table, its mask, the order, what a context never seen adds, room to work in
+    row k   level k: its table and the shape of that, as scoring_kernels.py has them, its suffixes, and its last entry
 
-A lone question waits for memory, so what is asked of an n-gram lies side by side, in a record of 16 bytes a node: its
-key, log p and backoff.
+Python's lock is held all the while, so one room serves all threads.
 
-A context is one number, made of the level of its longest stored part, how long it really is, and the node.
+A lone question waits for memory. So all n-grams that can end in a word of a sentence are asked for at once, in as many
+tables, when the word before it is known; and the spellings and pairs of many words before any of them is scored.
+
+A context is one number, made of the level of its longest stored part, how long it really is, and where its entry lies.
 Where callers see it, it is tidied: a part that begins no stored n-gram and has a backoff of 0 (then written -0.0) is
 dropped, so that contexts which score alike are equal, as KenLM's states are.
 
 `<s>` and `</s>` are words here, as in ARPA files. `<s>` is never predicted; asked for all the same, it costs nothing.
 
-Shapes: K the order, W words, B bytes of their spellings, S slots of their table, G nodes of a level.
+Shapes: K the order, W words, B bytes of their spellings, S slots of their table, G nodes of a level, E places of
+entries of a level.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, types, uint64
+from numba import carray, types, uint32, uint64
 from numba.extending import intrinsic
 
-from lmlab.codecs.scan_compiled import _finish, hash_word
-from lmlab.jit import inline, jit, prefetch
+from lmlab.jit import callback, equal_of_8, inline, jit, lowest, prefetch
+from lmlab.memory import fixed, room
 from lmlab.models.ngram.counts import high
-from lmlab.models.ngram.kernels import _hash
-from lmlab.models.ngram.trie import Trie
+from lmlab.models.ngram.scoring import Tables
+from lmlab.models.ngram.scoring_kernels import _factor, _line, _mix
+from lmlab.models.ngram.trie import Level, Trie
 from lmlab.vocab import BOS, EOS, SPECIALS, UNK
 
 EMPTY = 0
@@ -42,9 +47,11 @@ EMPTY = 0
 RECORD = "<fi?xxx"
 """What `full_scores` gives of each word, for `struct`: log10 p, the length of the n-gram found, unknown or not."""
 _RECORD_BYTES = 12
-_WORDS, _MASK, _ORDER, _ABSENT = range(4)
-_SLOTS, _BITS, _RECORDS, _SUFFIXES, _LAST = range(5)
-_LOGP, _BACKOFF = 2, 3  # among the 32-bit numbers of a record
+_WORDS, _MASK, _ORDER, _ABSENT, _ROOM = range(5)
+_TABLE, _BITS, _UNUSED, _SLOTS, _LINES, _SUFFIXES, _LAST = range(7)
+_LOGP, _BACKOFF = 1, 2
+_STRETCH = 64  # words looked at together
+_LINE, _MARK, _ENTRY, _WEIGHT = range(4)  # in the room, of each length: the question, and what came of the last
 _LEVEL, _LENGTH = 40, 32  # where these begin in a context's number
 _LOG_10 = float(np.log(10.0))
 _FASTCALL = 0x80  # Python's METH_FASTCALL
@@ -84,19 +91,26 @@ class Calls:
 def bind(trie: Trie, words: Sequence[bytes]) -> Calls:
     """The functions of a model whose words have these spellings, ids from 4 on."""
     spellings_S2 = _spellings(words)
+    trie, places_K = trie.checked, list[np.ndarray]()
+    levels = [*itertools.starmap(_tidied, itertools.pairwise(trie.levels)), trie.levels[-1]]
+    tables = Tables(levels, trie.absent, places_K)
+    room_R4 = np.zeros((trie.order + 1 + _STRETCH, 4), dtype=np.uint64)
     block_K8 = np.zeros((trie.order + 1, 8), dtype=np.int64)
     block_K8[0, :_ABSENT] = spellings_S2.ctypes.data, len(spellings_S2) - 1, trie.order
     block_K8[0, _ABSENT : _ABSENT + 1].view(np.float64)[:] = trie.absent
-    records = [_records(trie, k) for k in range(1, trie.order + 1)]
-    for k, record_G2 in enumerate(records, 1):
-        suffix_G = trie.levels[k - 1].suffix_G
-        block_K8[k, [_RECORDS, _SUFFIXES, _LAST]] = record_G2.ctypes.data, suffix_G.ctypes.data, len(record_G2) - 1
-    for k, index in enumerate(trie.indices, 2):
-        block_K8[k, :_RECORDS] = index.slots.ctypes.data, index.bits
+    block_K8[0, _ROOM] = room_R4.ctypes.data
+    block_K8[1, [_TABLE, _LAST]] = tables.words_V2.ctypes.data, len(tables.words_V2) - 1
+    suffixes = []
+    for k, (table, *shape) in enumerate(tables.tables, 2):
+        suffix_E = room((len(table) // 2 if k < trie.order else 0,), np.uint32)
+        if k < trie.order:
+            _link(fixed(levels[k - 1].suffix_G), places_K[k - 2], places_K[k - 1], suffix_E)
+        suffixes.append(suffix_E)
+        block_K8[k, : _LAST + 1] = table.ctypes.data, *shape, suffix_E.ctypes.data, len(table) // 2 - 1
     block, make = block_K8.tobytes(), ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     score, full_scores, step = (make(ctypes.addressof(method), block, None) for method, _ in _methods())
-    return Calls(score, full_scores, step, (trie, spellings_S2, records))
+    return Calls(score, full_scores, step, (spellings_S2, tables, suffixes, room_R4))
 
 
 def begin(trie: Trie) -> int:
@@ -114,17 +128,11 @@ def _spellings(words: Sequence[bytes]) -> np.ndarray:
     return spellings_S2
 
 
-def _records(trie: Trie, k: int) -> np.ndarray:
-    """The records of level k, uint64."""
-    level = trie.levels[k - 1]
-    record_G2 = np.empty((len(level.key_G), 2), dtype=np.uint64)
-    record_G2[:, 0] = level.key_G
-    record_G2.view(np.float32)[:, _LOGP] = level.logp_G
-    if k < trie.order:
-        dead_G = level.backoff_G == 0
-        dead_G[high(trie.levels[k].key_G)] = False
-        record_G2.view(np.float32)[:, _BACKOFF] = np.where(dead_G, np.float32(-0.0), level.backoff_G)
-    return record_G2
+def _tidied(level: Level, longer: Level) -> Level:
+    """The level, with -0.0 as the backoff of what never matters as a context."""
+    dead_G = level.backoff_G == 0
+    dead_G[high(longer.key_G)] = False
+    return replace(level, backoff_G=np.where(dead_G, np.float32(-0.0), level.backoff_G))
 
 
 @functools.cache
@@ -133,7 +141,7 @@ def _methods() -> tuple[tuple[_Method, Any], ...]:
     signature = types.intp(types.intp, types.intp, types.intp)
     methods = []
     for function in (_score, _full_scores, _step):
-        compiled = cfunc(signature, cache=True)(function)
+        compiled = callback(signature, function)
         methods.append((_Method(function.__name__[1:].encode(), compiled.address, _FASTCALL, None), compiled))
     return tuple(methods)
 
@@ -188,7 +196,7 @@ def _step(block, arguments, _many):
     level = context >> _LEVEL
     if not (0 <= level < model_K8[0, _ORDER] and (context & 0xFFFFFFFF) <= model_K8[level, _LAST]):
         return _bad_argument()  # a context of some other model
-    logp, context, found = _follow(model_K8, word, context, True)
+    logp, context, found = _follow(model_K8, word, context)
     answer = _new_tuple(4)
     _set_item(answer, 0, _new_int(context))
     _set_item(answer, 1, _new_float(logp / _LOG_10))
@@ -225,12 +233,32 @@ def _text(text):
 def _enter_words(spelled_B, end_W, id_W, spellings_S2):
     start, mask = 0, uint64(len(spellings_S2) - 1)
     for word in range(len(end_W)):
-        hashed = hash_word(spelled_B[start : end_W[word]])
+        hashed = uint64(0xCBF29CE484222325)
+        for byte in range(start, end_W[word]):
+            hashed = (hashed ^ uint64(spelled_B[byte])) * uint64(0x100000001B3)
+        hashed = _finish(hashed)
         at = hashed & mask
         while spellings_S2[at, 0] != 0:
             at = (at + uint64(1)) & mask
         spellings_S2[at, 0], spellings_S2[at, 1] = hashed, id_W[word]
         start = end_W[word]
+
+
+@jit
+def _link(suffix_G, place_F, place_G, suffix_E):
+    for node in range(len(place_G)):
+        if node + 16 < len(place_G):
+            prefetch(place_F, np.int64(suffix_G[node + 16]))
+            prefetch(suffix_E, np.int64(place_G[node + 16]))
+        suffix_E[place_G[node]] = place_F[suffix_G[node]]
+
+
+@inline
+def _finish(hashed):
+    """The last mixing of a word's hash, 64-bit FNV-1a; never 0."""
+    hashed = (hashed ^ (hashed >> uint64(32))) * uint64(0x9E3779B97F4A7C15)
+    hashed ^= hashed >> uint64(29)
+    return hashed if hashed != 0 else uint64(1)
 
 
 @inline
@@ -254,42 +282,92 @@ def _count_words(text):
 @jit
 def _sentence(model_K8, text, bos, eos, records):
     """The natural log-probability of a text; each word's own goes to `records`, if that is an address."""
-    text_B = carray(_pointer(text), (_ANY,), np.uint8)
-    context = np.int64(EMPTY)
-    if bos and model_K8[0, _ORDER] > 1:
-        context = _context(1, 1, BOS)
-    at, total, before = uint64(0), 0.0, np.int64(BOS)
-    while True:
+    text_B, full = carray(_pointer(text), (_ANY,), np.uint8), model_K8[0, _ORDER] - 1
+    room_R4, first = carray(_pointer(model_K8[0, _ROOM]), (_ANY, 4), np.uint64), model_K8[0, _ORDER] + 1
+    at, total, before, length, level, more = uint64(0), 0.0, np.int64(BOS), np.int64(0), np.int64(0), True
+    if bos and full > 0:
+        length, level = np.int64(1), np.int64(1)
+        _remember(model_K8, room_R4, 1, np.int64(BOS))
+    while more:
+        stop = first
         while _is_space(text_B[at]):
             at += uint64(1)
-        if text_B[at] != 0:
+        while stop < first + _STRETCH - 1 and text_B[at] != 0:
             hashed = uint64(0xCBF29CE484222325)
             while text_B[at] > 32 or not (_is_space(text_B[at]) or text_B[at] == 0):
                 hashed = (hashed ^ uint64(text_B[at])) * uint64(0x100000001B3)
                 at += uint64(1)
-            word = _word_id(model_K8, _finish(hashed))
-        elif eos:
-            word, eos = np.int64(EOS), 0
-        else:
-            return total
-        _ask(model_K8, before, word)
-        before = word
-        logp, context, found = _follow(model_K8, word, context, False)
-        total += logp
-        if records != 0:
-            carray(_pointer(records), (3,), np.float32)[0] = logp / _LOG_10
-            carray(_pointer(records), (3,), np.int32)[1] = found
-            carray(_pointer(records), (3,), np.int32)[2] = word == UNK
-            records += _RECORD_BYTES
+            room_R4[stop, 0] = _finish(hashed)
+            _ask_word(model_K8, room_R4[stop, 0])
+            stop += 1
+            while _is_space(text_B[at]):
+                at += uint64(1)
+        more = text_B[at] != 0
+        for i in range(first, stop):
+            room_R4[i, 0] = _word_id(model_K8, room_R4[i, 0])
+        if eos and not more:
+            room_R4[stop, 0] = EOS
+            stop += 1
+        for i in range(first, stop):
+            prefetch(_table(model_K8, 1), np.int64(room_R4[i, 0]) * 2)
+            if full > 0:
+                _question(model_K8, 2, before, room_R4[i, 0])
+            before = np.int64(room_R4[i, 0])
+        for i in range(first, stop):
+            word = np.int64(room_R4[i, 0])
+            logp, found = _look_up(model_K8, room_R4, level, word)
+            logp += _absent(model_K8) * (length - level)
+            length, level = min(np.int64(1) if word == BOS else length + 1, full), min(found, full)
+            total += logp
+            if records != 0:
+                carray(_pointer(records), (3,), np.float32)[0] = logp / _LOG_10
+                carray(_pointer(records), (3,), np.int32)[1] = found
+                carray(_pointer(records), (3,), np.int32)[2] = word == UNK
+                records += _RECORD_BYTES
+    return total
 
 
 @inline
-def _ask(model_K8, before, word):
-    """Ask memory ahead for a word, and for the pair it makes with the one before: most searches come down to them."""
-    prefetch(carray(_pointer(model_K8[1, _RECORDS]), (_ANY, 2), np.uint64), word * 2)
-    if model_K8[0, _ORDER] > 1:
-        slots, mask = _slots(model_K8, 2)
-        prefetch(slots, np.int64(_hash(_key(before, word)) & mask))
+def _look_up(model_K8, room_R4, level, word):
+    """A word after the context in the room: its natural log-probability, and the length of the n-gram found.
+
+    All n-grams that may be stored are asked for before one is looked at. In the room, they take the context's place.
+    """
+    for k in range(2, level + 2):
+        room_R4[k, _LINE], room_R4[k, _MARK] = _question(model_K8, k, room_R4[k - 1, _ENTRY], word)
+    weights_R4 = carray(_pointer(model_K8[0, _ROOM]), (_ANY, 4), np.float64)
+    found, entry, logp, shorter = np.int64(0), word, 0.0, 0.0
+    while entry >= 0:
+        found += 1
+        logp, shorter = np.float64(_value(model_K8, found, entry, _LOGP)), weights_R4[found, _WEIGHT]
+        if found < model_K8[0, _ORDER]:
+            _remember(model_K8, room_R4, found, entry)
+        entry = np.int64(-1)
+        if found <= level:
+            entry = _answer(model_K8, found + 1, room_R4[found + 1, _LINE], room_R4[found + 1, _MARK])
+    if found <= level:
+        logp += shorter
+    for k in range(found + 1, level + 1):
+        logp += weights_R4[k, _WEIGHT]
+    return logp, found
+
+
+@inline
+def _remember(model_K8, room_R4, level, entry):
+    room_R4[level, _ENTRY] = entry
+    weights_R4 = carray(_pointer(model_K8[0, _ROOM]), (_ANY, 4), np.float64)
+    weights_R4[level, _WEIGHT] = _value(model_K8, level, entry, _BACKOFF)
+
+
+@inline
+def _absent(model_K8):
+    return carray(_pointer(model_K8.ctypes.data), (_ANY,), np.float64)[_ABSENT]
+
+
+@inline
+def _ask_word(model_K8, hashed):
+    spellings_S2 = carray(_pointer(model_K8[0, _WORDS]), (_ANY, 2), np.uint64)
+    prefetch(spellings_S2, np.int64(hashed & uint64(model_K8[0, _MASK])) * 2)
 
 
 @inline
@@ -305,76 +383,81 @@ def _word_id(model_K8, hashed):
 
 
 @jit
-def _follow(model_K8, word, context, tidied):
-    """A word after a context: its natural log-probability, the context then, and the length of the n-gram found.
-
-    Tidied, contexts that score alike are equal; it takes time and changes no score.
-    """
-    order = model_K8[0, _ORDER]
-    absent = carray(_pointer(model_K8.ctypes.data), (_ANY,), np.float64)[_ABSENT]
-    level, length, node = context >> _LEVEL, (context >> _LENGTH) & 0xFF, context & 0xFFFFFFFF
+def _follow(model_K8, word, context):
+    """A word after a context: its natural log-probability, the context then, and the length of the n-gram found."""
+    order, absent = model_K8[0, _ORDER], _absent(model_K8)
+    level, length, entry = context >> _LEVEL, (context >> _LENGTH) & 0xFF, context & 0xFFFFFFFF
     logp = absent * (length - level)
-    found = _child(model_K8, level, node, word)
+    found = _child(model_K8, level, entry, word)
     while found < 0:
-        logp += _value(model_K8, level, node, _BACKOFF)
-        node, level = _suffix(model_K8, level, node), level - 1
-        found = _child(model_K8, level, node, word)
+        logp += _value(model_K8, level, entry, _BACKOFF)
+        entry, level = _suffix(model_K8, level, entry), level - 1
+        found = _child(model_K8, level, entry, word)
     reached = level + 1
-    if reached > 1 or word != BOS:
-        logp += _value(model_K8, reached, found, _LOGP)
+    logp += _value(model_K8, reached, found, _LOGP)
     at, end = reached, found
     if at == order:  # the longest are no contexts: without its first word it is
         at, end = level, np.int64(0)
         if level > 0:
-            end = _child(model_K8, level - 1, _suffix(model_K8, level, node), word)
+            end = _child(model_K8, level - 1, _suffix(model_K8, level, entry), word)
     if absent != 0:
         return logp, _context(at, 1 if word == BOS else min(length + 1, order - 1), end), reached
-    while tidied and at > 0 and _is_dead(_value(model_K8, at, end, _BACKOFF)):
+    while at > 0 and _is_dead(_value(model_K8, at, end, _BACKOFF)):
         end, at = _suffix(model_K8, at, end), at - 1
     return logp, _context(at, at, end), reached
 
 
 @inline
-def _child(model_K8, level, node, word):
-    """The node, one level up, of a context's word, or -1; the context without words knows them all."""
+def _child(model_K8, level, entry, word):
+    """The entry, one level up, of a context's word, or -1; the context without words knows them all."""
     if level == 0:
         return word
-    bits = model_K8[level + 1, _BITS]
-    slots, mask = _slots(model_K8, level + 1)
-    record_G2 = carray(_pointer(model_K8[level + 1, _RECORDS]), (_ANY, 2), np.uint64)
-    key = _key(node, word)
-    hashed = _hash(key)
-    at, mark = hashed & mask, hashed >> uint64(32 + bits)
+    line, mark = _question(model_K8, level + 1, entry, word)
+    return _answer(model_K8, level + 1, line, mark)
+
+
+@inline
+def _question(model_K8, k, entry, word):
+    """Where a k-gram lies if it is stored, and its mark; memory is asked for it."""
+    unused, lines = uint64(model_K8[k, _UNUSED]), uint64(model_K8[k, _LINES])
+    mixed = _mix(entry, word, uint64(model_K8[k, _BITS]), _factor(unused))
+    line = _line(mixed, lines) << uint64(4)
+    prefetch(_table(model_K8, k), np.int64(line))
+    return line, mixed >> unused
+
+
+@inline
+def _answer(model_K8, k, line, mark):
+    """The entry of a k-gram, or -1."""
+    table = _table(model_K8, k)
     while True:
-        slot = uint64(slots[at])
-        if slot == 0:
-            return -1
-        if slot >> uint64(bits) == mark:
-            found = np.int64(slot & mask) - 1
-            if record_G2[uint64(found), 0] == key:
-                return found
-        at = (at + uint64(1)) & mask
+        taken = uint64(table[line])
+        met = equal_of_8(table, np.int64(line), uint32(mark)) & taken & uint64(0xFE)
+        if met != 0:
+            return np.int64((line >> uint64(1)) + lowest(met))
+        if taken & uint64(1) == 0:
+            return np.int64(-1)
+        line += uint64(16)
 
 
 @inline
-def _slots(model_K8, level):
-    slots = carray(_pointer(model_K8[level, _SLOTS]), (_ANY,), np.uint32)
-    return slots, (uint64(1) << uint64(model_K8[level, _BITS])) - uint64(1)
+def _table(model_K8, level):
+    return carray(_pointer(model_K8[level, _TABLE]), (_ANY,), np.uint32)
 
 
 @inline
-def _key(node, word):
-    return (uint64(node) << uint64(32)) | uint64(word)
+def _value(model_K8, level, entry, which):
+    values = carray(_pointer(model_K8[level, _TABLE]), (_ANY,), np.float32)
+    if level == 1:
+        return values[uint64(2 * entry + which - 1)]
+    return values[uint64((entry >> 3) * 16 + ((which * model_K8[level, _SLOTS] + (entry & 7)) & 15))]
 
 
 @inline
-def _value(model_K8, level, node, which):
-    return carray(_pointer(model_K8[level, _RECORDS]), (_ANY, 4), np.float32)[uint64(node), which]
-
-
-@inline
-def _suffix(model_K8, level, node):
-    return np.int64(carray(_pointer(model_K8[level, _SUFFIXES]), (_ANY,), np.uint32)[uint64(node)])
+def _suffix(model_K8, level, entry):
+    if level == 1:
+        return np.int64(0)
+    return np.int64(carray(_pointer(model_K8[level, _SUFFIXES]), (_ANY,), np.uint32)[uint64(entry)])
 
 
 @inline
@@ -383,5 +466,5 @@ def _is_dead(backoff):
 
 
 @jit
-def _context(level, length, node):
-    return (np.int64(level) << _LEVEL) | (np.int64(length) << _LENGTH) | np.int64(node)
+def _context(level, length, entry):
+    return (np.int64(level) << _LEVEL) | (np.int64(length) << _LENGTH) | np.int64(entry)

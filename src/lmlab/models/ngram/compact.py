@@ -31,10 +31,10 @@ import numpy as np
 
 from lmlab import engine
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.memory import fixed
 from lmlab.models.ngram import compact_kernels as kernels
 from lmlab.models.ngram.compact_kernels import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
 from lmlab.models.ngram.counts import NONE, UNSEEN, Counts, high, low
-from lmlab.models.ngram.index import fixed
 from lmlab.models.ngram.smoothing import STUPID, STUPID_BACKOFF, Rule, Task, log_of, rule_of
 from lmlab.vocab import BOS, NEVER_PREDICTED
 

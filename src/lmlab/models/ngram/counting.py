@@ -20,16 +20,19 @@ from typing import Any
 import numpy as np
 
 from lmlab import engine
-from lmlab.errors import EmptyDataError
+from lmlab.errors import EmptyDataError, UsageError
 from lmlab.memory import Rows, forget, resident, room
 from lmlab.models.ngram import kernels
 from lmlab.models.ngram.combine import merge_level
 from lmlab.models.ngram.counts import NONE, Counts
-from lmlab.models.ngram.index import Index
 
 _BASE = 256 << 20  # what a process with all its libraries takes besides, where the system does not tell
 _ARRANGING = 0.4  # of what its shelves take, a run takes so much more when it is brought into order
 _LEAST_RUN = 16 << 20  # bytes; words alone may fill the memory, and smaller runs would help nobody
+_FULL, _PACKED = 0.65, 0.85  # of an index: when it is made, and when it is made anew; fuller ones make longer searches
+_GROWTH = 0.93  # so the number of different n-grams grows with the text: its power, of a large text a little less
+_LEAP = 32  # but no index is made for so many times as many, whatever the text so far promises
+_MORE = 1.5  # as many are expected where nobody knows how much text there is
 PIECE = 1 << 16  # words that pass the shelves together: their nodes stay in the second-level cache
 
 
@@ -44,33 +47,48 @@ class Shelf:
     def __init__(self) -> None:
         self.size = self.nbytes = 0
         self._nodes = Rows(PIECE, 2, np.uint64)
-        self._index = Index.empty(PIECE)
+        self._slots = room((2 * PIECE,), np.uint32)
         self._last = NONE
 
-    def number(self, ids_M: np.ndarray, shorter_M1: np.ndarray, weight: int = 1) -> np.ndarray:
-        """Take a piece in, and return the node of the k-gram that ends at each place, the place before it first."""
-        self._make_room(len(ids_M))
+    def number(
+        self, ids_M: np.ndarray, shorter_M1: np.ndarray, share: float | None = None, weight: int = 1
+    ) -> np.ndarray:
+        """Take a piece in, and return the node of the k-gram that ends at each place, the place before it first.
+
+        Args:
+            ids_M: the words.
+            shorter_M1: what the shelf before returned.
+            share: of the text that has been read, where that is known.
+            weight: what an occurrence counts.
+        """
+        self._make_room(len(ids_M), share)
         longer_M1 = np.empty(len(ids_M) + 1, dtype=np.uint32)
         longer_M1[0] = self._last
-        index = self._index
-        self.size = kernels.number(
-            ids_M, shorter_M1, self._nodes.array, self.size, index.slots, index.bits, weight, longer_M1
-        )
+        self.size = kernels.number(ids_M, shorter_M1, self._nodes.array, self.size, self._slots, weight, longer_M1)
         self._last = longer_M1[-1]
-        self.nbytes = 16 * self.size + index.slots.nbytes
+        self.nbytes = 16 * self.size + self._slots.nbytes
         return longer_M1
 
-    def _make_room(self, more: int) -> None:
+    def _make_room(self, more: int, share: float | None) -> None:
         if self.size + more > len(self._nodes.array):
             self._nodes.grow(2 * self.size + more)
-        if not self._index.holds(self.size + more):
-            del self._index
-            self._index = Index.empty(self.size + more)
-            kernels.index_nodes(self._nodes.array, self.size, self._index.slots, self._index.bits)
+        if self.size + more > _PACKED * len(self._slots):
+            times = _MORE
+            if share and self.size > 2 * PIECE:  # the first words of a text tell little of the rest
+                times = min(share**-_GROWTH, _LEAP)
+            many = max(8 * PIECE, int((times * self.size + more) / _FULL))
+            if many >= 1 << 32:
+                raise UsageError(
+                    f"{self.size:,} n-grams of one length are more than can be indexed",
+                    "use a smaller order, or count a part of the data",
+                )
+            del self._slots
+            self._slots = room((many,), np.uint32)
+            kernels.index_nodes(self._nodes.array, self.size, self._slots)
 
     def close(self) -> np.ndarray:
         """The nodes without the spare room; the index is given up, and the shelf is of no more use."""
-        del self._index
+        del self._slots
         return self._nodes.array[: self.size]
 
 
@@ -99,10 +117,17 @@ class Counter:
         order: the greatest length, any number >= 1.
         threads: how many to use; None is one a core.
         memory: bytes that the process may take; beyond, what was counted goes to disk as a run. None: all there is.
+        share: tells how much of the text has been read.
     """
 
-    def __init__(self, order: int, threads: int | None = None, memory: int | None = None) -> None:
-        self._order, self._memory = order, memory
+    def __init__(
+        self,
+        order: int,
+        threads: int | None = None,
+        memory: int | None = None,
+        share: Callable[[], float] | None = None,
+    ) -> None:
+        self._order, self._memory, self._share = order, memory, share
         self._words = Words()
         self._shelves = [Shelf() for _ in range(order - 1)]
         self._runs: list[list[Counts]] = []
@@ -148,11 +173,12 @@ class Counter:
             tail = np.concatenate([self._tail, ids_M])
             self._tail = tail[max(0, len(tail) - self._order + 1) :]
             nodes_M1 = self._words.number(ids_M)
+            share = self._share() if self._share and not self._memory else None  # what is spilled need not last so long
             for shelf, gate in zip(self._shelves, self._gates[1:], strict=True):
                 gate.acquire()
                 held.release()
                 held = gate
-                nodes_M1 = shelf.number(ids_M, nodes_M1)
+                nodes_M1 = shelf.number(ids_M, nodes_M1, share)
             return True
         finally:
             held.release()
@@ -228,7 +254,7 @@ def arrange(
     key_G = room((size,), np.uint64, on_disk=on_disk)
     suffix_G, count_G = (room((size,), np.uint32, on_disk=on_disk) for _ in range(2))
     place_G = room((0 if longest else size,), np.uint32)
-    kernels.group(nodes_G2, size, place_F, len(place_F), key_G)
+    kernels.group(nodes_G2, place_F, room((len(place_F) + 1,), np.uint32), key_G)
     kernels.settle(nodes_G2, key_G, place_F, place_G, suffix_G, count_G)
     forget(key_G, suffix_G, count_G)
     return Counts(key_G, suffix_G, count_G), place_G

@@ -5,15 +5,15 @@ a megabyte) and tests compare with. They share one idea: the questions of a piec
 each other, so several are under way at once, some places apart, and each step asks memory ahead for what the next
 needs. A question alone would wait for memory three times; so it hardly waits at all. When counting:
 
-    place j            hash the key,              ask for its slot
-    place j - AHEAD    read the slot,             ask for the node it names
-    place j - 2 AHEAD  compare, find or insert
+    question j            hash the key,              ask for its slot
+    question j - AHEAD    read the slot,             ask for the node it names
+    question j - 2 AHEAD  compare, find or insert
 
-An index is an open-addressing table of 32-bit slots, a power of two of them: 2^bits. A slot holds a node's number plus
-one in its low `bits` bits, a piece of the key's hash above, and 0 where it is empty.
+An index is an open-addressing table of 32-bit slots. A slot holds a node's number plus one in its low bits, a piece of
+the key's hash above, and 0 where it is empty.
 
 Shapes: M places of a piece, M + 1 where the place before it is included; G nodes of a level, F of the level below; C
-contexts; g nodes and c contexts of a piece; V words; S slots or entries of a table.
+contexts; g nodes and c contexts of a piece; V words; S slots of an index.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lmlab.jit import inline, jit, prefetch
 from lmlab.models.ngram.counts import NONE
 from lmlab.vocab import BOS
 
-AHEAD = 16
-_RING = 64  # questions under way; at least 2 AHEAD + 1, a power of two
-_NOTHING = 0xFFFFFFFFFFFFFFFF
+AHEAD = 32  # questions, between the steps
+_BLOCK = 2048  # places whose questions are put together: they stay in the first-level cache
+_LOW = uint64(0xFFFFFFFF)
 _FEW = 32  # children sorted by insertion
 
 
@@ -41,7 +41,7 @@ def _hash(key):
 
 
 @jit
-def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):
+def number(ids_M, shorter_M1, nodes_G2, size, slots, weight, longer_M1):
     """Number the k-grams that end at each place of a piece, new ones in order of appearance, and count them.
 
     Args:
@@ -51,54 +51,64 @@ def number(ids_M, shorter_M1, nodes_G2, size, slots, bits, weight, longer_M1):
         nodes_G2: uint64, of each node its key, and its suffix and count packed; room for M more.
         size: how many nodes there are.
         slots: the index, with room for M more.
-        bits: log2 of its length.
         weight: what an occurrence counts: 1, or 0 for places counted before.
         longer_M1: receives the node of the k-gram that ends at each place, from its second element on.
 
     Returns:
         How many nodes there are now.
     """
-    many = len(ids_M)
-    mask, names = uint64(len(slots) - 1), (uint64(1) << uint64(bits)) - uint64(1)
-    keys, hashes = np.empty(_RING, np.uint64), np.empty(_RING, np.uint64)
-    for j in range(many + 2 * AHEAD):
-        if j < many:
-            if shorter_M1[j] == NONE or ids_M[j] == BOS:
-                keys[j % _RING] = uint64(_NOTHING)
-            else:
-                key = (uint64(shorter_M1[j]) << uint64(32)) | uint64(ids_M[j])
-                keys[j % _RING] = key
-                hashes[j % _RING] = _hash(key)
-                prefetch(slots, np.int64(hashes[j % _RING] & mask))
-        i = j - AHEAD
-        if 0 <= i < many and keys[i % _RING] != uint64(_NOTHING):
-            slot = uint64(slots[hashes[i % _RING] & mask])
-            prefetch(nodes_G2, np.int64(slot & names) * 2 - 2)
-        i = j - 2 * AHEAD
-        if i < 0:
-            continue
-        key, hashed = keys[i % _RING], hashes[i % _RING]
-        if key == uint64(_NOTHING):
-            longer_M1[i + 1] = NONE
-            continue
-        at, mark = hashed & mask, hashed >> uint64(32 + bits)
-        while True:
-            slot = uint64(slots[at])
-            if slot == 0:
-                nodes_G2[size, 0] = key
-                nodes_G2[size, 1] = (uint64(shorter_M1[i + 1]) << uint64(32)) | uint64(weight)
-                longer_M1[i + 1] = size
-                size += 1
-                slots[at] = uint32((mark << uint64(bits)) | uint64(size))
-                break
-            if slot >> uint64(bits) == mark:
-                node = (slot & names) - uint64(1)
-                if nodes_G2[node, 0] == key:
-                    nodes_G2[node, 1] += uint64(weight)
-                    longer_M1[i + 1] = node
+    names = _names(slots)
+    keys, hashes, places = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int64)
+    for start in range(0, len(ids_M), _BLOCK):
+        many = 0
+        for place in range(start, min(start + _BLOCK, len(ids_M))):
+            key = (uint64(shorter_M1[place]) << uint64(32)) | uint64(ids_M[place])
+            keys[many], hashes[many], places[many] = key, _hash(key), place + 1
+            longer_M1[place + 1] = NONE
+            many += (shorter_M1[place] != NONE) & (ids_M[place] != BOS)
+        for j in range(many + 2 * AHEAD):
+            if j < many:
+                prefetch(slots, _home(hashes[j], slots))
+            i = j - AHEAD
+            if 0 <= i < many:
+                prefetch(nodes_G2, np.int64(uint64(slots[_home(hashes[i], slots)]) & names) * 2 - 2)
+            i = j - 2 * AHEAD
+            if i < 0:
+                continue
+            key, place, at = keys[i], places[i], _home(hashes[i], slots)
+            mark = hashes[i] & _LOW & ~names
+            while True:
+                slot = uint64(slots[at])
+                if slot == 0:
+                    nodes_G2[size, 0] = key
+                    nodes_G2[size, 1] = (uint64(shorter_M1[place]) << uint64(32)) | uint64(weight)
+                    longer_M1[place] = size
+                    size += 1
+                    slots[at] = uint32(mark | uint64(size))
                     break
-            at = (at + uint64(1)) & mask
+                if slot & ~names == mark:
+                    node = np.int64(slot & names) - 1
+                    if nodes_G2[node, 0] == key:
+                        nodes_G2[node, 1] += uint64(weight)
+                        longer_M1[place] = node
+                        break
+                at = at + 1 if at + 1 < len(slots) else 0
     return size
+
+
+@inline
+def _home(hashed, slots):
+    """Where to look first in an index of any length."""
+    return np.int64(((hashed >> uint64(32)) * uint64(len(slots))) >> uint64(32))
+
+
+@inline
+def _names(slots):
+    """The bits of a slot that hold a number, in an index of any length."""
+    names = uint64(1)
+    while names < uint64(len(slots)):
+        names = (names << uint64(1)) | uint64(1)
+    return names
 
 
 @jit
@@ -109,67 +119,55 @@ def count_words(ids_M, count_V):
 
 
 @jit
-def index_nodes(nodes_G2, size, slots, bits):
+def index_nodes(nodes_G2, size, slots):
     """Fill an empty index with nodes that are being counted."""
-    mask = uint64(len(slots) - 1)
+    names = _names(slots)
     for node in range(size):
         if node + AHEAD < size:
-            prefetch(slots, np.int64(_hash(nodes_G2[node + AHEAD, 0]) & mask))
-        _claim(slots, mask, bits, _hash(nodes_G2[node, 0]), node)
+            prefetch(slots, _home(_hash(nodes_G2[node + AHEAD, 0]), slots))
+        hashed = _hash(nodes_G2[node, 0])
+        at = _home(hashed, slots)
+        while slots[at] != 0:
+            at = at + 1 if at + 1 < len(slots) else 0
+        slots[at] = uint32((hashed & _LOW & ~names) | uint64(node + 1))
 
 
 @jit
-def index_keys(key_G, slots, bits):
-    """Fill an empty index with the nodes of a level."""
-    mask = uint64(len(slots) - 1)
-    for node in range(len(key_G)):
-        if node + AHEAD < len(key_G):
-            prefetch(slots, np.int64(_hash(key_G[node + AHEAD]) & mask))
-        _claim(slots, mask, bits, _hash(key_G[node]), node)
-
-
-@inline
-def _claim(slots, mask, bits, hashed, node):
-    at = hashed & mask
-    while slots[at] != 0:
-        at = (at + uint64(1)) & mask
-    slots[at] = uint32(((hashed >> uint64(32 + bits)) << uint64(bits)) | uint64(node + 1))
-
-
-@jit
-def group(nodes_G2, size, places_F, contexts, ordered_G):
+def group(nodes_G2, places_F, end_F1, ordered_G):
     """Order counted nodes by the final place of their context, then by word, and put those places in their keys.
 
     Args:
         nodes_G2: as `number` left them.
-        size: how many they are, G.
         places_F: uint32, the final place of each node one level down.
-        contexts: how many those are.
+        end_F1: uint32, zeros; receives where the children of each place one level down end.
         ordered_G: uint64, receives in the final order the word and the old number of each node, packed.
     """
-    far = 2 * AHEAD
-    low = uint64(0xFFFFFFFF)
-    end_C = np.zeros(contexts + 1, np.uint32)
+    size, contexts = len(nodes_G2), len(places_F)
     for node in range(size):
-        if node + far < size:
-            prefetch(places_F, np.int64(nodes_G2[node + far, 0] >> uint64(32)))
+        if node + AHEAD < size:
+            prefetch(places_F, np.int64(nodes_G2[node + AHEAD, 0] >> uint64(32)))
         context = places_F[np.int64(nodes_G2[node, 0] >> uint64(32))]
-        nodes_G2[node, 0] = (uint64(context) << uint64(32)) | (nodes_G2[node, 0] & low)
-        end_C[np.int64(context) + 1] += uint32(1)
+        nodes_G2[node, 0] = (uint64(context) << uint64(32)) | (nodes_G2[node, 0] & _LOW)
+        end_F1[np.int64(context) + 1] += uint32(1)
     for context in range(contexts):
-        end_C[context + 1] += end_C[context]
+        end_F1[context + 1] += end_F1[context]
     for node in range(size):
-        if node + 2 * far < size:
-            prefetch(end_C, np.int64(nodes_G2[node + 2 * far, 0] >> uint64(32)))
-        if node + far < size:
-            prefetch(ordered_G, np.int64(end_C[np.int64(nodes_G2[node + far, 0] >> uint64(32))]))
+        if node + 2 * AHEAD < size:
+            prefetch(end_F1, np.int64(nodes_G2[node + 2 * AHEAD, 0] >> uint64(32)))
+        if node + AHEAD < size:
+            prefetch(ordered_G, np.int64(end_F1[np.int64(nodes_G2[node + AHEAD, 0] >> uint64(32))]))
         context = np.int64(nodes_G2[node, 0] >> uint64(32))
-        ordered_G[end_C[context]] = (nodes_G2[node, 0] << uint64(32)) | uint64(node)
-        end_C[context] += uint32(1)
-    start = 0
-    for context in range(contexts):
-        _sort(ordered_G, start, np.int64(end_C[context]))
-        start = np.int64(end_C[context])
+        ordered_G[end_F1[context]] = (nodes_G2[node, 0] << uint64(32)) | uint64(node)
+        end_F1[context] += uint32(1)
+    starts, stops, start = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int64), np.int64(0)
+    for first in range(0, contexts, _BLOCK):
+        many = 0  # most contexts have one child, and no branch shall have to guess which
+        for context in range(first, min(first + _BLOCK, contexts)):
+            starts[many], stops[many] = start, end_F1[context]
+            start = stops[many]
+            many += stops[many] - starts[many] > 1
+        for i in range(many):
+            _sort(ordered_G, starts[i], stops[i])
 
 
 @inline
@@ -197,23 +195,22 @@ def settle(nodes_G2, key_G, shorter_F, place_G, suffix_G, count_G):
         suffix_G: receives the suffixes, in final order.
         count_G: receives the counts.
     """
-    far, many, asked = 2 * AHEAD, len(key_G), len(place_G) > 0
-    low = uint64(0xFFFFFFFF)
+    many, asked = len(key_G), len(place_G) > 0
     for place in range(many):
-        if place + 2 * far < many:
-            node = np.int64(key_G[place + 2 * far] & low)
+        if place + 2 * AHEAD < many:
+            node = np.int64(key_G[place + 2 * AHEAD] & _LOW)
             prefetch(nodes_G2, node * 2)
             if asked:
                 prefetch(place_G, node)
-        if place + far < many:
-            node = np.int64(key_G[place + far] & low)
+        if place + AHEAD < many:
+            node = np.int64(key_G[place + AHEAD] & _LOW)
             prefetch(shorter_F, np.int64(nodes_G2[node, 1] >> uint64(32)))
-        node = np.int64(key_G[place] & low)
+        node = np.int64(key_G[place] & _LOW)
         if asked:
             place_G[node] = place
         key_G[place] = nodes_G2[node, 0]
         suffix_G[place] = shorter_F[np.int64(nodes_G2[node, 1] >> uint64(32))]
-        count_G[place] = uint32(nodes_G2[node, 1] & low)
+        count_G[place] = uint32(nodes_G2[node, 1] & _LOW)
 
 
 @jit
@@ -255,37 +252,3 @@ def share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, sho
         for node in range(start, stop):
             count = count_g[node]
             p_g[node] = (count - taken[min(count, 3)]) / total + weight * shorter_F[suffix_g[node]]
-
-
-# ---- scoring
-
-
-@jit
-def enter(key_G, logp_G, backoff_G, place_F, table_S2, place_G):
-    """Fill the empty table of a level with its entries.
-
-    Args:
-        key_G: of the level.
-        logp_G: of the level.
-        backoff_G: of the level.
-        place_F: uint32, where the entry of each node one level down lies; of a word, its id.
-        table_S2: uint64, zeros, a power of two of entries, more than there are nodes. No n-gram ends in `[PAD]`, so
-            none has the key 0.
-        place_G: uint32, receives where the entry of each node lies; empty where nobody asks.
-    """
-    mask, low, asked = uint64(len(table_S2) - 1), uint64(0xFFFFFFFF), len(place_G) > 0
-    halves = table_S2.view(np.float32)
-    for node in range(len(key_G)):
-        if node + AHEAD < len(key_G):
-            ahead = key_G[node + AHEAD]
-            key = (uint64(place_F[np.int64(ahead >> uint64(32))]) << uint64(32)) | (ahead & low)
-            prefetch(table_S2, np.int64(_hash(key) & mask) * 2)
-        key = (uint64(place_F[np.int64(key_G[node] >> uint64(32))]) << uint64(32)) | (key_G[node] & low)
-        at = _hash(key) & mask
-        while table_S2[at, 0] != 0:
-            at = (at + uint64(1)) & mask
-        table_S2[at, 0] = key
-        halves[at, 2] = logp_G[node]
-        halves[at, 3] = backoff_G[node]
-        if asked:
-            place_G[node] = uint32(at)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmlab.models.ngram.drawing import Drawing
-    from lmlab.models.ngram.index import Index
     from lmlab.models.ngram.scoring import Tables
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
@@ -273,6 +272,10 @@ class Ngram:
         content = {"model": about, "crc32": _crc32(about)}
         (folder / "ngram.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
+    def reopened(self, folder: Path) -> Ngram:
+        """A large model as `save` wrote it there, so that the memory it was made in is free; a small one as it is."""
+        return self if self.nbytes <= _WHOLE else type(self).load(folder, self.settings, self.vocab_size)
+
     @classmethod
     def load(cls, folder: Path, settings: Ngram.Settings, vocab_size: int) -> Ngram:
         """Open what `save` wrote, memory-mapped.
@@ -322,7 +325,7 @@ class _Stored(Trie):
     checksums: Mapping[str, list[int]]
 
     @cached_property
-    def _checked(self) -> Trie:
+    def checked(self) -> Trie:
         def check(item: tuple[int, str]) -> None:
             file_name = _file_name(item[1], item[0])
             try:
@@ -334,16 +337,12 @@ class _Stored(Trie):
         return Trie(self.levels, self.absent)
 
     @cached_property
-    def indices(self) -> tuple[Index, ...]:
-        return self._checked.indices
-
-    @cached_property
     def tables(self) -> Tables:
-        return self._checked.tables
+        return self.checked.tables
 
     @cached_property
     def drawing(self) -> Drawing:
-        return self._checked.drawing
+        return self.checked.drawing
 
 
 def _check_shape(folder: Path, sizes: Sequence[int], settings: Ngram.Settings, vocab_size: int) -> None:

@@ -1,27 +1,24 @@
 """Batch scoring at the speed of memory: pieces of a text go up through the levels, on as many threads as there are.
 
 What limits this is how often memory is waited for, so everything that a question can ask lies in one place. Each level
-above the words has a hash table of entries of 16 bytes,
+above the words has a hash table, its lines 64 bytes long (scoring_kernels.py), and a k-gram is named by where its entry
+lies, in the entries of the level above too. One look finds a k-gram, its probability, and its weight as a context of
+the next word; a k-gram that is not there costs one look as well.
 
-    context and word | ln p | ln b
-
-and a k-gram is named by where its entry lies, in the entries of the level above too. One look finds a k-gram, its
-probability, and its weight as a context of the next word; a k-gram that is not there costs one look as well.
-
-Shapes: N ids, M places of a piece, M + 1 where the place before it is included, S entries of a level, V words.
+Shapes: N ids, M places of a piece, L lines of a table, V words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmlab import engine
-from lmlab.memory import room
-from lmlab.models.ngram import kernels, scoring_kernels
-from lmlab.models.ngram.index import fixed
+from lmlab.errors import UsageError
+from lmlab.memory import fixed, room
+from lmlab.models.ngram import scoring_kernels
 from lmlab.models.ngram.trie import context_lengths
 from lmlab.vocab import BOS
 
@@ -29,7 +26,9 @@ if TYPE_CHECKING:
     from lmlab.models.ngram.trie import Level
 
 PIECE = 1 << 14  # words scored together: what lies between the levels stays in the second-level cache
-_FULL = 0.7
+_FULL = 0.65  # of the slots, that is; fuller tables make longer searches
+_LEAST_RUN = 4  # lines that may send n-grams on to the next, one after the other: enough where few slots are taken
+_MOST = 1 << 28  # lines of a table: 16 GB
 
 
 class Tables:
@@ -38,26 +37,46 @@ class Tables:
     Args:
         levels: of the model.
         absent: what a context that was never seen adds.
+        places: receives where the entries of each level but the longest lie; see `enter`.
+
+    Attributes:
+        words_V2: float32, ln p and ln b of the words.
+        tables: of each level above, the table, and its shape as `enter` knows it.
     """
 
-    def __init__(self, levels: Sequence[Level], absent: float) -> None:
+    def __init__(self, levels: Sequence[Level], absent: float, places: list[np.ndarray] | None = None) -> None:
         self._absent = np.float32(absent)
-        self._words_V2 = np.stack([levels[0].logp_G, _backoffs(levels[0])], axis=1)
-        self._words_V2[BOS, 0] = 0  # as it is said to score
-        self._tables = []
-        place_F = np.arange(len(self._words_V2), dtype=np.uint32)
+        self.words_V2 = np.stack([levels[0].logp_G, _backoffs(levels[0])], axis=1)
+        self.words_V2[BOS, 0] = 0  # as it is said to score
+        self.tables: list[tuple[Any, ...]] = []
+        place_F, entries = np.arange(len(self.words_V2), dtype=np.uint32), len(self.words_V2)
         for k, level in enumerate(levels[1:], 2):
-            table_S2 = room((1 << int(len(level.key_G) / _FULL + 1).bit_length(), 2), np.uint64)
+            if places is not None:
+                places.append(place_F)
             place_G = room((0 if k == len(levels) else len(level.key_G),), np.uint32)
-            weights = fixed(_backoffs(level))
-            kernels.enter(fixed(level.key_G), fixed(level.logp_G), weights, place_F, table_S2, place_G)
-            self._tables.append((fixed(table_S2), fixed(table_S2.view(np.float32).ravel())))
-            place_F = place_G
+            self.tables.append(self._table(level, place_F, entries, place_G))
+            place_F, entries = place_G, len(self.tables[-1][0]) // 2
+
+    def _table(self, level: Level, place_F: np.ndarray, entries: int, place_G: np.ndarray) -> tuple[Any, ...]:
+        """The table of a level, and its shape as `enter` knows it; `entries` bounds what is in `place_F`."""
+        word_bits, slots = (len(self.words_V2) - 1).bit_length(), 5 if len(place_G) else 7
+        key_bits = word_bits + (entries - 1).bit_length()
+        spread = max(0, key_bits - 31)  # the possible keys are 2^31 times 2^spread
+        lines = max(int(len(level.key_G) / _FULL / slots) + 1, _LEAST_RUN << spread)
+        arrays = fixed(level.key_G), fixed(level.logp_G), fixed(level.backoff_G), place_F
+        while lines < _MOST:
+            table_L16 = room((lines + scoring_kernels.FARTHEST, 16), np.uint32)
+            shape = word_bits, 64 - key_bits, slots, lines
+            farthest = min(lines >> spread, scoring_kernels.FARTHEST)
+            if scoring_kernels.enter(*arrays, *shape, farthest, table_L16, place_G):
+                return fixed(table_L16.ravel()), *shape
+            lines *= 2
+        raise UsageError(f"{len(level.key_G):,} n-grams of one length are too many for a table", "use a smaller order")
 
     @property
     def nbytes(self) -> int:
         """What all entries take, in bytes."""
-        return self._words_V2.nbytes + sum(table_S2.nbytes for table_S2, _ in self._tables)
+        return self.words_V2.nbytes + sum(table[0].nbytes for table in self.tables)
 
     def logp_array(self, ids_N: np.ndarray, threads: int | None = None) -> np.ndarray:
         """Log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0.
@@ -69,7 +88,7 @@ class Tables:
         logp_N = np.empty(len(ids_N), dtype=np.float32)
 
         def score(start: int) -> None:
-            warm = min(start, len(self._tables))  # tokens before the piece that its first contexts reach
+            warm = min(start, len(self.tables))  # tokens before the piece that its first contexts reach
             piece = np.array(ids_N[start - warm : start + PIECE], dtype=np.uint32)
             logp_N[start : start + PIECE] = self._score(piece)[warm:]
 
@@ -77,23 +96,15 @@ class Tables:
         return logp_N
 
     def _score(self, ids_M: np.ndarray) -> np.ndarray:
-        many = len(ids_M)
-        known_H, entry_M = (np.empty(many, dtype=np.uint32) for _ in range(2))
-        logp_M, weight_M = (np.empty(many, dtype=np.float32) for _ in range(2))
-        reached_M = np.empty(many, dtype=np.uint8)
-        scoring_kernels.look_up_words(ids_M, self._words_V2, known_H, reached_M, entry_M, weight_M, logp_M)
-        stored_M = np.zeros(
-            len(ids_M) if self._absent else 0, dtype=np.uint8
-        )  # how long a context of each place is stored
-        for k, (table_S2, halves) in enumerate(self._tables, 2):
-            if self._absent:
-                after_H = known_H[:many] + 1
-                stored_M[after_H[after_H < len(ids_M)]] = k - 1
-            many = scoring_kernels.look_up(
-                ids_M, k, known_H, many, reached_M, entry_M, weight_M, table_S2, halves, logp_M
-            )
+        entry_M, reached_M = np.empty(len(ids_M), dtype=np.uint32), np.empty(len(ids_M), dtype=np.uint8)
+        weight_M, logp_M = np.empty(len(ids_M), dtype=np.float32), np.empty(len(ids_M), dtype=np.float32)
+        scoring_kernels.look_up_words(ids_M, self.words_V2, entry_M, weight_M, reached_M, logp_M)
+        for k, table in enumerate(self.tables, 2):
+            scoring_kernels.look_up(ids_M, k, *table, entry_M, weight_M, reached_M, logp_M)
         if self._absent:
-            logp_M += self._absent * (context_lengths(ids_M, len(self._tables) + 1) - stored_M)
+            order = len(self.tables) + 1
+            stored_M = np.minimum(np.append(0, reached_M[:-1]), order - 1)  # how long the context of each place is
+            logp_M += self._absent * (context_lengths(ids_M, order) - stored_M)
             logp_M[ids_M == BOS] = 0
         return logp_M
 

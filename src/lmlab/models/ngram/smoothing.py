@@ -262,7 +262,9 @@ def counts_of_counts(count_G: np.ndarray) -> np.ndarray:
     """
     n = np.zeros(6, dtype=np.int64)
     for start in range(0, len(count_G), _PIECE):
-        n += np.bincount(np.minimum(count_G[start : start + _PIECE], 5), minlength=6)
+        piece = count_G[start : start + _PIECE]
+        n[:5] += [np.count_nonzero(piece == count) for count in range(5)]
+    n[5] = len(count_G) - n.sum()
     return n
 
 

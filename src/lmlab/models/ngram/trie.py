@@ -19,7 +19,6 @@ from lmlab import engine
 from lmlab.memory import forget
 from lmlab.models.ngram.counts import Counts, high, low, pack
 from lmlab.models.ngram.drawing import Drawing
-from lmlab.models.ngram.index import Index
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocab import BOS
 
@@ -152,10 +151,10 @@ class Trie:
 
     # ---- known text
 
-    @cached_property
-    def indices(self) -> tuple[Index, ...]:
-        """An index of each level above the words, made when first asked for."""
-        return tuple(Index.of(level.key_G) for level in self.levels[1:])
+    @property
+    def checked(self) -> Trie:
+        """The same; where it lies in files, all of it is known to be as it was written, as compiled loops need."""
+        return self
 
     @cached_property
     def tables(self) -> Tables:
