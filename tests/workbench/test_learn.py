@@ -209,6 +209,18 @@ def test_what_is_trained_by_the_clock_is_planned_by_train_and_compare_alike(poem
     assert one.config["model"]["hidden"] == other.config["model"]["hidden"] == smallest
 
 
+@pytest.mark.parametrize("split", ["0.8,0.1,0.1", "0.9,0,0.1"])
+def test_the_sharpness_is_fitted_or_named_and_kept(tmp_path, poem, split):
+    asked = {**TINY, "model": "lstm", "split": split}
+    fitted = lmlab.train(poem, **asked, out=tmp_path / "fitted")
+    named = lmlab.train(poem, **asked, sharpness=0.5, out=tmp_path / "named")
+    assert (fitted.model.sharpness != 1) == ("valid" in fitted.manifest["data"]["splits"])
+    for bench, name in ((fitted, "fitted"), (named, "named")):
+        again = lmlab.load(tmp_path / name)
+        assert again.model.sharpness == bench.model.sharpness == bench.manifest["results"]["sharpness"]
+    assert named.model.sharpness == 0.5
+
+
 def test_compare_refuses_before_it_trains(tmp_path, poem):
     for models, named, error in (
         (["ngram", "ngram"], {}, UsageError),

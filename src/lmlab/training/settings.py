@@ -41,7 +41,9 @@ class TrainSettings(config.Settings):
     evaluations: int = setting(20, "how often the validation split is scored, evenly through the run", ge=0)
     validation_tokens: int = setting(100_000, "tokens of the validation split scored each time, from its start", ge=1)
     patience: int | None = setting(None, "evaluations without a better one before training stops early", ge=1)
-    calibrate: bool = setting(True, "fit the sharpness of a finished model's distribution on the validation split")
+    sharpness: float | None = setting(
+        None, "what a finished model's logits are multiplied by; none fits it on the validation split", gt=0
+    )
     samples: bool = setting(True, "show a sample at some evaluations")
     baseline: bool = setting(True, "fit an n-gram on the same tokens and show its and xz's figures beside")
     precision: str = setting(

@@ -263,8 +263,7 @@ def _fit(
         "processes": ranks.count,
     }
     if outcome.reason != "interrupted" and ranks.first:
-        if settings.calibrate and validation is not None:
-            manifest["results"]["sharpness"] = _calibrated(model, validation, out, reporter)
+        manifest["results"]["sharpness"] = _sharpened(model, settings.sharpness, validation, out, reporter)
         manifest["results"] |= _held_out(model, prepared, reporter)
     if out is not None:
         disk.write_json(out / store.CONFIG, whole)
@@ -276,19 +275,24 @@ def _calibration_tokens(prepared: Prepared, settings: Any) -> int:
     """How many tokens are read again to fit the sharpness."""
     from lmlab.training.calibrate import ENOUGH, READINGS
 
-    return READINGS * min(ENOUGH, prepared.validation_tokens) if settings.calibrate else 0
+    return READINGS * min(ENOUGH, prepared.validation_tokens) if settings.sharpness is None else 0
 
 
-def _calibrated(model: Any, validation: Epoch, out: Path | None, reporter: Reporter) -> float:
-    """The sharpness that suits the validation split, in the model and in its weights' file."""
+def _sharpened(
+    model: Any, sharpness: float | None, validation: Epoch | None, out: Path | None, reporter: Reporter
+) -> float:
+    """The sharpness that is named, or suits the validation split, in the model and in its weights' file."""
     from lmlab.training.calibrate import calibrate
     from lmlab.training.checkpoint import keep_weights
 
-    before, after = calibrate(model, validation)
-    if model.sharpness != 1:
-        reporter.say(f"logits times {model.sharpness:.3f}: {before:.4f} -> {after:.4f} nats/token held out")
-        if out is not None:
-            keep_weights(model, out)
+    if sharpness is not None:
+        model.sharpness = sharpness
+    elif validation is not None:
+        before, after = calibrate(model, validation)
+        if model.sharpness != 1:
+            reporter.say(f"logits times {model.sharpness:.3f}: {before:.4f} -> {after:.4f} nats/token held out")
+    if model.sharpness != 1 and out is not None:
+        keep_weights(model, out)
     return float(model.sharpness)
 
 
