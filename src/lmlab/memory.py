@@ -25,9 +25,7 @@ from lmlab.disk import writing
 from lmlab.errors import SettingError
 
 _SMALL = 1 << 20
-_RESERVED = (
-    256 << 20
-)  # bytes; pages that are never touched take no memory, huge pages that are moved fall to small ones
+_RESERVED = 256 << 20  # bytes of addresses, lest arrays that grow be moved, which splits huge pages into small ones
 _CHECKED = 1 << 16  # numbers under one checksum
 _SOME = 8
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

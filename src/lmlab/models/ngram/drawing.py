@@ -125,13 +125,20 @@ class Drawing:
 
     def rows(self, contexts: Contexts) -> np.ndarray:
         """What `Trie.rows` returns, compiled."""
-        from lmlab.models.ngram import drawing_kernels
-
         logp_BV = np.empty((len(contexts.level_B), len(self._levels[0].key_G)), dtype=np.float32)
-        drawing_kernels.rows(self._table, contexts.level_B, contexts.node_B, self._weight_B(contexts), logp_BV)
+        self._fill(self._table, contexts.level_B, contexts.node_B, self._weight_B(contexts), logp_BV)
         return logp_BV
 
+    @cached_property
+    def _fill(self) -> Any:
+        """Kept at hand: to import it anew for each row would take a twentieth of the row's time."""
+        from lmlab.models.ngram import drawing_kernels
+
+        return drawing_kernels.rows
+
     def _weight_B(self, contexts: Contexts) -> np.ndarray:
+        if not self._absent:
+            return np.zeros(len(contexts.level_B), dtype=np.float32)
         return (self._absent * (contexts.length_B - contexts.level_B)).astype(np.float32)
 
     # ---- the best words
