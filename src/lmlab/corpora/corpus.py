@@ -328,10 +328,8 @@ class _Builder:
         cut = self._must_cut()
         if cut:
             order = [SPLITS.index(split) for split in self._rule.order]
-            shares = self._rule.shares
-            cuts = position_cuts(
-                edges.tolist(), (shares[order[0]], shares[order[1]], shares[order[2]]), self._texts.read
-            )
+            shares = [self._rule.shares[split] for split in order]
+            cuts = position_cuts(edges.tolist(), shares, self._texts.read)
             edges = np.union1d(edges, cuts)
             codes_N = np.array(order, np.uint8)[np.searchsorted(cuts, edges[:-1], side="right")]
         owners_N = np.searchsorted(self._ends, edges[:-1], side="right") - 1 if cut else range(len(codes_N))

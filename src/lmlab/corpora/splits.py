@@ -61,7 +61,7 @@ def shares_in_words(shares: Shares, order: Order = SPLITS) -> str:
     return ", ".join(f"{shares[SPLITS.index(split)]:g} {split}" for split in order)
 
 
-def position_cuts(edges: Sequence[int], shares: Shares, read: Callable[[int, int], bytes]) -> tuple[int, int]:
+def position_cuts(edges: Sequence[int], shares: Sequence[float], read: Callable[[int, int], bytes]) -> tuple[int, int]:
     """Where the second and the third piece begin, in bytes, when documents laid end to end are cut by position.
 
     Each lies at the line end (or document's end) nearest to the exact share, else at white space, else at a character.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lmlab import codecs, corpora, disk
 from lmlab.codecs.base import Codec
 from lmlab.corpora.document import Document
+from lmlab.corpora.settings import SPLITS
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, UnknownNameError, UsageError
 from lmlab.progress import Reporter
 from lmlab.tokens import TokenStore
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from lmlab.batches import Batches, Epoch
     from lmlab.corpora import Corpus, DataSettings
 
-SPLITS = ("train", "valid", "test")
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
 _KEY_VERSION = 1  # changes when the encoding does
