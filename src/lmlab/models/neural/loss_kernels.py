@@ -13,41 +13,16 @@ from __future__ import annotations
 import numpy as np
 
 from lmlab.jit import inline, jit_sums
+from lmlab.models.neural.arithmetic import exp, halved, widened
 
 _LANES, _CELLS = 16, 2048  # numbers in a vector; in rows at a time, which stay in the first cache
 _HOPELESS = np.float32(1e30)
-_f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
-_LOG2_E, _LEAST, _MOST = _f4(1.4426950408889634), _f4(-125), _f4(125)
-_SHIFT, _SHIFT_BITS = _f4(3 << 22), _i4(0x4B400000)
-
-
-@inline
-def _exp(x):
-    """exp(x) to 2e-7: 2^n of the nearest n by its bits, the rest by the series; 0 below -86, no more than 2^125."""
-    x = x * _LOG2_E
-    x = _MOST if x > _MOST else x
-    whole = _i4(_f4(x + _SHIFT).view(np.int32) - _SHIFT_BITS)
-    y = x - _f4(whole)
-    p = _f4(1.33336498402e-3)
-    p = p * y + _f4(9.61817794372e-3)
-    p = p * y + _f4(5.55041086648e-2)
-    p = p * y + _f4(2.40226506959e-1)
-    p = p * y + _f4(6.93147180560e-1)
-    p = p * y + _f4(1)
-    scaled = _i4((whole << _i4(23)) + _f4(p).view(np.int32)).view(np.float32)
-    return _f4(0) if x < _LEAST else scaled
+_f4 = np.float32
 
 
 @inline
 def _read(number, half):
-    return _u4(_u4(number) << _u4(16)).view(np.float32) if half else _f4(number)
-
-
-@inline
-def _write(number, half):
-    """A float32, or the upper half of its bits, rounded to nearest, ties to even."""
-    bits = _f4(number).view(np.uint32)
-    return _u2((bits + _u4(0x7FFF) + ((bits >> _u4(16)) & _u4(1))) >> _u4(16)) if half else number
+    return widened(number) if half else _f4(number)
 
 
 @jit_sums
@@ -78,7 +53,7 @@ def to_gradients(bias_V, logits_NV, targets_N, chosen_N, others_N, grad_bias_V, 
                 cells_RW[r, v] = _read(logits_NV[n, v], half) + bias_V[v] - level
             cells_RW[r, size if targets_N[n] >= 0 else 0 :] = -np.inf
         for i in range(count * wide):
-            cells[i] = _exp(cells[i])
+            cells[i] = exp(cells[i])
         for r in range(count):
             cells_RW[r, max(targets_N[start + r], 0)] = 0  # lest what a likely target leaves be lost in the sum
         for r in range(count):
@@ -95,20 +70,20 @@ def to_gradients(bias_V, logits_NV, targets_N, chosen_N, others_N, grad_bias_V, 
                     level = level if level > cells_RW[r, v] else cells_RW[r, v]
                 chosen_N[n], others_N[n], cells_RW[r, target] = cells_RW[r, target] - level, 0, -np.inf
                 for v in range(size):
-                    cells_RW[r, v] = _exp(cells_RW[r, v] - level)
+                    cells_RW[r, v] = exp(cells_RW[r, v] - level)
                     others_N[n] += cells_RW[r, v]
         if not learning:
             continue
         for r in range(count):
-            scale_R[r] = _f4(1) / (others_N[start + r] + _exp(chosen_N[start + r]))
+            scale_R[r] = _f4(1) / (others_N[start + r] + exp(chosen_N[start + r]))
         for r in range(count):
             scale = scale_R[r]
             for v in range(size):
                 g = cells_RW[r, v] * scale
                 grad_bias_V[v] += g
-                logits_NV[start + r, v] = _write(g, half)
+                logits_NV[start + r, v] = halved(g) if half else g
         for r in range(count):
             n, target = start + r, max(targets_N[start + r], 0)
             g = -others_N[n] * scale_R[r]
             grad_bias_V[target] += g
-            logits_NV[n, target] = _write(g, half)
+            logits_NV[n, target] = halved(g) if half else g

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lmlab.config import setting
 from lmlab.errors import SettingError
+from lmlab.models.neural import recurrence
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 
@@ -56,6 +57,7 @@ class Recurrent(NeuralModel):
     layer: ClassVar[Callable[..., Any]]
     cell: ClassVar[Callable[..., Any]]
     parts: ClassVar[int]  # tensors that a layer remembers: (h,) or (h, c)
+    compiled: ClassVar = True  # where `recurrence.suits`
 
     def __init__(self, settings: RecurrentSettings, vocab_size: int) -> None:
         tied = settings.input == "tied"
@@ -101,7 +103,7 @@ class Recurrent(NeuralModel):
     def _many_tokens(self, entered_TBE: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
         before = tuple(part_BLH.transpose(0, 1).contiguous() for part_BLH in state.tensors)
         whole = entered_TBE.is_cuda and not self.forgets.share  # cuDNN keeps all layers in one buffer, drops between
-        if whole or not self.training:
+        if whole:
             hidden_TBH, after = self.recurrent(entered_TBE, before if self.parts > 1 else before[0])
             after = after if self.parts > 1 else (after,)
         else:
@@ -111,21 +113,38 @@ class Recurrent(NeuralModel):
     def _layer_by_layer(self, hidden_TBH: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What the network does, with our dropout between its layers and on what they remember.
 
-        Dropping a column of the recurrent weights is dropping a hidden number in every row and at every position of the
-        batch, so that oneDNN's kernel stays in use (weight dropout, Merity et al. 2018, section 2, by columns).
+        What a layer remembers is dropped in every row and at every position of the batch alike, so that oneDNN's kernel
+        stays in use: as a column of the recurrent weights (weight dropout, Merity et al. 2018, section 2, by columns).
         """
         after = []
-        for layer, (enter, recur, *biases) in enumerate(self.recurrent.all_weights):
-            if self.forgets.share:
-                recur = recur * self.forgets(recur.new_ones(self.recurrent.hidden_size))
-            weights = [enter, recur, *biases]
+        for layer, weights in enumerate(self.recurrent.all_weights):
+            drops = self.training and self.forgets.share
+            kept_H = self.forgets(weights[1].new_ones(self.recurrent.hidden_size)) if drops else None
             entered_TBH = self.dropout(hidden_TBH) if layer else hidden_TBH
-            state = tuple(part_LBH[layer : layer + 1] for part_LBH in before)
-            hidden_TBH, *new = self.layer(
-                entered_TBH, state if self.parts > 1 else state[0], weights, True, 1, 0.0, True, False, False
-            )  # with biases, one layer, no dropout, training, one direction, time first
+            state = [part_LBH[layer : layer + 1] for part_LBH in before]
+            hidden_TBH, *new = self._one_layer(entered_TBH, state, weights, kept_H)
             after.append(new)
         return hidden_TBH, tuple(torch.cat(part) for part in zip(*after, strict=True))
+
+    def _one_layer(
+        self, entered_TBE: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], kept_H: Tensor | None
+    ) -> Sequence[Tensor]:
+        if self.compiled and recurrence.suits(entered_TBE, self.parts):
+            return recurrence.layer(entered_TBE, state, weights, kept_H)
+        enter, recur, *biases = weights
+        weights = [enter, recur if kept_H is None else recur * kept_H, *biases]
+        read: Sequence[Tensor] = self.layer(
+            entered_TBE,
+            tuple(state) if self.parts > 1 else state[0],
+            weights,
+            True,
+            1,
+            0.0,
+            self.training,
+            False,
+            False,
+        )  # with biases, one layer, no dropout, one direction, time first
+        return read
 
     def _one_token(self, hidden_BH: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
         """The cells one by one: a third of the time, since nothing is repacked for one token."""
@@ -151,6 +170,7 @@ class RNN(Recurrent):
     layer = staticmethod(torch.rnn_tanh)
     cell = staticmethod(torch.rnn_tanh_cell)
     parts = 1
+    compiled = False
     training_defaults: ClassVar = {"lr": 1e-3, "batch_size": 16, "length": 64}
 
 

@@ -1,0 +1,237 @@
+"""What compiled loops of neural models reckon with: bfloat16, the exponential, and products of few rows.
+
+A bfloat16 is the upper half of a float32's bits; NumPy has no such numbers, so arrays of them are uint16 here.
+
+`product` is the heart of training a recurrent network: at each position a few rows meet a large matrix, which has
+to come from the second or third cache for them, every time. Eight rows by 32 columns stay in registers while the matrix
+streams by once, packed in the order in which it is read: that runs at the processor's peak (lab log). It needs an
+instruction that multiplies pairs of bfloat16 numbers and adds to float32 (AVX512-BF16); `multiplies_pairs` says whether
+this processor has it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lmlab.jit import inline, jit
+
+ROWS, COLUMNS = 8, 32  # of a tile: 16 vectors of sums
+_f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
+_LOG2_E, _LN_2, _LN_2_REST = _f4(1.4426950408889634), _f4(0.693359375), _f4(-2.12194440e-4)
+_LEAST, _MOST = _f4(-125 / 1.44269504), _f4(125 / 1.44269504)
+_SHIFT, _SHIFT_BITS = _f4(3 << 22), _i4(0x4B400000)
+
+
+class _BFloat(ir.types.Type):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+@functools.cache
+def multiplies_pairs() -> bool:
+    """Whether this processor multiplies pairs of bfloat16 numbers, 16 at a time."""
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+
+
+@inline
+def exp(x):
+    """The exponential to 4e-7: the nearest power of 2 by its bits, the rest by a polynomial; 0 below -86."""
+    x = _MOST if x > _MOST else x
+    whole = _i4(_f4(x * _LOG2_E + _SHIFT).view(np.int32) - _SHIFT_BITS)
+    y = (x - _f4(whole) * _LN_2) - _f4(whole) * _LN_2_REST  # the first exact: ln 2 in two numbers
+    p = _f4(8.290314667e-03)
+    p = p * y + _f4(4.189792932e-02)
+    p = p * y + _f4(1.666763619e-01)
+    p = p * y + _f4(4.999914954e-01)
+    p = p * y + _f4(9.999997072e-01)
+    p = p * y + _f4(1)
+    scaled = _i4((whole << _i4(23)) + _f4(p).view(np.int32)).view(np.float32)
+    return _f4(0) if x < _LEAST else scaled
+
+
+@inline
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return _f4(1) / (_f4(1) + exp(-x))
+
+
+@inline
+def tanh(x):
+    """2 sigmoid(2x) - 1."""
+    return _f4(2) / (_f4(1) + exp(_f4(-2) * x)) - _f4(1)
+
+
+@inline
+def widened(half):
+    """The float32 of a bfloat16's bits."""
+    return _u4(_u4(half) << _u4(16)).view(np.float32)
+
+
+@inline
+def halved(number):
+    """The bits of the bfloat16 nearest to a float32, ties to even."""
+    bits = _f4(number).view(np.uint32)
+    return _u2((bits + _u4(0x7FFF) + ((bits >> _u4(16)) & _u4(1))) >> _u4(16))
+
+
+def packed_columns(columns: int) -> int:
+    """How many columns the panels of a packed matrix have together."""
+    return -(-columns // COLUMNS) * COLUMNS
+
+
+def pack(matrix_KM: np.ndarray) -> np.ndarray:
+    """A matrix of bfloat16 as `product` reads it: panels of columns, in each pairs of rows (K is even).
+
+    Returns:
+        (panels, K / 2, COLUMNS, 2); columns past M are zeros.
+    """
+    return _packed(_pack, matrix_KM, *matrix_KM.shape)
+
+
+def pack_transposed(matrix_MK: np.ndarray) -> np.ndarray:
+    """The same of the transpose of a matrix."""
+    return _packed(_pack_transposed, matrix_MK.view(np.uint32), *matrix_MK.shape[::-1])
+
+
+def _packed(packing: Any, matrix: np.ndarray, length: int, columns: int) -> np.ndarray:
+    pairs = np.empty((packed_columns(columns) // COLUMNS, length // 2, COLUMNS), np.uint32)
+    pairs[columns // COLUMNS :] = 0
+    packing(matrix, pairs)
+    return pairs.view(np.uint16)
+
+
+@jit
+def _pack(matrix_KM, pairs):
+    columns = matrix_KM.shape[1]
+    for panel in range(len(pairs)):
+        start = panel * COLUMNS
+        count = min(COLUMNS, columns - start)
+        for pair in range(pairs.shape[1]):
+            first, second = matrix_KM[2 * pair, start : start + count], matrix_KM[2 * pair + 1, start : start + count]
+            for column in range(count):
+                pairs[panel, pair, column] = _u4(first[column]) | (_u4(second[column]) << _u4(16))
+
+
+@jit
+def _pack_transposed(pairs_MP, pairs):
+    for panel in range(len(pairs)):
+        start = panel * COLUMNS
+        count = min(COLUMNS, len(pairs_MP) - start)
+        for pair in range(pairs.shape[1]):
+            for column in range(count):
+                pairs[panel, pair, column] = pairs_MP[start + column, pair]
+
+
+@jit
+def product(rows_NK, packed, results_NM):
+    """Multiply rows by a packed matrix.
+
+    Args:
+        rows_NK: bfloat16, N a multiple of `ROWS`.
+        packed: the matrix, as `pack` packs it.
+        results_NM: float32, out; M the columns of all panels.
+    """
+    count, length = rows_NK.shape
+    wide = results_NM.shape[1]
+    for panel in range(len(packed)):
+        at = panel * COLUMNS
+        for row in range(0, count, ROWS):
+            _tile(rows_NK, row * length, length, packed, at * length, results_NM, row * wide + at, wide)
+
+
+@intrinsic
+def _tile(_typing, rows, rows_at, length, packed, packed_at, results, results_at, wide):
+    """One tile of `product`; places are given as in arrays with their axes laid end to end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def data(place: int) -> Any:
+            return context.make_array(signature.args[place])(context, builder, arguments[place]).data
+
+        _Tile(builder, arguments[2]).generate(
+            builder.gep(data(0), [arguments[1]]),
+            builder.gep(data(3), [arguments[4]]),
+            builder.gep(data(5), [arguments[6]]),
+            arguments[7],
+        )
+        return context.get_dummy_value()
+
+    place = types.int64
+    return types.void(rows, place, place, packed, place, results, place, place), generate
+
+
+_LANES = 16
+_INDEX, _INT = ir.IntType(64), ir.IntType(32)
+_SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_INT, _LANES)
+_HALVES = ir.VectorType(_BFloat(), 2 * _LANES)
+_VECTORS = COLUMNS // _LANES
+
+
+class _Tile:
+    """Writes the loop: sums in registers, each turn a pair of the rows' numbers against a pair of the panel's rows."""
+
+    def __init__(self, builder: Any, length: Any) -> None:
+        self._builder, self._length = builder, length
+        multiply = ir.FunctionType(_SUMS, [_SUMS, _HALVES, _HALVES])
+        self._multiply = cgutils.get_or_insert_function(builder.module, multiply, "llvm.x86.avx512bf16.dpbf16ps.512")
+
+    def generate(self, rows: Any, panel: Any, results: Any, wide: Any) -> None:
+        """Write the product of the rows from `rows` on and the panel to the results, which lie `wide` apart."""
+        builder = self._builder
+        places = [
+            self._at(results, builder.add(builder.mul(wide, _INDEX(row)), _INDEX(_LANES * vector)), _SUMS)
+            for row in range(ROWS)
+            for vector in range(_VECTORS)
+        ]
+        before, zeros = builder.block, ir.Constant(_SUMS, None)
+        loop, end = builder.append_basic_block("pairs"), builder.append_basic_block("tile")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        number = builder.phi(_INDEX)
+        totals = [builder.phi(_SUMS) for _ in places]
+        added = self._turn(rows, panel, number, totals)
+        following = builder.add(number, _INDEX(2))
+        for total, first, then in zip(
+            (number, *totals), (_INDEX(0), *[zeros] * len(places)), (following, *added), strict=True
+        ):
+            total.add_incoming(first, before)
+            total.add_incoming(then, loop)
+        builder.cbranch(builder.icmp_signed("<", following, self._length), loop, end)
+        builder.position_at_end(end)
+        for place, total in zip(places, added, strict=True):
+            builder.store(total, place, align=4)
+
+    def _turn(self, rows: Any, panel: Any, number: Any, totals: list[Any]) -> list[Any]:
+        builder, added = self._builder, []
+        at = builder.mul(number, _INDEX(COLUMNS))
+        columns = [
+            builder.bitcast(
+                builder.load(self._at(panel, builder.add(at, _INDEX(2 * _LANES * vector)), _PAIRS), align=2), _HALVES
+            )
+            for vector in range(_VECTORS)
+        ]
+        for row in range(ROWS):
+            place = self._at(rows, builder.add(builder.mul(self._length, _INDEX(row)), number), _INT)
+            one = builder.insert_element(ir.Constant(_PAIRS, ir.Undefined), builder.load(place, align=2), _INT(0))
+            pair = builder.bitcast(builder.shuffle_vector(one, one, ir.Constant(_PAIRS, [0] * _LANES)), _HALVES)
+            for vector, column in enumerate(columns):
+                added.append(builder.call(self._multiply, [totals[row * _VECTORS + vector], pair, column]))
+        return added
+
+    def _at(self, pointer: Any, index: Any, kind: ir.Type) -> Any:
+        return self._builder.bitcast(self._builder.gep(pointer, [index]), kind.as_pointer())
