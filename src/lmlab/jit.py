@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.core.codegen import get_host_cpu_features
 from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
@@ -63,8 +64,7 @@ def prefetch(_typing: Any, array: Any, index: Any) -> Any:
     """Ask memory for the element at `index` of a contiguous array, all axes laid end to end, and go on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        address = _at(context, builder, signature.args, arguments, ir.IntType(8))
         flag = ir.IntType(32)
         signed = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
         ask = cgutils.get_or_insert_function(builder.module, signed, "llvm.prefetch.p0")
@@ -101,13 +101,46 @@ def equal_of_8(_typing: Any, array: Any, index: Any, wanted: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         eight = ir.VectorType(ir.IntType(32), 8)
-        numbers = _load(context, builder, signature, arguments, eight)
+        numbers = _load(context, builder, signature.args, arguments, eight)
         one = builder.insert_element(ir.Constant(eight, ir.Undefined), arguments[2], ir.IntType(32)(0))
         alike = builder.shuffle_vector(one, one, ir.Constant(eight, [0] * 8))
         bits = builder.bitcast(builder.icmp_unsigned("==", numbers, alike), ir.IntType(8))
         return builder.zext(bits, ir.IntType(64))
 
     return types.uint64(array, types.int64, types.uint32), generate
+
+
+@functools.cache
+def picks() -> bool:
+    """Whether this processor picks 16 of 32 numbers at once, as `pick_16` does."""
+    return "+avx512f" in get_host_cpu_features().split(",")
+
+
+@intrinsic
+def pick_16(_typing: Any, codes: Any, index: Any, values: Any, more: Any, out: Any, to: Any) -> Any:
+    """Write, from `to` on, what 32 float32 `values`, each with `more` added, have at the 16 codes from `index` on.
+
+    Only where `picks`; nothing may ever write to the values.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not picks():
+            return context.get_dummy_value()  # compiled, but never come to
+        floats, places, one = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 16), ir.IntType(32)
+        first = builder.insert_element(ir.Constant(floats, ir.Undefined), arguments[3], one(0))
+        more_16, halves = builder.shuffle_vector(first, first, ir.Constant(places, [0] * 16)), []
+        for start in (0, 16):
+            half = _load(context, builder, signature.args[2:], (arguments[2], ir.IntType(64)(start)), floats)
+            half.set_metadata("invariant.load", builder.module.add_metadata([]))  # and so taken out of the loop
+            halves.append(builder.fadd(half, more_16))
+        codes_16 = _load(context, builder, signature.args, arguments, ir.VectorType(ir.IntType(8), 16))
+        pick = ir.FunctionType(floats, [floats, places, floats])
+        pick = cgutils.get_or_insert_function(builder.module, pick, "llvm.x86.avx512.vpermi2var.ps.512")
+        picked = builder.call(pick, [halves[0], builder.zext(codes_16, places), halves[1]])
+        builder.store(picked, _at(context, builder, signature.args[4:], arguments[4:], floats), align=1)
+        return context.get_dummy_value()
+
+    return types.void(codes, types.int64, values, types.float32, out, types.int64), generate
 
 
 @intrinsic
@@ -117,7 +150,7 @@ def spaces_of_64(_typing: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         many = ir.VectorType(ir.IntType(8), 64)
         text, found = (
-            _load(context, builder, signature, arguments, many),
+            _load(context, builder, signature.args, arguments, many),
             ir.Constant(ir.VectorType(ir.IntType(1), 64), None),
         )
         for byte in b"\0\t\n\r ":
@@ -132,12 +165,16 @@ def eight_bytes(_typing: Any, array: Any, index: Any) -> Any:
     """The eight bytes from `index` on, as one number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _load(context, builder, signature, arguments, ir.IntType(64))
+        return _load(context, builder, signature.args, arguments, ir.IntType(64))
 
     return types.uint64(array, types.int64), generate
 
 
-def _load(context: Any, builder: Any, signature: Any, arguments: Any, kind: ir.Type) -> Any:
+def _load(context: Any, builder: Any, kinds: Any, arguments: Any, kind: ir.Type) -> Any:
     """What lies at an index of an array, read as something else, wherever it begins."""
-    data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-    return builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), kind.as_pointer()), align=1)
+    return builder.load(_at(context, builder, kinds, arguments, kind), align=1)
+
+
+def _at(context: Any, builder: Any, kinds: Any, arguments: Any, kind: ir.Type) -> Any:
+    data = context.make_array(kinds[0])(context, builder, arguments[0]).data
+    return builder.bitcast(builder.gep(data, [arguments[1]]), kind.as_pointer())

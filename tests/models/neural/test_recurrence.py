@@ -44,7 +44,9 @@ def error(got, expected):
 
 @pairs
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 3, 5, 24), (20, 8, 64, 128), (5, 17, 65, 41), (3, 40, 33, 32)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 4), (7, 3, 5, 24), (20, 8, 64, 128), (5, 17, 65, 44), (3, 40, 33, 32), (70, 9, 6, 8)]
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_layer_is_torchs_and_no_less_exact_than_torchs_in_bfloat16(cell, shape, masked):
     given = operands(cell, *shape)
@@ -80,7 +82,7 @@ def test_threads_share_the_rows_and_change_no_bit(cell):
 
 @pairs
 def test_a_text_in_pieces_is_the_text(monkeypatch):
-    entered, state, weights = operands("lstm", 12, 4, 6, 10)
+    entered, state, weights = operands("lstm", 12, 4, 6, 12)
     with half:
         whole, *_ = recurrence.layer(entered, state, weights)
         first, *between = recurrence.layer(entered[:5], state, weights)
@@ -90,7 +92,7 @@ def test_a_text_in_pieces_is_the_text(monkeypatch):
 
 @pairs
 def test_going_back_twice_is_refused():
-    given = operands("lstm", 3, 2, 4, 6)
+    given = operands("lstm", 3, 2, 4, 8)
     with half:
         total = recurrence.layer(*given)[0].float().sum()
     total.backward(retain_graph=True)
@@ -101,7 +103,7 @@ def test_going_back_twice_is_refused():
 @pairs
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_is_no_number_stays_so(cell):
-    entered, state, weights = operands(cell, 4, 3, 5, 6)
+    entered, state, weights = operands(cell, 4, 3, 5, 8)
     with torch.no_grad(), half:
         entered[1, 2, 3] = torch.nan
         hidden = recurrence.layer(entered, state, weights)[0]
@@ -113,12 +115,13 @@ def test_what_is_no_number_stays_so(cell):
 def test_it_suits_bfloat16_and_few_rows_of_an_lstm():
     torch.set_num_threads(1)
     few, many = torch.zeros(2, 24, 3), torch.zeros(2, 25, 3)
-    assert not recurrence.suits(few, 2)
+    assert not recurrence.suits(few, 8, 2)
     with half:
-        assert recurrence.suits(few, 2)
-        assert not recurrence.suits(many, 2)
-        assert recurrence.suits(many, 1)
-        assert not recurrence.suits(few[:, :0], 2)
+        assert recurrence.suits(few, 8, 2)
+        assert not recurrence.suits(many, 8, 2)
+        assert recurrence.suits(many, 8, 1)
+        assert not recurrence.suits(few, 6, 2)
+        assert not recurrence.suits(few[:, :0], 8, 2)
 
 
 @pytest.mark.parametrize("kind", [LSTM, GRU])
@@ -133,20 +136,54 @@ def test_a_processor_without_the_instruction_has_torchs(kind, monkeypatch):
 
 
 @pairs
+@pytest.mark.parametrize("length", [18, 17])
 @pytest.mark.parametrize("columns", [1, 31, 32, 100])
-def test_a_product_of_packed_numbers_is_the_product(columns):
+def test_a_product_of_packed_numbers_is_the_product(length, columns):
     rng = np.random.default_rng(0)
-
-    def numbers(*shape):
-        return torch.from_numpy(rng.normal(size=shape).astype(np.float32)).bfloat16()
-
-    rows, matrix = numbers(16, 18), numbers(18, columns)
-    bits = [tensor.contiguous().view(torch.uint16).numpy() for tensor in (rows, matrix, matrix.T)]
-    for packed in (arithmetic.pack(bits[1]), arithmetic.pack_transposed(bits[2])):
+    rows, matrix = (rng.normal(size=shape).astype(np.float32) for shape in ((16, length + 1), (length + 1, columns)))
+    matrix[length:] = 0
+    scale, rows = rng.normal(size=columns).astype(np.float32), torch.from_numpy(rows).bfloat16()
+    rows, rounded = rows[:, : length + length % 2], torch.from_numpy(matrix)[: length + length % 2]
+    expected = rows.float() @ (rounded * torch.from_numpy(scale)).bfloat16().float()
+    for way in ("as it is", "transposed", "bfloat16"):
+        pairs = arithmetic.room_to_pack(len(rounded), columns)
+        if way == "transposed":
+            whole = np.ascontiguousarray((matrix * scale)[:length].T)
+            arithmetic.pack_transposed(whole, np.ones(length, np.float32), 0, 0, pairs)
+        elif way == "as it is":
+            arithmetic.pack(rounded.numpy(), False, 0, scale, 0, 0, pairs)
+        else:
+            rounded = rounded.bfloat16()
+            expected = rows.float() @ (rounded.float() * torch.from_numpy(scale)).bfloat16().float()
+            arithmetic.pack(rounded.view(torch.uint16).numpy(), True, 0, scale, 0, 0, pairs)
         results = np.full((16, arithmetic.packed_columns(columns)), np.nan, np.float32)
-        arithmetic.product(bits[0], packed, results)
-        np.testing.assert_allclose(results[:, :columns], (rows.float() @ matrix.float()).numpy(), atol=1e-5)
+        arithmetic.product(rows.contiguous().view(torch.uint16).numpy(), pairs, results, False)
+        np.testing.assert_allclose(results[:, :columns], expected.numpy(), atol=1e-5)
         assert not results[:, columns:].any()
+        arithmetic.product(rows.contiguous().view(torch.uint16).numpy(), pairs, results, True)
+        np.testing.assert_allclose(results[:, :columns], 2 * expected.numpy(), atol=2e-5)
+
+
+@pairs
+def test_parts_of_matrices_are_packed_beside_each_other():
+    left, right = torch.randn(6, 40), torch.randn(6, 50)
+    whole = torch.cat([left[:, 3:33], right], 1).numpy()
+    pairs_whole, parts = arithmetic.room_to_pack(8, 80), arithmetic.room_to_pack(8, 80)
+    ones = np.ones(80, np.float32)
+    arithmetic.pack(whole, False, 0, ones, 2, 0, pairs_whole)
+    arithmetic.pack(left.numpy(), False, 3, ones[:30], 2, 0, parts)
+    arithmetic.pack(right.numpy(), False, 0, ones[:50], 2, 30, parts)
+    assert (pairs_whole == parts).all()
+    turned = arithmetic.room_to_pack(8, 80)
+    arithmetic.pack_transposed(np.ascontiguousarray(whole.T), ones[:6], 2, 0, turned)
+    assert (pairs_whole == turned).all()
+
+
+def test_halves_are_transposed_in_pairs():
+    halves = torch.randn(6, 32).bfloat16()
+    pairs_MP = np.empty((32, 3), np.uint32)
+    arithmetic.transpose_halves(halves.view(torch.uint16).numpy(), pairs_MP)
+    assert (pairs_MP.view(np.uint16) == halves.view(torch.uint16).numpy().T).all()
 
 
 def test_the_functions_are_what_they_say():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab import engine
+from lmlab import engine, jit
 from lmlab.errors import SettingError, UsageError
 from lmlab.models.ngram import Ngram, drawing
 from lmlab.models.ngram.counts import pack
@@ -71,6 +71,26 @@ def test_rows_and_their_best(
     assert np.array_equal(ids_BK, np.argsort(-row_BV, axis=1, kind="stable")[:, :k])
     assert np.array_equal(logp_BK, np.take_along_axis(row_BV, ids_BK, 1))
     assert (ids_BK.dtype, logp_BK.dtype) == (np.int64, np.float32)
+
+
+@pytest.mark.parametrize("words", [2000, 2011])
+@pytest.mark.parametrize("picks", [True, False])
+def test_rows_of_words_that_share_values(words: int, picks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if picks and not jit.picks():
+        pytest.skip("this processor does not pick")
+    monkeypatch.setattr(jit, "picks", lambda: picks)
+    rng = np.random.default_rng(0)
+    named = rng.permutation(np.arange(4, words))
+    text = [named[rng.zipf(1.1, 20) % len(named)].tolist() for _ in range(500)]
+    model = Ngram.estimate(Ngram.Settings(3), words, lay(text))
+    contexts = contexts_of(model, [[], *text[:20], [named[-1]]])
+    with engine.only(False):
+        row_BV = model.trie.rows(contexts)
+    with engine.only(True):
+        assert np.array_equal(model.trie.rows(contexts), row_BV)
+    keys, _, codes, _, (many, plain) = model.trie.drawing._coded
+    assert (len(keys), len(codes)) == (many, words - plain)
+    assert (len(np.unique(codes)) > 20 and many > 10) if picks else plain == words
 
 
 def test_what_rounding_makes_equal_is_ordered_by_id() -> None:

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from lmlab.jit import inline, jit
 
-ROWS, COLUMNS = 8, 32  # of a tile: 16 vectors of sums
+ROWS, COLUMNS, _LANES = 8, 32, 16  # of a tile: 16 vectors of sums; numbers in a vector
 _f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
 _LOG2_E, _LN_2, _LN_2_REST = _f4(1.4426950408889634), _f4(0.693359375), _f4(-2.12194440e-4)
 _LEAST, _MOST = _f4(-125 / 1.44269504), _f4(125 / 1.44269504)
@@ -84,6 +84,12 @@ def widened(half):
 
 
 @inline
+def widened_if(half, number):
+    """A float32, given as one or as a bfloat16's bits."""
+    return widened(number) if half else _f4(number)
+
+
+@inline
 def halved(number):
     """The bits of the bfloat16 nearest to a float32, ties to even."""
     bits = _f4(number).view(np.uint32)
@@ -95,68 +101,96 @@ def packed_columns(columns: int) -> int:
     return -(-columns // COLUMNS) * COLUMNS
 
 
-def pack(matrix_KM: np.ndarray) -> np.ndarray:
-    """A matrix of bfloat16 as `product` reads it: panels of columns, in each pairs of rows (K is even).
+def room_to_pack(length: int, columns: int) -> np.ndarray:
+    """Zeros for a packed matrix of bfloat16: panels of columns, in each pairs of rows (`length` is even).
 
     Returns:
-        (panels, K / 2, COLUMNS, 2); columns past M are zeros.
+        Pairs, (panels, length / 2, COLUMNS), the first of a pair in the lower half.
     """
-    return _packed(_pack, matrix_KM, *matrix_KM.shape)
-
-
-def pack_transposed(matrix_MK: np.ndarray) -> np.ndarray:
-    """The same of the transpose of a matrix."""
-    return _packed(_pack_transposed, matrix_MK.view(np.uint32), *matrix_MK.shape[::-1])
-
-
-def _packed(packing: Any, matrix: np.ndarray, length: int, columns: int) -> np.ndarray:
-    pairs = np.empty((packed_columns(columns) // COLUMNS, length // 2, COLUMNS), np.uint32)
-    pairs[columns // COLUMNS :] = 0
-    packing(matrix, pairs)
-    return pairs.view(np.uint16)
+    return np.zeros((packed_columns(columns) // COLUMNS, length // 2, COLUMNS), np.uint32)
 
 
 @jit
-def _pack(matrix_KM, pairs):
-    columns = matrix_KM.shape[1]
-    for panel in range(len(pairs)):
-        start = panel * COLUMNS
-        count = min(COLUMNS, columns - start)
-        for pair in range(pairs.shape[1]):
-            first, second = matrix_KM[2 * pair, start : start + count], matrix_KM[2 * pair + 1, start : start + count]
-            for column in range(count):
-                pairs[panel, pair, column] = _u4(first[column]) | (_u4(second[column]) << _u4(16))
+def pack(matrix_KM, half, chosen, scale_C, row, column, pairs):
+    """Pack columns of a matrix.
+
+    Args:
+        matrix_KM: float32, or bfloat16.
+        half: whether it is bfloat16.
+        chosen: the first of its columns.
+        scale_C: float32, what each is multiplied by.
+        row: of the whole, where the first lies; even.
+        column: likewise.
+        pairs: out: see `room_to_pack`.
+    """
+    length, columns, done = len(matrix_KM), len(scale_C), 0
+    while done < columns:
+        panel, start = (column + done) // COLUMNS, (column + done) % COLUMNS
+        count = min(COLUMNS - start, columns - done)
+        scale, at = scale_C[done : done + count], chosen + done
+        for pair in range(length // 2):
+            first, second = matrix_KM[2 * pair, at : at + count], matrix_KM[2 * pair + 1, at : at + count]
+            packed = pairs[panel, row // 2 + pair, start : start + count]
+            for j in range(count):
+                upper, lower = widened_if(half, first[j]) * scale[j], widened_if(half, second[j]) * scale[j]
+                packed[j] = _pair(halved(upper), halved(lower))
+        done += count
 
 
 @jit
-def _pack_transposed(pairs_MP, pairs):
-    for panel in range(len(pairs)):
-        start = panel * COLUMNS
-        count = min(COLUMNS, len(pairs_MP) - start)
-        for pair in range(pairs.shape[1]):
-            for column in range(count):
-                pairs[panel, pair, column] = pairs_MP[start + column, pair]
+def pack_transposed(matrix_MK, scale_K, row, column, pairs):
+    """The same of the transpose of a float32 matrix, all of it; the last of an odd number has zero for its pair."""
+    columns, length = matrix_MK.shape
+    some_LK = np.zeros((_LANES, length + length % 2), np.uint16)
+    pairs_LP, done = some_LK.view(np.uint32), 0
+    while done < columns:
+        panel, start = (column + done) // COLUMNS, (column + done) % COLUMNS
+        count = min(_LANES - start % _LANES, columns - done)
+        for j in range(count):
+            numbers, some = matrix_MK[done + j], some_LK[j]
+            for k in range(length):
+                some[k] = halved(numbers[k] * scale_K[k])
+        for pair in range(pairs_LP.shape[1]):
+            packed = pairs[panel, row // 2 + pair, start : start + count]
+            for j in range(count):
+                packed[j] = pairs_LP[j, pair]
+        done += count
 
 
 @jit
-def product(rows_NK, packed, results_NM):
+def transpose_halves(matrix_KM, pairs_MP):
+    """Turn a matrix of bfloat16 whose rows are even in number and whose columns a multiple of 16, as pairs."""
+    for start in range(0, matrix_KM.shape[1], _LANES):
+        for pair in range(len(matrix_KM) // 2):
+            for j in range(_LANES):
+                pairs_MP[start + j, pair] = _pair(matrix_KM[2 * pair, start + j], matrix_KM[2 * pair + 1, start + j])
+
+
+@inline
+def _pair(first, second):
+    return _u4(first) | (_u4(second) << _u4(16))
+
+
+@jit
+def product(rows_NK, packed, results_NM, add):
     """Multiply rows by a packed matrix.
 
     Args:
         rows_NK: bfloat16, N a multiple of `ROWS`.
-        packed: the matrix, as `pack` packs it.
+        packed: the matrix, as pairs (`room_to_pack`).
         results_NM: float32, out; M the columns of all panels.
+        add: whether to add to what the results were.
     """
     count, length = rows_NK.shape
     wide = results_NM.shape[1]
     for panel in range(len(packed)):
         at = panel * COLUMNS
         for row in range(0, count, ROWS):
-            _tile(rows_NK, row * length, length, packed, at * length, results_NM, row * wide + at, wide)
+            _tile(rows_NK, row * length, length, packed, at * length // 2, results_NM, row * wide + at, wide, add)
 
 
 @intrinsic
-def _tile(_typing, rows, rows_at, length, packed, packed_at, results, results_at, wide):
+def _tile(_typing, rows, rows_at, length, packed, packed_at, results, results_at, wide, add):
     """One tile of `product`; places are given as in arrays with their axes laid end to end."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -167,15 +201,14 @@ def _tile(_typing, rows, rows_at, length, packed, packed_at, results, results_at
             builder.gep(data(0), [arguments[1]]),
             builder.gep(data(3), [arguments[4]]),
             builder.gep(data(5), [arguments[6]]),
-            arguments[7],
+            *arguments[7:],
         )
         return context.get_dummy_value()
 
     place = types.int64
-    return types.void(rows, place, place, packed, place, results, place, place), generate
+    return types.void(rows, place, place, packed, place, results, place, place, types.boolean), generate
 
 
-_LANES = 16
 _INDEX, _INT = ir.IntType(64), ir.IntType(32)
 _SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_INT, _LANES)
 _HALVES = ir.VectorType(_BFloat(), 2 * _LANES)
@@ -190,15 +223,16 @@ class _Tile:
         multiply = ir.FunctionType(_SUMS, [_SUMS, _HALVES, _HALVES])
         self._multiply = cgutils.get_or_insert_function(builder.module, multiply, "llvm.x86.avx512bf16.dpbf16ps.512")
 
-    def generate(self, rows: Any, panel: Any, results: Any, wide: Any) -> None:
-        """Write the product of the rows from `rows` on and the panel to the results, which lie `wide` apart."""
+    def generate(self, rows: Any, panel: Any, results: Any, wide: Any, add: Any) -> None:
+        """Write or add the product of the rows from `rows` on and the panel to the results, which lie `wide` apart."""
         builder = self._builder
         places = [
             self._at(results, builder.add(builder.mul(wide, _INDEX(row)), _INDEX(_LANES * vector)), _SUMS)
             for row in range(ROWS)
             for vector in range(_VECTORS)
         ]
-        before, zeros = builder.block, ir.Constant(_SUMS, None)
+        zeros, before = ir.Constant(_SUMS, None), builder.block
+        begun = [builder.select(add, builder.load(place, align=4), zeros) for place in places]
         loop, end = builder.append_basic_block("pairs"), builder.append_basic_block("tile")
         builder.branch(loop)
         builder.position_at_end(loop)
@@ -206,9 +240,7 @@ class _Tile:
         totals = [builder.phi(_SUMS) for _ in places]
         added = self._turn(rows, panel, number, totals)
         following = builder.add(number, _INDEX(2))
-        for total, first, then in zip(
-            (number, *totals), (_INDEX(0), *[zeros] * len(places)), (following, *added), strict=True
-        ):
+        for total, first, then in zip((number, *totals), (_INDEX(0), *begun), (following, *added), strict=True):
             total.add_incoming(first, before)
             total.add_incoming(then, loop)
         builder.cbranch(builder.icmp_signed("<", following, self._length), loop, end)
@@ -218,10 +250,10 @@ class _Tile:
 
     def _turn(self, rows: Any, panel: Any, number: Any, totals: list[Any]) -> list[Any]:
         builder, added = self._builder, []
-        at = builder.mul(number, _INDEX(COLUMNS))
+        at = builder.mul(number, _INDEX(COLUMNS // 2))
         columns = [
             builder.bitcast(
-                builder.load(self._at(panel, builder.add(at, _INDEX(2 * _LANES * vector)), _PAIRS), align=2), _HALVES
+                builder.load(self._at(panel, builder.add(at, _INDEX(_LANES * vector)), _PAIRS), align=4), _HALVES
             )
             for vector in range(_VECTORS)
         ]

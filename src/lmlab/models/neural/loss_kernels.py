@@ -12,17 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmlab.jit import inline, jit_sums
-from lmlab.models.neural.arithmetic import exp, halved, widened
+from lmlab.jit import jit_sums
+from lmlab.models.neural.arithmetic import exp, halved, widened_if
 
 _LANES, _CELLS = 16, 2048  # numbers in a vector; in rows at a time, which stay in the first cache
 _HOPELESS = np.float32(1e30)
 _f4 = np.float32
-
-
-@inline
-def _read(number, half):
-    return widened(number) if half else _f4(number)
 
 
 @jit_sums
@@ -48,9 +43,9 @@ def to_gradients(bias_V, logits_NV, targets_N, chosen_N, others_N, grad_bias_V, 
         count = min(many, rows - start)
         for r in range(count):
             n, target = start + r, max(targets_N[start + r], 0)
-            level = _read(logits_NV[n, target], half) + bias_V[target]
+            level = widened_if(half, logits_NV[n, target]) + bias_V[target]
             for v in range(size):
-                cells_RW[r, v] = _read(logits_NV[n, v], half) + bias_V[v] - level
+                cells_RW[r, v] = widened_if(half, logits_NV[n, v]) + bias_V[v] - level
             cells_RW[r, size if targets_N[n] >= 0 else 0 :] = -np.inf
         for i in range(count * wide):
             cells[i] = exp(cells[i])
@@ -66,7 +61,7 @@ def to_gradients(bias_V, logits_NV, targets_N, chosen_N, others_N, grad_bias_V, 
             if not others_N[n] < _HOPELESS:
                 level = _f4(-np.inf)
                 for v in range(size):
-                    cells_RW[r, v] = _read(logits_NV[n, v], half) + bias_V[v]
+                    cells_RW[r, v] = widened_if(half, logits_NV[n, v]) + bias_V[v]
                     level = level if level > cells_RW[r, v] else cells_RW[r, v]
                 chosen_N[n], others_N[n], cells_RW[r, target] = cells_RW[r, target] - level, 0, -np.inf
                 for v in range(size):

@@ -34,7 +34,7 @@ def read(gru, weights, bias_G, read_SNK, parts_TNG, kept_SNH, sums_NW, first, la
         last: row after the last.
     """
     for t in range(len(parts_TNG)):
-        product(read_SNK[t, first:last], weights, sums_NW[first:last])
+        product(read_SNK[t, first:last], weights, sums_NW[first:last], False)
         for n in range(first, last):
             if gru:
                 _read_gru(sums_NW[n], bias_G, parts_TNG[t, n], kept_SNH[t, n], kept_SNH[t + 1, n], read_SNK[t + 1, n])
@@ -73,7 +73,7 @@ def read_back(
         for n in range(first, last):
             for j in range(len(grad_bias_G)):
                 grad_bias_G[j] += sums_NG[n, j]
-        product(parts_TNG[t, first:last], weights, grad_read_SNV[t, first:last])
+        product(parts_TNG[t, first:last], weights, grad_read_SNV[t, first:last], False)
 
 
 @jit_sums

@@ -129,7 +129,7 @@ class Recurrent(NeuralModel):
     def _one_layer(
         self, entered_TBE: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], kept_H: Tensor | None
     ) -> Sequence[Tensor]:
-        if self.compiled and recurrence.suits(entered_TBE, self.parts):
+        if self.compiled and recurrence.suits(entered_TBE, weights[1].shape[1], self.parts):
             return recurrence.layer(entered_TBE, state, weights, kept_H)
         enter, recur, *biases = weights
         weights = [enter, recur if kept_H is None else recur * kept_H, *biases]

@@ -28,7 +28,8 @@ import numpy as np
 
 from lmlab import engine
 from lmlab.errors import SettingError
-from lmlab.models.ngram.counts import high
+from lmlab.memory import room
+from lmlab.models.ngram.counts import high, low
 from lmlab.vocab import EOS
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ _DRAW = 200  # n-grams that NumPy looks at in the time that Python draws a token
 _TOKENS = 1 << 22  # room made at once
 MOST_REDRAWS = 1 << 20
 KEY, LOGP, SUFFIX, BACKOFF, START = range(5)  # the columns of the tables
+CODES, COMMON = SUFFIX, BACKOFF  # in the last line for rows
+_CODES = 32
+_PLAIN = 16  # words are read as they are in the time that one takes to be laid over
 _LOW, _MASK = (1 << 32) - 1, (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 
@@ -95,6 +99,50 @@ class Drawing:
         return _addresses(self._lines)
 
     @cached_property
+    def _coded(self) -> tuple[np.ndarray, ...]:
+        """The unigrams for rows, as a line: a quarter of what would be read otherwise.
+
+        Most words are so rare that they share a few values. Their codes of 8 bits say which of the 32 commonest values
+        they have; words with others are laid over, like children. The first words, which are seldom rare, stay as they
+        are, and so do all where the processor does not pick.
+
+        Returns:
+            Keys and logps of the words with other values; codes; values; how many others, and how many stay as is.
+        """
+        from lmlab.jit import picks
+
+        key_V, logp_V = self._levels[0].key_G, self._levels[0].logp_G
+        value_U, value_V, many_U = np.unique(logp_V, return_inverse=True, return_counts=True)
+        common = np.argsort(-many_U, kind="stable")[:_CODES]
+        code_U = np.full(len(value_U), _CODES, dtype=np.uint8)
+        code_U[common] = np.arange(len(common))
+        code_V = code_U[value_V]
+        other_V = code_V == _CODES
+        later_V1 = other_V.sum() - np.append(0, other_V.cumsum())  # others from each word on
+        plain = int((later_V1 + np.arange(len(key_V) + 1) / _PLAIN).argmin()) if picks() else len(key_V)
+        plain += (len(key_V) - plain) % 16
+        others = plain + np.flatnonzero(other_V[plain:])
+        values = np.zeros(_CODES, dtype=np.float32)
+        values[: len(common)] = value_U[common]
+        bounds = np.array([len(others), plain], dtype=np.uint32)
+        return key_V[others], logp_V[others], code_V[plain:] % _CODES, values, bounds
+
+    @cached_property
+    def _pairs_G2(self) -> np.ndarray:
+        """Word and logp of each bigram, side by side: contexts of one word have so many that memory is the limit."""
+        pairs_G2 = room((len(self._levels[1].key_G), 2), np.uint32)
+        pairs_G2[:, 0], pairs_G2[:, 1] = low(self._levels[1].key_G), self._levels[1].logp_G.view(np.uint32)
+        return pairs_G2
+
+    @cached_property
+    def _row_table(self) -> np.ndarray:
+        """The addresses of the lines, with the bigrams in pairs; and, in a last line, of the unigrams in codes."""
+        lines = [*self._lines, self._coded]
+        if len(self._levels) > 1:
+            lines[1] = (self._pairs_G2, self._pairs_G2[:, 1:], *lines[1][SUFFIX:])
+        return _addresses(lines)
+
+    @cached_property
     def _sum_table(self) -> np.ndarray:
         return _addresses([(sum_G1,) for sum_G1 in self.sums])
 
@@ -125,8 +173,9 @@ class Drawing:
 
     def rows(self, contexts: Contexts) -> np.ndarray:
         """What `Trie.rows` returns, compiled."""
-        logp_BV = np.empty((len(contexts.level_B), len(self._levels[0].key_G)), dtype=np.float32)
-        self._fill(self._table, contexts.level_B, contexts.node_B, self._weight_B(contexts), logp_BV)
+        level_B, node_B, length_B = contexts.level_B, contexts.node_B, contexts.length_B
+        logp_BV = np.empty((len(level_B), len(self._levels[0].key_G)), dtype=np.float32)
+        self._fill(self._row_table, level_B, node_B, length_B, self._absent, logp_BV)
         return logp_BV
 
     @cached_property

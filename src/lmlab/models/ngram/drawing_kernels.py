@@ -13,10 +13,11 @@ from numba import carray, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lmlab.jit import inline, jit
-from lmlab.models.ngram.drawing import BACKOFF, KEY, LOGP, START, SUFFIX
+from lmlab.jit import inline, jit, pick_16, prefetch
+from lmlab.models.ngram.drawing import BACKOFF, CODES, COMMON, KEY, LOGP, START, SUFFIX
 
 _LOW = 0xFFFFFFFF
+_AHEAD = 512  # words
 
 
 @intrinsic
@@ -33,32 +34,56 @@ def _array(table, length, column, dtype):
 
 
 @jit
-def rows(table, level_B, node_B, weight_B, logp_BV):
+def rows(table, level_B, node_B, length_B, absent, logp_BV):
     """Fill in the log-probability of every word after each context.
 
     Args:
-        table: the addresses of `Drawing._lines`.
+        table: `Drawing._row_table`.
         level_B: how long the longest stored context is.
         node_B: its node.
-        weight_B: float32, the log-weight that leads to it.
+        length_B: how long the context really is.
+        absent: what a context never seen adds.
         logp_BV: float32, receives the rows.
     """
-    nodes, weights = np.empty(len(table), np.int64), np.empty(len(table), np.float32)
-    words_logp = _array(table, 0, LOGP, np.float32)
+    starts, stops = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
+    weights = np.empty(len(table), np.float32)
     for b in range(len(level_B)):
-        _chain(table, level_B[b], node_B[b], nodes)
-        weight = weight_B[b]
-        for length in range(level_B[b], 0, -1):
+        level, row = level_B[b], logp_BV[b]
+        weight = np.float32(absent * (length_B[b] - level))
+        _chain(table, level, node_B[b], starts)
+        for length in range(level, 0, -1):
+            node = starts[length]
             weights[length] = weight
-            weight += _array(table, length, BACKOFF, np.float32)[nodes[length]]
-        row = logp_BV[b]
-        for word in range(len(row)):
-            row[word] = words_logp[word] + weight
-        for length in range(1, level_B[b] + 1):
-            key, logp = _array(table, length, KEY, np.uint64), _array(table, length, LOGP, np.float32)
-            start, stop = _children(table, length, nodes[length])
-            for place in range(start, stop):
-                row[np.int64(key[place] & uint64(_LOW))] = logp[place] + weights[length]
+            weight += _array(table, length, BACKOFF, np.float32)[node]
+            starts[length], stops[length] = _children(table, length, node)
+            prefetch(_array(table, length, KEY, np.uint64), starts[length])
+            prefetch(_array(table, length, LOGP, np.float32), starts[length])
+        _fill(table, weight, row)
+        for length in range(1, level + 1):
+            wide = uint64(2 if length == 1 else 1)
+            _lay(table, length, starts[length], stops[length], wide, weights[length], row)
+
+
+@inline
+def _fill(table, weight, row):
+    """All words, as if they followed nothing."""
+    coded, logp = len(table) - 1, _array(table, 0, LOGP, np.float32)
+    codes, common = _array(table, coded, CODES, np.uint8), _array(table, coded, COMMON, np.float32)
+    others, plain = _children(table, coded, 0)
+    for word in range(plain):
+        row[word] = logp[word] + weight
+    for word in range(plain, len(row), 16):
+        prefetch(row, word + _AHEAD)
+        pick_16(codes, word - plain, common, weight, row, word)
+    _lay(table, coded, 0, others, uint64(1), weight, row)
+
+
+@inline
+def _lay(table, length, start, stop, wide, weight, row):
+    """Lay children over the row; their logps are so many numbers apart."""
+    key, logp = _array(table, length, KEY, np.uint64), _array(table, length, LOGP, np.float32)
+    for place in range(uint64(start), uint64(stop)):
+        row[np.int64(key[place] & uint64(_LOW))] = logp[wide * place] + weight
 
 
 @jit
