@@ -359,9 +359,12 @@ class Fit:
     def _clip_and_check(self, nats: float) -> None:
         if self.settings.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_value)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm or math.inf)
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm, most = nn.utils.get_total_norm(gradients), self.settings.clip_norm or math.inf
         self._check_finite("loss", nats)
         self._check_finite("norm of the gradient", float(norm))
+        if norm > most:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), most, norm)
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):

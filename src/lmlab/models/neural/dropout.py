@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LEVELS = 1 << 16  # a share is rounded to so many levels; the scale to what it was rounded to
+_LEVELS = 1 << 16  # a share is rounded to so many levels, having been rounded to where its scale is a bfloat16
 _generator: ContextVar[np.random.Generator | None] = ContextVar("dropout", default=None)
 
 
@@ -44,18 +44,20 @@ class Dropout(nn.Module):
         generator = _generator.get()
         if generator is None or x.is_cuda or not self.training or not self.share:
             return F.dropout(x, self.share, self.training)
-        dropped = round(self.share * _LEVELS)
+        scale = torch.tensor(1 / (1 - self.share)).bfloat16().item()
+        dropped = round((1 - 1 / scale) * _LEVELS)
         four_each = generator.integers(1 << 64, size=-(-x.numel() // 4), dtype=np.uint64)
         kept = (four_each.view(np.uint16)[: x.numel()] >= dropped).reshape(x.shape)
-        return x * _ones(kept, x.dtype) * (_LEVELS / max(1, _LEVELS - dropped))
+        return x * _times(kept, scale, x.dtype)
 
     def extra_repr(self) -> str:
         """For `repr`."""
         return str(self.share)
 
 
-def _ones(kept: np.ndarray, kind: torch.dtype) -> Tensor:
-    """One where kept, else zero: a product of NumPy's, as torch takes ten times as long to make numbers of truths."""
+def _times(kept: np.ndarray, scale: float, kind: torch.dtype) -> Tensor:
+    """The scale where kept, else zero: NumPy's product, as torch takes ten times as long to make numbers of truths."""
     if kind == torch.bfloat16:
-        return torch.from_numpy(kept * np.int16(0x3F80)).view(kind)  # the bits of 1
-    return torch.from_numpy(kept * np.float32(1)).to(kind)
+        bits = np.float32(scale).view(np.uint32) >> 16
+        return torch.from_numpy(kept * np.int16(bits)).view(kind)
+    return torch.from_numpy(kept * np.float32(scale)).to(kind)
