@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from lmlab.errors import SettingError, UnknownNameError, UsageError
 
@@ -66,8 +66,7 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One setting: its name, type, default, help and bounds."""
 
     name: str

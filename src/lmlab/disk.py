@@ -10,8 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +33,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise RunExistsError(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+        beside.mkdir(mode=0o700)
         try:
             yield beside
             for file in [*beside.rglob("*"), beside]:
@@ -43,7 +42,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             beside.rename(path)
             _sync(path.parent)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if beside.exists():
+                import shutil
+
+                shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import mmap
 import os
 import re
 import sys
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +84,8 @@ def room(shape: tuple[int, ...], dtype: Any, *, on_disk: bool = False) -> np.nda
 
 
 def _file_pages(size: int) -> mmap.mmap:
+    import tempfile
+
     folder = Path(tempfile.gettempdir())
     with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):

@@ -17,12 +17,10 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmlab import codecs, registry
 from lmlab.codecs.base import FILE, Codec
@@ -103,11 +101,12 @@ def save(
         model.save(folder)
         for extra in (METRICS, CURVE):
             if curve is not None and (curve / extra).is_file():
+                import shutil
+
                 shutil.copyfile(curve / extra, folder / extra)
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A model directory read back."""
 
     model: Registered

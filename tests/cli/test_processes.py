@@ -39,6 +39,22 @@ def test_an_ngram_is_trained_and_measured_without_torch(here):
     assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
 
 
+def test_a_cold_megabyte_loads_nothing_it_does_not_need(here):
+    code = (
+        "import sys; from lmlab.cli import main\n"
+        "assert main(['ngram', 'estimate', 'poem.txt', '-o', 'runs/cold', '--quiet']) == 0\n"
+        "print([name for name in ('torch', 'numba', 'tokenizers', 'rich', 'shutil') if name in sys.modules])"
+    )
+    done = python(code, cwd=here)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_what_waits_for_the_end_of_the_process_is_done():
+    code = "import atexit, sys; from lmlab.cli import main; atexit.register(print, 'done'); main()"
+    done = python(code, "--version")
+    assert (done.returncode, done.stdout.splitlines()[1:], done.stderr) == (0, ["done"], "")
+
+
 def test_exit_codes_reach_the_shell(here):
     codes = [subprocess.run([*LMLAB, *words], capture_output=True, check=False).returncode
              for words in (["--version"], ["info", "nowhere"], ["nope"])]  # fmt: skip

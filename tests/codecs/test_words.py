@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from lmlab.codecs import build, words
+from lmlab.codecs.base import FILE
 from lmlab.corpora.document import Document
 from lmlab.vocab import UNK
 
@@ -37,3 +40,10 @@ def test_a_word_spelled_like_a_special_is_unknown_here_and_in_the_library(specia
     assert codec.tokens[4:] == ("a",)
     assert codec.encode(special).ids.tolist() == [UNK]
     assert codec.reference().encode([special, "a"], is_pretokenized=True).ids == [UNK, 4]
+
+
+@pytest.mark.parametrize("kind", ["word", "code"])
+def test_the_file_is_what_the_library_would_write(kind, tmp_path):
+    codec = build(kind, {}, [Document('if "a" é b')])
+    codec.save(tmp_path)
+    assert json.loads((tmp_path / FILE).read_bytes()) == json.loads(codec.reference().to_str())

@@ -5,12 +5,13 @@ Nothing heavy is imported to show help: a verb's module is loaded when the verb 
 
 from __future__ import annotations
 
-import gc
+import atexit
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lmlab.cli.parser import Parser
 from lmlab.errors import LmlabError, UnknownNameError
@@ -77,9 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code."""
     from lmlab.training.machine import share_politely
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
     share_politely()
     _print_whatever()
+    if arguments is None:
+        _leave(_answer(sys.argv[1:]))
+    return _answer(list(arguments))
+
+
+def _answer(words: list[str]) -> int:
     try:
         return _run(words)
     except LmlabError as error:
@@ -104,9 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"{where} is not usable ({error.strerror or error}): see that it is there, allowed, and has room", 1
         )
-    finally:
-        if arguments is None:  # the process ends: to sift what it holds for garbage would take longer than a small job
-            gc.freeze()
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, without taking apart all that it holds: that would take longer than a small job."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by who called
+            stream.flush()
+    os._exit(code)
 
 
 def _print_whatever() -> None:

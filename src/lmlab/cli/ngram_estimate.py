@@ -7,6 +7,7 @@ ARPA file. `lmlab train --model ngram` also splits and evaluates, and knows othe
 from __future__ import annotations
 
 import argparse
+import gc
 
 from lmlab.cli.parser import NGRAM_OPTIONS, Parser, reporter_of
 from lmlab.cli.show import print_json
@@ -33,6 +34,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Estimate, save, show."""
+    gc.disable()  # what is loaded and counted is kept: to look for garbage takes 5 ms of a megabyte's 130
+    try:
+        return _run(options)
+    finally:
+        gc.enable()
+
+
+def _run(options: argparse.Namespace) -> int:
     from lmlab.workbench.estimate import estimate
 
     named = {name: getattr(options, name) for name in (*NGRAM_OPTIONS, "prune_entropy", "prune_to", "k", "compat")}

@@ -9,6 +9,13 @@ from typing import Any, NoReturn
 from lmlab.errors import UsageError
 
 
+class _Unseen(argparse.HelpFormatter):
+    """What argparse tries every argument on; it need not load what measures the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=80)
+
+
 class Parser(argparse.ArgumentParser):
     """A verb's parser."""
 
@@ -17,9 +24,14 @@ class Parser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             epilog="examples:\n" + examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Unseen,
             allow_abbrev=False,
         )
+
+    def format_help(self) -> str:
+        """As wide as the terminal."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """One clear line, exit code 2."""

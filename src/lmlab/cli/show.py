@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,8 @@ def _finite(value: Any) -> Any:
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = "") -> None:
     """One table; the columns are the keys of the first row, numbers stand right and are never broken."""
+    import shutil
+
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -13,18 +13,20 @@ from __future__ import annotations
 import abc
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from lmlab import registry
 from lmlab.config import Settings
-from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError, EmptyDataError, UsageError
 from lmlab.vocab import BOS, EOS, PAD, SPECIALS, UNK
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from lmlab.corpora.document import Document
 
 FILE = "tokenizer.json"
 SILENT = (PAD, BOS, EOS)
@@ -32,8 +34,7 @@ SILENT = (PAD, BOS, EOS)
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(NamedTuple):
     """A text as ids.
 
     Attributes:
@@ -170,8 +171,7 @@ def load(folder: Path, kind: str, settings: Mapping[str, Any]) -> Codec:
     return cls.load(folder, cls.Settings.make(settings, "codec"))
 
 
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """How much of a text a vocabulary knows.
 
     Attributes:

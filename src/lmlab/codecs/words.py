@@ -9,20 +9,35 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers
 
 from lmlab.codecs.base import FILE, SILENT, Codec, Encoded, clean, vocabulary
-from lmlab.corpora.document import Document
 from lmlab.vocab import SPECIALS, UNK
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from lmlab.corpora.document import Document
 
 GAPS = ("", " ", "\n")
 NO_GAP, SPACE, NEWLINE = range(len(GAPS))
 _PIECE = 1 << 16
 MOST_TYPES = 1 << 20
 """Counting holds no more different words than this: above it the rarest are forgotten."""
+_REPLACED = r"\A(?:\[PAD\]|<bos>|<eos>)\z"  # a word that is spelled like a special
+_WRITTEN: dict[str, Any] = {  # all of `reference` but the words
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": {"type": "Replace", "pattern": {"Regex": _REPLACED}, "content": SPECIALS[UNK]},
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {}, "unk_token": SPECIALS[UNK]},
+}
 
 
 class WordsCodec(Codec):
@@ -127,15 +142,15 @@ class WordsCodec(Codec):
 
     def reference(self) -> Tokenizer:
         """See `Codec`. A word that is spelled like a special is unknown here too."""
+        from tokenizers import Regex, Tokenizer, models, normalizers
+
         tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))
-        tokenizer.normalizer = normalizers.Replace(Regex(r"\A(?:\[PAD\]|<bos>|<eos>)\z"), SPECIALS[UNK])
+        tokenizer.normalizer = normalizers.Replace(Regex(_REPLACED), SPECIALS[UNK])
         return tokenizer
 
     def save(self, folder: Path) -> None:
         """See `Codec`. What `reference` would write, piece by piece: a vocabulary may be millions of words."""
-        content = json.loads(type(self)(self.settings, SPECIALS).reference().to_str())
-        content["model"]["vocab"] = {}
-        before, after = json.dumps(content, ensure_ascii=False).split('"vocab": {}')
+        before, after = json.dumps(_WRITTEN).split('"vocab": {}')
         with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
             file.write(before + '"vocab": {')
             for start in range(0, self.vocab_size, _PIECE):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import string
 from dataclasses import dataclass
 
 from lmlab import config
@@ -83,6 +82,8 @@ def parse_template(template: str) -> tuple[tuple[str, str | None], ...]:
     >>> parse_template("{title} ; {summary}")
     (('', 'title'), (' ; ', 'summary'))
     """
+    import string
+
     try:
         parts = tuple(string.Formatter().parse(template))
     except ValueError:

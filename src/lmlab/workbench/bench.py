@@ -8,28 +8,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from lmlab import corpora, score, store
+from lmlab import corpora, store
 from lmlab.codecs.base import Codec
 from lmlab.config import merge
 from lmlab.errors import EmptyDataError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.stream import TextStream
-from lmlab.tokens import TokenStore
 from lmlab.vocab import EOS, UNK, spelling_nats
 from lmlab.workbench.configure import settings_of
-from lmlab.workbench.prepare import IN_HAND, encode_held_out, open_again, open_source
 
 if TYPE_CHECKING:
     from lmlab.corpora import Corpus
     from lmlab.decode import Branch, Step
     from lmlab.decode.strategies import Strategy
+    from lmlab.tokens import TokenStore
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """A text scored token by token.
 
     Attributes:
@@ -149,6 +147,9 @@ class Bench:
         Raises:
             EmptyDataError: the text is empty.
         """
+        from lmlab import score
+        from lmlab.tokens import TokenStore
+
         corpus = corpora.open_text(text, corpora.DataSettings(unit="document", split="none"))
         tokens = TokenStore.from_documents(self.codec, corpus.documents("all"))
         ids = tokens.document(0)[1:]
@@ -193,6 +194,8 @@ class Bench:
             EmptyDataError: there is nothing to score.
             DataError: the run's own text has changed.
         """
+        from lmlab.workbench.prepare import encode_held_out
+
         reporter = reporter or Silent()
         if on is not None:
             corpus = self._open_other(on, split, data or {}, reporter)
@@ -212,6 +215,8 @@ class Bench:
         Raises:
             DataError: the text has changed.
         """
+        from lmlab.workbench.prepare import IN_HAND, encode_held_out
+
         if split in self._held_out:
             return self._held_out[split]
         if split not in self.manifest["data"].get("splits", ()) or self.config["source"] in ("-", IN_HAND):
@@ -221,10 +226,14 @@ class Bench:
 
     def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
         """Another text, whole, whatever part of its own text the run was trained on."""
+        from lmlab.workbench.prepare import open_source
+
         whole = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
         return open_source(on, settings_of(merge(self.config, {"data": whole}, {"data": data}), "data"), reporter)
 
     def _open_own(self, reporter: Reporter) -> Corpus:
+        from lmlab.workbench.prepare import open_again
+
         source = self.config["source"]
         if source == "-":
             raise UsageError("this run's text came from standard input, which is gone", "name a text with --on")
@@ -248,6 +257,8 @@ class Bench:
         split: str = "all",
         advance: Callable[[int], None] | None = None,
     ) -> dict[str, Any]:
+        from lmlab import score
+
         report = score.evaluate(self.model, tokens, advance)
         protocol = {
             **score.PROTOCOL,

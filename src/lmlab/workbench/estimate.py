@@ -24,6 +24,7 @@ from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Advance, Reporter, default_reporter
+from lmlab.training.machine import keep_freed_memory
 from lmlab.vocab import SPECIALS
 from lmlab.workbench.bench import Bench
 from lmlab.workbench.configure import complete, settings_of
@@ -215,6 +216,7 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
     pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
     memory = parse_size(settings.memory) if settings.memory else None
     if memory is None and texts.size is not None and not engine.compiled(texts.size):
+        keep_freed_memory()
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
         return count_ngrams(ids_N, settings.order, len(words))
     from lmlab.models.ngram.counting import Counter

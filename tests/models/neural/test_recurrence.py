@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lmlab.models.neural import arithmetic, recurrence
 from lmlab.models.neural.rnn import GRU, LSTM
@@ -32,6 +33,11 @@ def plain(cell, entered_TBE, state, weights, kept_H=None):
     )
 
 
+def ours(entered_TBE, state, weights, kept_H=None):
+    enter, recur, enter_bias, bias = weights
+    return recurrence.layer(F.linear(entered_TBE, enter, enter_bias), None, state, recur, bias, kept_H)
+
+
 def gradients(after, entered_TBE, state, weights):
     torch.manual_seed(1)
     given = [torch.randn(part.shape).to(part.dtype) for part in after]
@@ -45,7 +51,7 @@ def error(got, expected):
 @pairs
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 4), (7, 3, 5, 24), (20, 8, 64, 128), (5, 17, 65, 44), (3, 40, 33, 32), (70, 9, 6, 8)]
+    "shape", [(1, 1, 8, 8), (7, 3, 5, 24), (20, 8, 64, 128), (5, 17, 65, 40), (3, 40, 33, 32), (70, 9, 6, 8)]
 )
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_layer_is_torchs_and_no_less_exact_than_torchs_in_bfloat16(cell, shape, masked):
@@ -54,7 +60,7 @@ def test_a_layer_is_torchs_and_no_less_exact_than_torchs_in_bfloat16(cell, shape
     expected = plain(cell, *given, kept_H)
     wanted = gradients(expected, *given)
     with half:
-        got, theirs = recurrence.layer(*given, kept_H), plain(cell, *given, kept_H)
+        got, theirs = ours(*given, kept_H), plain(cell, *given, kept_H)
     for part, whole, rival in zip(
         (*got, *gradients(got, *given)), (*expected, *wanted), (*theirs, *gradients(theirs, *given)), strict=True
     ):
@@ -65,12 +71,12 @@ def test_a_layer_is_torchs_and_no_less_exact_than_torchs_in_bfloat16(cell, shape
 @pairs
 @pytest.mark.parametrize("cell", CELLS)
 def test_threads_share_the_rows_and_change_no_bit(cell):
-    given = operands(cell, 9, 30, 12, 20)
+    given = operands(cell, 9, 30, 12, 24)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         with half:
-            after = recurrence.layer(*given)
+            after = ours(*given)
         entered, *state_and_weights = gradients(after, *given)
         results.append((after, entered, state_and_weights[: len(given[1])], state_and_weights))
     (one, entered_one, state_one, rest_one), (two, entered_two, state_two, rest_two) = results
@@ -82,11 +88,11 @@ def test_threads_share_the_rows_and_change_no_bit(cell):
 
 @pairs
 def test_a_text_in_pieces_is_the_text(monkeypatch):
-    entered, state, weights = operands("lstm", 12, 4, 6, 12)
+    entered, state, weights = operands("lstm", 12, 4, 6, 16)
     with half:
-        whole, *_ = recurrence.layer(entered, state, weights)
-        first, *between = recurrence.layer(entered[:5], state, weights)
-        second, *_ = recurrence.layer(entered[5:], between, weights)
+        whole, *_ = ours(entered, state, weights)
+        first, *between = ours(entered[:5], state, weights)
+        second, *_ = ours(entered[5:], between, weights)
     assert torch.equal(torch.cat([first, second]), whole)
 
 
@@ -94,7 +100,7 @@ def test_a_text_in_pieces_is_the_text(monkeypatch):
 def test_going_back_twice_is_refused():
     given = operands("lstm", 3, 2, 4, 8)
     with half:
-        total = recurrence.layer(*given)[0].float().sum()
+        total = ours(*given)[0].float().sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="went back through this layer before"):
         total.backward()
@@ -106,22 +112,38 @@ def test_what_is_no_number_stays_so(cell):
     entered, state, weights = operands(cell, 4, 3, 5, 8)
     with torch.no_grad(), half:
         entered[1, 2, 3] = torch.nan
-        hidden = recurrence.layer(entered, state, weights)[0]
+        hidden = ours(entered, state, weights)[0]
     assert hidden[1:, 2].isnan().all()
     assert hidden[:, :2].isfinite().all()
 
 
 @pairs
-def test_it_suits_bfloat16_and_few_rows_of_an_lstm():
-    torch.set_num_threads(1)
-    few, many = torch.zeros(2, 24, 3), torch.zeros(2, 25, 3)
-    assert not recurrence.suits(few, 8, 2)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_tokens_add_may_be_looked_up(cell, kind):
+    """As many tokens as positions, so that neither can be taken for the other."""
+    table_VE, state, weights = operands(cell, 12, 3, 6, 16)
+    table_VE, (enter, recur, enter_bias, bias) = table_VE.detach().flatten(0, 1).requires_grad_(), weights
+    tokens_TB = torch.randint(36, (12, 3))
+    results = []
+    for looked_up in (True, False):
+        inputs_VF = F.linear(table_VE, enter, enter_bias).to(kind)
+        inputs, tokens = (inputs_VF, tokens_TB) if looked_up else (inputs_VF[tokens_TB], None)
+        after = recurrence.layer(inputs, tokens, state, recur, bias)
+        results.append((after, gradients(after, table_VE, state, weights)))
+    (one, gradients_one), (other, gradients_other) = results
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert all(error(a, b) < 0.005 for a, b in zip(gradients_one, gradients_other, strict=True))
+
+
+@pairs
+def test_it_suits_bfloat16_and_whole_tiles():
+    ids_TB = torch.zeros(2, 25)
+    assert not recurrence.suits(ids_TB, 8)
     with half:
-        assert recurrence.suits(few, 8, 2)
-        assert not recurrence.suits(many, 8, 2)
-        assert recurrence.suits(many, 8, 1)
-        assert not recurrence.suits(few, 6, 2)
-        assert not recurrence.suits(few[:, :0], 8, 2)
+        assert recurrence.suits(ids_TB, 8)
+        assert not recurrence.suits(ids_TB, 12)
+        assert not recurrence.suits(ids_TB[:, :0], 8)
 
 
 @pytest.mark.parametrize("kind", [LSTM, GRU])
@@ -136,54 +158,32 @@ def test_a_processor_without_the_instruction_has_torchs(kind, monkeypatch):
 
 
 @pairs
-@pytest.mark.parametrize("length", [18, 17])
 @pytest.mark.parametrize("columns", [1, 31, 32, 100])
-def test_a_product_of_packed_numbers_is_the_product(length, columns):
-    rng = np.random.default_rng(0)
-    rows, matrix = (rng.normal(size=shape).astype(np.float32) for shape in ((16, length + 1), (length + 1, columns)))
-    matrix[length:] = 0
-    scale, rows = rng.normal(size=columns).astype(np.float32), torch.from_numpy(rows).bfloat16()
-    rows, rounded = rows[:, : length + length % 2], torch.from_numpy(matrix)[: length + length % 2]
-    expected = rows.float() @ (rounded * torch.from_numpy(scale)).bfloat16().float()
-    for way in ("as it is", "transposed", "bfloat16"):
-        pairs = arithmetic.room_to_pack(len(rounded), columns)
-        if way == "transposed":
-            whole = np.ascontiguousarray((matrix * scale)[:length].T)
-            arithmetic.pack_transposed(whole, np.ones(length, np.float32), 0, 0, pairs)
-        elif way == "as it is":
-            arithmetic.pack(rounded.numpy(), False, 0, scale, 0, 0, pairs)
-        else:
-            rounded = rounded.bfloat16()
-            expected = rows.float() @ (rounded.float() * torch.from_numpy(scale)).bfloat16().float()
-            arithmetic.pack(rounded.view(torch.uint16).numpy(), True, 0, scale, 0, 0, pairs)
-        results = np.full((16, arithmetic.packed_columns(columns)), np.nan, np.float32)
-        arithmetic.product(rows.contiguous().view(torch.uint16).numpy(), pairs, results, False)
-        np.testing.assert_allclose(results[:, :columns], expected.numpy(), atol=1e-5)
+@pytest.mark.parametrize("way", ["as it is", "of halves", "transposed"])
+def test_a_product_of_packed_numbers_is_the_product(way, columns):
+    rows, matrix, scale = torch.randn(16, 22).bfloat16(), torch.randn(18, columns), torch.randn(columns)
+    pairs, ones = arithmetic.room_to_pack(18, columns), np.ones(18, np.float32)
+    if way == "of halves":
+        matrix = matrix.bfloat16().float()
+        arithmetic.pack(matrix.bfloat16().view(torch.uint16).numpy(), True, scale.numpy(), pairs)
+    elif way == "as it is":
+        arithmetic.pack(matrix.numpy(), False, scale.numpy(), pairs)
+    else:
+        arithmetic.pack_transposed((matrix * scale).T.contiguous().numpy(), ones, pairs)
+    expected = (rows[:, :18].float() @ (matrix * scale).bfloat16().float()).numpy()
+    results = np.full((16, arithmetic.packed_columns(columns)), np.nan, np.float32)
+    for times, add in ((1, False), (2, True)):
+        arithmetic.product(rows.view(torch.uint16).numpy(), pairs, results, add)
+        np.testing.assert_allclose(results[:, :columns], times * expected, atol=2e-5)
         assert not results[:, columns:].any()
-        arithmetic.product(rows.contiguous().view(torch.uint16).numpy(), pairs, results, True)
-        np.testing.assert_allclose(results[:, :columns], 2 * expected.numpy(), atol=2e-5)
 
 
-@pairs
-def test_parts_of_matrices_are_packed_beside_each_other():
-    left, right = torch.randn(6, 40), torch.randn(6, 50)
-    whole = torch.cat([left[:, 3:33], right], 1).numpy()
-    pairs_whole, parts = arithmetic.room_to_pack(8, 80), arithmetic.room_to_pack(8, 80)
-    ones = np.ones(80, np.float32)
-    arithmetic.pack(whole, False, 0, ones, 2, 0, pairs_whole)
-    arithmetic.pack(left.numpy(), False, 3, ones[:30], 2, 0, parts)
-    arithmetic.pack(right.numpy(), False, 0, ones[:50], 2, 30, parts)
-    assert (pairs_whole == parts).all()
-    turned = arithmetic.room_to_pack(8, 80)
-    arithmetic.pack_transposed(np.ascontiguousarray(whole.T), ones[:6], 2, 0, turned)
-    assert (pairs_whole == turned).all()
-
-
-def test_halves_are_transposed_in_pairs():
+@pytest.mark.parametrize("columns", [4, 32, 28])
+def test_halves_are_transposed_in_pairs(columns):
     halves = torch.randn(6, 32).bfloat16()
-    pairs_MP = np.empty((32, 3), np.uint32)
+    pairs_MP = np.empty((columns, 3), np.uint32)
     arithmetic.transpose_halves(halves.view(torch.uint16).numpy(), pairs_MP)
-    assert (pairs_MP.view(np.uint16) == halves.view(torch.uint16).numpy().T).all()
+    assert (pairs_MP.view(np.uint16) == halves.view(torch.uint16).numpy().T[:columns]).all()
 
 
 def test_the_functions_are_what_they_say():

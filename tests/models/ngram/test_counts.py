@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmlab.errors import DataError, EmptyDataError
+from lmlab.models.ngram import counts
 from lmlab.models.ngram.counts import Counts, count_ngrams, high, low
 from lmlab.vocab import BOS, EOS, PAD
 
@@ -48,6 +49,15 @@ def test_progress_is_told_each_level() -> None:
     told: list[str] = []
     count_ngrams(lay([[4, 5, 4, 5]]), 3, V, told.append)
     assert told == ["2-grams: 4 distinct", "3-grams: 4 distinct"]
+
+
+def test_what_does_not_fit_in_one_number_is_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids_N = lay([[4, 5, 4, 5, 6], [5, 4, 5]])
+    sorted_levels = count_ngrams(ids_N, 4, V)
+    monkeypatch.setattr(counts, "_BITS", 10)
+    for ours, theirs in zip(sorted_levels, count_ngrams(ids_N, 4, V), strict=True):
+        for name in ("key_G", "suffix_G", "count_G"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 def test_the_corpus_is_left_as_it_was() -> None:

@@ -8,7 +8,6 @@ context that is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,8 +79,8 @@ def as_theirs(monkeypatch: pytest.MonkeyPatch, name: str, discount: float) -> No
 
     def theirs(task: Any) -> Any:
         taken = 0.0 if task.k == 1 else discount
-        rule = replace(ours(task), taken=(0.0, taken, taken, taken))
-        return replace(rule, per_type=0.0) if task.k == 1 else rule
+        rule = ours(task)._replace(taken=(0.0, taken, taken, taken))
+        return rule._replace(per_type=0.0) if task.k == 1 else rule
 
     monkeypatch.setitem(smoothing._SCHEMES, name, theirs)
 

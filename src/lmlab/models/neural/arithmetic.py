@@ -111,58 +111,52 @@ def room_to_pack(length: int, columns: int) -> np.ndarray:
 
 
 @jit
-def pack(matrix_KM, half, chosen, scale_C, row, column, pairs):
-    """Pack columns of a matrix.
+def pack(matrix_KM, half, scale_M, pairs):
+    """Pack a matrix.
 
     Args:
-        matrix_KM: float32, or bfloat16.
+        matrix_KM: float32, or bfloat16; K even.
         half: whether it is bfloat16.
-        chosen: the first of its columns.
-        scale_C: float32, what each is multiplied by.
-        row: of the whole, where the first lies; even.
-        column: likewise.
+        scale_M: float32, what each column is multiplied by.
         pairs: out: see `room_to_pack`.
     """
-    length, columns, done = len(matrix_KM), len(scale_C), 0
-    while done < columns:
-        panel, start = (column + done) // COLUMNS, (column + done) % COLUMNS
-        count = min(COLUMNS - start, columns - done)
-        scale, at = scale_C[done : done + count], chosen + done
-        for pair in range(length // 2):
-            first, second = matrix_KM[2 * pair, at : at + count], matrix_KM[2 * pair + 1, at : at + count]
-            packed = pairs[panel, row // 2 + pair, start : start + count]
+    for panel in range(len(pairs)):
+        start = panel * COLUMNS
+        count = min(COLUMNS, len(scale_M) - start)
+        scale = scale_M[start : start + count]
+        for pair in range(pairs.shape[1]):
+            first, second = matrix_KM[2 * pair, start : start + count], matrix_KM[2 * pair + 1, start : start + count]
+            packed = pairs[panel, pair]
             for j in range(count):
                 upper, lower = widened_if(half, first[j]) * scale[j], widened_if(half, second[j]) * scale[j]
                 packed[j] = _pair(halved(upper), halved(lower))
-        done += count
 
 
 @jit
-def pack_transposed(matrix_MK, scale_K, row, column, pairs):
-    """The same of the transpose of a float32 matrix, all of it; the last of an odd number has zero for its pair."""
+def pack_transposed(matrix_MK, scale_K, pairs):
+    """The same of the transpose of a float32 matrix, each of whose columns is multiplied."""
     columns, length = matrix_MK.shape
-    some_LK = np.zeros((_LANES, length + length % 2), np.uint16)
-    pairs_LP, done = some_LK.view(np.uint32), 0
-    while done < columns:
-        panel, start = (column + done) // COLUMNS, (column + done) % COLUMNS
-        count = min(_LANES - start % _LANES, columns - done)
+    some_LK = np.empty((_LANES, length), np.uint16)
+    pairs_LP = some_LK.view(np.uint32)
+    for start in range(0, columns, _LANES):
+        count = min(_LANES, columns - start)
         for j in range(count):
-            numbers, some = matrix_MK[done + j], some_LK[j]
+            numbers, some = matrix_MK[start + j], some_LK[j]
             for k in range(length):
                 some[k] = halved(numbers[k] * scale_K[k])
-        for pair in range(pairs_LP.shape[1]):
-            packed = pairs[panel, row // 2 + pair, start : start + count]
+        for pair in range(length // 2):
+            packed = pairs[start // COLUMNS, pair, start % COLUMNS : start % COLUMNS + count]
             for j in range(count):
                 packed[j] = pairs_LP[j, pair]
-        done += count
 
 
 @jit
 def transpose_halves(matrix_KM, pairs_MP):
-    """Turn a matrix of bfloat16 whose rows are even in number and whose columns a multiple of 16, as pairs."""
-    for start in range(0, matrix_KM.shape[1], _LANES):
+    """Turn the first M columns of a matrix of bfloat16, as pairs (K even)."""
+    for start in range(0, len(pairs_MP), _LANES):
+        count = min(_LANES, len(pairs_MP) - start)
         for pair in range(len(matrix_KM) // 2):
-            for j in range(_LANES):
+            for j in range(count):
                 pairs_MP[start + j, pair] = _pair(matrix_KM[2 * pair, start + j], matrix_KM[2 * pair + 1, start + j])
 
 
@@ -176,37 +170,34 @@ def product(rows_NK, packed, results_NM, add):
     """Multiply rows by a packed matrix.
 
     Args:
-        rows_NK: bfloat16, N a multiple of `ROWS`.
+        rows_NK: bfloat16, N a multiple of `ROWS`; of longer rows as much is read as the matrix has rows.
         packed: the matrix, as pairs (`room_to_pack`).
         results_NM: float32, out; M the columns of all panels.
         add: whether to add to what the results were.
     """
-    count, length = rows_NK.shape
-    wide = results_NM.shape[1]
+    count, apart = rows_NK.shape
+    wide, length = results_NM.shape[1], 2 * packed.shape[1]
     for panel in range(len(packed)):
         at = panel * COLUMNS
         for row in range(0, count, ROWS):
-            _tile(rows_NK, row * length, length, packed, at * length // 2, results_NM, row * wide + at, wide, add)
+            _tile(rows_NK, row * apart, apart, packed, at * length // 2, length, results_NM, row * wide + at, wide, add)
 
 
 @intrinsic
-def _tile(_typing, rows, rows_at, length, packed, packed_at, results, results_at, wide, add):
+def _tile(_typing, rows, rows_at, apart, packed, packed_at, length, results, results_at, wide, add):
     """One tile of `product`; places are given as in arrays with their axes laid end to end."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def data(place: int) -> Any:
-            return context.make_array(signature.args[place])(context, builder, arguments[place]).data
+        def pointer(place: int) -> Any:
+            data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
+            return builder.gep(data, [arguments[place + 1]])
 
-        _Tile(builder, arguments[2]).generate(
-            builder.gep(data(0), [arguments[1]]),
-            builder.gep(data(3), [arguments[4]]),
-            builder.gep(data(5), [arguments[6]]),
-            *arguments[7:],
-        )
+        apart, length, wide, add = (arguments[place] for place in (2, 5, 8, 9))
+        _Tile(builder, length, apart).generate(pointer(0), pointer(3), pointer(6), wide, add)
         return context.get_dummy_value()
 
     place = types.int64
-    return types.void(rows, place, place, packed, place, results, place, place, types.boolean), generate
+    return types.void(rows, place, place, packed, place, place, results, place, place, types.boolean), generate
 
 
 _INDEX, _INT = ir.IntType(64), ir.IntType(32)
@@ -218,8 +209,8 @@ _VECTORS = COLUMNS // _LANES
 class _Tile:
     """Writes the loop: sums in registers, each turn a pair of the rows' numbers against a pair of the panel's rows."""
 
-    def __init__(self, builder: Any, length: Any) -> None:
-        self._builder, self._length = builder, length
+    def __init__(self, builder: Any, length: Any, apart: Any) -> None:
+        self._builder, self._length, self._apart = builder, length, apart
         multiply = ir.FunctionType(_SUMS, [_SUMS, _HALVES, _HALVES])
         self._multiply = cgutils.get_or_insert_function(builder.module, multiply, "llvm.x86.avx512bf16.dpbf16ps.512")
 
@@ -258,7 +249,7 @@ class _Tile:
             for vector in range(_VECTORS)
         ]
         for row in range(ROWS):
-            place = self._at(rows, builder.add(builder.mul(self._length, _INDEX(row)), number), _INT)
+            place = self._at(rows, builder.add(builder.mul(self._apart, _INDEX(row)), number), _INT)
             one = builder.insert_element(ir.Constant(_PAIRS, ir.Undefined), builder.load(place, align=2), _INT(0))
             pair = builder.bitcast(builder.shuffle_vector(one, one, ir.Constant(_PAIRS, [0] * _LANES)), _HALVES)
             for vector, column in enumerate(columns):

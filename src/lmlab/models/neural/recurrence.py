@@ -1,19 +1,18 @@
-"""One layer of an LSTM or a GRU on a CPU that multiplies pairs of bfloat16: compiled loops of our own.
+"""The recurrent part of an LSTM or a GRU layer on a CPU that multiplies pairs of bfloat16: compiled loops of our own.
 
 oneDNN's LSTM adds to the gradient of the recurrent weights at every position, which are megabytes of sums for a few
-rows; torch's GRU is a dozen operations a position. Here that gradient is one product after the loop, the weights stream
-by in the order in which they are read (`arithmetic.py`), and what a position reads, the hidden numbers and the input,
-lies in one row: one product each way (`recurrent_kernels.py`). Everything else is torch's: float32, GPUs, other
-processors, an LSTM of many rows at a time, where oneDNN is as fast.
+rows; torch's GRU is a dozen operations a position. Here that gradient is one product after the loop, and the weights
+stream by in the order in which they are read (`arithmetic.py`, `recurrent_kernels.py`). What the input adds to the
+parts of a layer is looked up: where tokens are few, in a table of what each adds, which spares a product a position.
+Everything else is torch's: float32, GPUs, other processors.
 
-Shapes: T positions, S = T + 1, B sequences, N = B rounded up to whole tiles, E input, H hidden, K = H + E rounded up to
-pairs, G = 4H, F = 4H or 3H rows of torch's weights, W and V the columns of packed panels.
+Shapes: T positions, S = T + 1, B sequences, N = B rounded up to whole tiles, H hidden, F = 4H gates of an LSTM or 3H
+parts of a GRU, G = 4H, M different inputs, W and V the columns of packed panels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,42 +20,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmlab.batches import block_of
 from lmlab.engine import each
 
-_MOST_ROWS = 24  # a thread, of an LSTM
+_FEW_TOKENS = 256
 _AT_A_TIME = 512  # positions whose product stays in the second cache
 
 
-def suits(entered_TBE: Tensor, hidden: int, parts: int) -> bool:
-    """Whether this input is for the compiled loops: by shape, precision and processor alone, so that runs repeat.
-
-    Args:
-        entered_TBE: the input.
-        hidden: how many numbers the layer remembers.
-        parts: tensors of a state, 2 for an LSTM and 1 for a GRU.
-    """
+def suits(ids_TB: Tensor, hidden: int) -> bool:
+    """Whether a batch is for the compiled loops: by shape, precision and processor alone, so that runs repeat."""
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    most = _MOST_ROWS * torch.get_num_threads() if parts > 1 else torch.inf
-    if entered_TBE.is_cuda or hidden % 4 or not half or not 0 < entered_TBE.shape[1] <= most:
+    if ids_TB.is_cuda or hidden % 8 or not half or not ids_TB.numel():
         return False
     from lmlab.models.neural.arithmetic import multiplies_pairs
 
     return multiplies_pairs()
 
 
+def few_tokens(ids_TB: Tensor, vocab_size: int) -> bool:
+    """Whether what each token adds is worth a table."""
+    return vocab_size <= min(_FEW_TOKENS, ids_TB.numel())
+
+
 def layer(
-    entered_TBE: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], kept_H: Tensor | None = None
+    inputs: Tensor,
+    tokens_TB: Tensor | None,
+    state: Sequence[Tensor],
+    recur_FH: Tensor,
+    bias_F: Tensor,
+    kept_H: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """One layer: h_TBH, and the state after it.
 
     Args:
-        entered_TBE: its input.
+        inputs: what the input adds to the parts, float32 or bfloat16: inputs_MF of each token, or inputs_TBF.
+        tokens_TB: which token stands where; None where inputs are of positions.
         state: h_1BH and c_1BH before it for an LSTM, h_1BH for a GRU.
-        weights: of the input, recurrent, and their biases, as torch keeps them.
+        recur_FH: the recurrent weights, as torch keeps them; H is a multiple of 8.
+        bias_F: their bias.
         kept_H: what the hidden numbers are multiplied by where the next position reads them.
     """
     gru, kept_1BH = len(state) == 1, state[-1]
-    h_TBH, h_BH, kept_BH = _Layer.apply(gru, entered_TBE, state[0][0], kept_1BH[0], *weights, kept_H)
+    h_TBH, h_BH, kept_BH = _Layer.apply(gru, inputs, tokens_TB, state[0][0], kept_1BH[0], recur_FH, bias_F, kept_H)
     return (h_TBH, kept_BH[None]) if gru else (h_TBH, h_BH[None], kept_BH[None])
 
 
@@ -67,120 +72,117 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: Any,
         gru: bool,
-        entered_TBE: Tensor,
+        inputs: Tensor,
+        tokens_TB: Tensor | None,
         h_BH: Tensor,
         kept_BH: Tensor,
-        enter_FE: Tensor,
         recur_FH: Tensor,
-        enter_bias_F: Tensor,
-        recur_bias_F: Tensor,
+        bias_F: Tensor,
         mask_H: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from lmlab.models.neural.arithmetic import ROWS, pack_transposed, packed_columns, room_to_pack
+        from lmlab.models.neural.arithmetic import ROWS, pack_transposed, room_to_pack
         from lmlab.models.neural.recurrent_kernels import read
 
-        (length, rows, width), hidden = entered_TBE.shape, recur_FH.shape[1]
-        count, numbers = rows + -rows % ROWS, hidden + width + width % 2
-        inputs = slice(hidden, hidden + width)
+        parts, hidden = recur_FH.shape
+        index_TB = torch.arange(inputs.shape[:2].numel()).view(inputs.shape[:2]) if tokens_TB is None else tokens_TB
+        length, rows = index_TB.shape
+        inputs_MF = inputs.reshape(-1, parts)
+        spare = -rows % ROWS
         mask_H = torch.ones(hidden) if mask_H is None else mask_H
-        weights, bias_G = room_to_pack(numbers, 4 * hidden), torch.zeros(4 * hidden)
-        pack_transposed(recur_FH.numpy(), mask_H.numpy(), 0, 0, weights)
-        bias_G[: len(recur_FH)] = recur_bias_F
-        for part, of_torch in _entering(gru, hidden):
-            pack_transposed(enter_FE[of_torch].numpy(), np.ones(width, np.float32), hidden, part.start, weights)
-            bias_G[part] += enter_bias_F[of_torch]
-        read_SNK = torch.zeros(length + 1, count, numbers, dtype=torch.bfloat16)
-        read_SNK[:length, :rows, inputs], read_SNK[0, :rows, :hidden] = entered_TBE, h_BH
-        kept_SNH = torch.empty(length + 1, count, hidden)
-        kept_SNH[0] = F.pad(kept_BH, (0, 0, 0, count - rows))
-        parts_TNG = read_SNK.new_empty(length, count, 4 * hidden)
-        sums_NW = np.empty((count, packed_columns(4 * hidden)), np.float32)
-        arrays = gru, weights, bias_G.numpy(), _bits(read_SNK), _bits(parts_TNG), kept_SNH.numpy(), sums_NW
-        each(lambda block: read(*arrays, *block), *_blocks(count, ROWS))
-        ctx.save_for_backward(enter_FE, recur_FH, mask_H, read_SNK, parts_TNG, kept_SNH)
-        ctx.gru, ctx.shape, ctx.gone = gru, entered_TBE.shape, False
-        ctx.kinds = entered_TBE.dtype, h_BH.dtype, kept_BH.dtype
-        return read_SNK[1:, :rows, :hidden], read_SNK[-1, :rows, :hidden].float(), kept_SNH[-1, :rows]
+        weights = room_to_pack(hidden, parts)
+        pack_transposed(recur_FH.numpy(), mask_H.numpy(), weights)
+        h_SNH = torch.empty(length + 1, rows + spare, hidden, dtype=torch.bfloat16)
+        kept_SNH = torch.empty(length + 1, rows + spare, hidden)
+        h_SNH[0], kept_SNH[0] = F.pad(h_BH, (0, 0, 0, spare)), F.pad(kept_BH, (0, 0, 0, spare))
+        parts_TNG = h_SNH.new_empty(length, rows + spare, 4 * hidden)
+        index_TN = F.pad(index_TB, (0, spare)).contiguous()
+        arrays = (
+            *(gru, weights, bias_F.numpy(), _numbers(inputs_MF), inputs_MF.dtype == torch.bfloat16, index_TN.numpy()),
+            *(_numbers(h_SNH), _numbers(parts_TNG), kept_SNH.numpy()),
+        )
+        each(lambda block: read(*arrays, block.start, block.stop), *_blocks(rows + spare))
+        ctx.save_for_backward(recur_FH, mask_H, index_TN, h_SNH, parts_TNG, kept_SNH)
+        ctx.gru, ctx.tokens, ctx.rows, ctx.gone = gru, None if tokens_TB is None else len(inputs), rows, False
+        ctx.kinds = inputs_MF.dtype, h_BH.dtype, kept_BH.dtype
+        return h_SNH[1:, :rows], h_SNH[-1, :rows].float(), kept_SNH[-1, :rows]
 
     @staticmethod
     def backward(ctx: Any, grad_TBH: Tensor, grad_h_BH: Tensor, grad_kept_BH: Tensor) -> tuple[Tensor | None, ...]:
-        from lmlab.models.neural.arithmetic import ROWS, pack, packed_columns, room_to_pack
+        from lmlab.models.neural.arithmetic import pack, packed_columns, room_to_pack
         from lmlab.models.neural.recurrent_kernels import read_back
 
         if ctx.gone:
             raise RuntimeError("went back through this layer before; it remembers no longer")
         ctx.gone = True
-        enter_FE, recur_FH, mask_H, read_SNK, parts_TNG, kept_SNH = ctx.saved_tensors
-        (length, rows, width), (_, count, size), (many, hidden) = ctx.shape, parts_TNG.shape, recur_FH.shape
-        weights, ones_E = room_to_pack(size, read_SNK.shape[-1]), torch.ones(width)
-        pack(recur_FH.numpy(), False, 0, mask_H.numpy(), 0, 0, weights)
-        for part, of_torch in _entering(ctx.gru, hidden):
-            pack(enter_FE[of_torch].numpy(), False, 0, ones_E.numpy(), part.start, hidden, weights)
-        spare = (0, 0, 0, count - rows)
+        recur_FH, mask_H, index_TN, h_SNH, parts_TNG, kept_SNH = ctx.saved_tensors
+        count, (parts, hidden) = index_TN.shape[1], recur_FH.shape
+        weights = room_to_pack(parts, hidden)
+        pack(recur_FH.numpy(), False, mask_H.numpy(), weights)
+        spare = (0, 0, 0, count - ctx.rows)
         grad_TNH = F.pad(grad_TBH.to(torch.bfloat16), spare).contiguous()
-        grad_read_SNV = torch.empty(length + 1, count, packed_columns(read_SNK.shape[-1]))
-        grad_read_SNV[-1, :, :hidden] = F.pad(grad_h_BH, spare)
         grad_kept_NH = F.pad(grad_kept_BH, spare).contiguous()
-        blocks, threads = _blocks(count, ROWS)
-        grad_bias_PG = torch.zeros(len(blocks), size)
+        grad_h_NV = F.pad(grad_h_BH, (0, packed_columns(hidden) - hidden, *spare[2:])).contiguous()
+        blocks, threads = _blocks(count)
+        grad_inputs_PMF = torch.zeros(len(blocks), ctx.tokens or 0, parts)
+        grad_bias_PF = torch.zeros(len(blocks), parts)
         arrays = (
-            *(ctx.gru, weights, _bits(parts_TNG), kept_SNH.numpy(), _bits(grad_TNH)),
-            *(grad_read_SNV.numpy(), grad_kept_NH.numpy(), np.empty((count, size), np.float32)),
+            *(ctx.gru, weights, index_TN.numpy(), _numbers(parts_TNG), kept_SNH.numpy(), _numbers(grad_TNH)),
+            *(grad_h_NV.numpy(), grad_kept_NH.numpy()),
         )
-        work = zip(grad_bias_PG.numpy(), blocks, strict=True)
-        each(lambda part: read_back(*arrays, part[0], *part[1]), work, threads)
-        grad_recur_GH, grad_enter_GE = _of_weights(parts_TNG, read_SNK, mask_H, ones_E)
-        grad_bias_G, entering = grad_bias_PG.sum(0), [part for part, _ in _entering(ctx.gru, hidden)]
+        work = zip(grad_inputs_PMF.numpy(), grad_bias_PF.numpy(), blocks, strict=True)
+        each(lambda part: read_back(*arrays, part[0], part[1], part[2].start, part[2].stop), work, threads)
         kind, kind_h, kind_kept = ctx.kinds
         return (
             None,
-            grad_read_SNV[:-1, :rows, hidden : hidden + width].to(kind),
-            grad_read_SNV[0, :rows, :hidden].to(kind_h),
-            grad_kept_NH[:rows].to(kind_kept),
-            torch.cat([grad_enter_GE[part] for part in entering]),
-            grad_recur_GH[:many],
-            torch.cat([grad_bias_G[part] for part in entering]),
-            grad_bias_G[:many],
+            grad_inputs_PMF.sum(0).to(kind) if ctx.tokens else _of_positions(parts_TNG[:, : ctx.rows], parts).to(kind),
+            None,
+            grad_h_NV[: ctx.rows, :hidden].to(kind_h),
+            grad_kept_NH[: ctx.rows].to(kind_kept),
+            _of_weights(parts_TNG, h_SNH, mask_H, parts),
+            grad_bias_PF.sum(0),
             None,
         )
 
 
-def _of_weights(parts_TNG: Tensor, read_SNK: Tensor, *scales: Tensor) -> list[Tensor]:
-    """The gradients of the weights of what was read, in as many matrices as there are scales, a number a column."""
-    from lmlab.models.neural.arithmetic import pack, packed_columns, product, room_to_pack, transpose_halves
-
-    positions, size = parts_TNG.shape[0] * parts_TNG.shape[1], parts_TNG.shape[2]
-    parts_MG, read_MK = _bits(parts_TNG).reshape(positions, size), _bits(read_SNK[:-1]).reshape(positions, -1)
-    gradients = [torch.empty(size, packed_columns(len(scale_C))) for scale_C in scales]
-    for start in range(0, positions, _AT_A_TIME):
-        some_SG, some_SK = parts_MG[start : start + _AT_A_TIME], read_MK[start : start + _AT_A_TIME]
-        pairs_GS, at = np.empty((size, len(some_SG) // 2), np.uint32), 0
-        transpose_halves(some_SG, pairs_GS)
-        for scale_C, grad_GC in zip(scales, gradients, strict=True):
-            packed = room_to_pack(len(some_SG), len(scale_C))
-            pack(some_SK, True, at, scale_C.numpy(), 0, 0, packed)
-            product(pairs_GS.view(np.uint16), packed, grad_GC.numpy(), start > 0)
-            at += len(scale_C)
-    return [grad_GC[:, : len(scale_C)] for scale_C, grad_GC in zip(scales, gradients, strict=True)]
+def _of_positions(parts_TBG: Tensor, parts: int) -> Tensor:
+    """The gradients by what each position's input added: a GRU's proposal from the input comes last."""
+    if parts == parts_TBG.shape[-1]:
+        return parts_TBG
+    hidden = parts // 3
+    return torch.cat([parts_TBG[..., : 2 * hidden], parts_TBG[..., 3 * hidden :]], -1)
 
 
-def _entering(gru: bool, hidden: int) -> list[tuple[slice, slice]]:
-    """Which rows of ours have which of torch's for the input: those of a GRU's proposal come last."""
-    if not gru:
-        return [(slice(0, 4 * hidden), slice(0, 4 * hidden))]
-    return [
-        (slice(0, 2 * hidden), slice(0, 2 * hidden)),
-        (slice(3 * hidden, 4 * hidden), slice(2 * hidden, 3 * hidden)),
-    ]
+def _of_weights(parts_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, parts: int) -> Tensor:
+    """The gradients of the recurrent weights."""
+    from lmlab.models.neural.arithmetic import pack, packed_columns, room_to_pack, transpose_halves
+
+    parts_MG, h_MH = _numbers(parts_TNG.flatten(0, 1)), _numbers(h_SNH[:-1].flatten(0, 1))
+    grad_FV = torch.empty(parts, packed_columns(len(mask_H)))
+    for start in range(0, len(parts_MG), _AT_A_TIME):
+        some_SG, some_SH = parts_MG[start : start + _AT_A_TIME], h_MH[start : start + _AT_A_TIME]
+        pairs_FS, packed = np.empty((parts, len(some_SG) // 2), np.uint32), room_to_pack(len(some_SG), len(mask_H))
+        transpose_halves(some_SG, pairs_FS)
+        pack(some_SH, True, mask_H.numpy(), packed)
+        _multiply(pairs_FS.view(np.uint16), packed, grad_FV.numpy(), add=start > 0)
+    return grad_FV[:, : len(mask_H)]
 
 
-def _bits(half: Tensor) -> np.ndarray:
-    return half.view(torch.uint16).numpy()
+def _multiply(rows_NK: np.ndarray, packed: np.ndarray, results_NM: np.ndarray, *, add: bool) -> None:
+    from lmlab.models.neural.arithmetic import product
+
+    each(lambda part: product(rows_NK[part], packed, results_NM[part], add), *_blocks(len(rows_NK)))
 
 
-def _blocks(rows: int, least: int) -> tuple[list[tuple[int, int]], int]:
-    """Rows from and to for each thread, whole tiles of `least`, and how many threads."""
-    tiles = rows // least
-    threads = min(torch.get_num_threads(), tiles)
-    cuts = [least * (part * tiles // threads) for part in range(threads + 1)]
-    return list(pairwise(cuts)), threads
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """The tensor as an array, of bfloat16 the bits."""
+    array: np.ndarray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def _blocks(rows: int) -> tuple[list[slice], int]:
+    """The rows of each thread, whole tiles, and how many threads."""
+    from lmlab.models.neural.arithmetic import ROWS
+
+    threads = min(torch.get_num_threads(), rows // ROWS)
+    tiles = (block_of(rows // ROWS, part, threads) for part in range(threads))
+    return [slice(ROWS * block.start, ROWS * block.stop) for block in tiles], threads

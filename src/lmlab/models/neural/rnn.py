@@ -84,67 +84,83 @@ class Recurrent(NeuralModel):
 
     def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         """See the base. The state is (h_BLH,) or (h_BLH, c_BLH)."""
-        entered_TBE = self._enter(ids_BT.T)
         if state is None:
-            zeros = entered_TBE.new_zeros(len(ids_BT), self.recurrent.num_layers, self.recurrent.hidden_size)
+            zeros = next(self.parameters()).new_zeros(
+                len(ids_BT), self.recurrent.num_layers, self.recurrent.hidden_size
+            )
             state = TensorState((zeros,) * self.parts)
-        if len(entered_TBE) == 1 and not self.training:
-            hidden_TBH, state = self._one_token(entered_TBE[0], state)
+        if ids_BT.shape[1] == 1 and not self.training:
+            hidden_TBH, state = self._one_token(self._enter(ids_BT[:, 0]), state)
         else:
-            hidden_TBH, state = self._many_tokens(entered_TBE, state)
+            hidden_TBH, state = self._many_tokens(ids_BT.T, state)
         return self.narrow(self.dropout(hidden_TBH)).transpose(0, 1), state
 
-    def _enter(self, ids_TB: Tensor) -> Tensor:
+    def _enter(self, ids: Tensor) -> Tensor:
         if self.embedding is None:
-            return F.one_hot(ids_TB, self.vocab_size).to(next(self.recurrent.parameters()).dtype)
-        entered_TBE: Tensor = self.embedding(ids_TB)
-        return entered_TBE
+            return F.one_hot(ids, self.vocab_size).to(next(self.recurrent.parameters()).dtype)
+        entered: Tensor = self.embedding(ids)
+        return entered
 
-    def _many_tokens(self, entered_TBE: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
+    def _many_tokens(self, ids_TB: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
         before = tuple(part_BLH.transpose(0, 1).contiguous() for part_BLH in state.tensors)
-        whole = entered_TBE.is_cuda and not self.forgets.share  # cuDNN keeps all layers in one buffer, drops between
+        whole = ids_TB.is_cuda and not self.forgets.share  # cuDNN keeps all layers in one buffer, drops between
         if whole:
-            hidden_TBH, after = self.recurrent(entered_TBE, before if self.parts > 1 else before[0])
+            hidden_TBH, after = self.recurrent(self._enter(ids_TB), before if self.parts > 1 else before[0])
             after = after if self.parts > 1 else (after,)
         else:
-            hidden_TBH, after = self._layer_by_layer(entered_TBE, before)
+            hidden_TBH, after = self._layer_by_layer(ids_TB, before)
         return hidden_TBH, TensorState(tuple(part_LBH.transpose(0, 1) for part_LBH in after))
 
-    def _layer_by_layer(self, hidden_TBH: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _layer_by_layer(self, ids_TB: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What the network does, with our dropout between its layers and on what they remember.
 
-        What a layer remembers is dropped in every row and at every position of the batch alike, so that oneDNN's kernel
-        stays in use: as a column of the recurrent weights (weight dropout, Merity et al. 2018, section 2, by columns).
+        What a layer remembers is dropped in every row and at every position of the batch alike, so that fast kernels
+        stay in use: as a column of the recurrent weights (weight dropout, Merity et al. 2018, section 2, by columns).
         """
-        after = []
+        ours = self.compiled and recurrence.suits(ids_TB, self.recurrent.hidden_size)
+        hidden_TBH, after = ids_TB, []
         for layer, weights in enumerate(self.recurrent.all_weights):
             drops = self.training and self.forgets.share
             kept_H = self.forgets(weights[1].new_ones(self.recurrent.hidden_size)) if drops else None
-            entered_TBH = self.dropout(hidden_TBH) if layer else hidden_TBH
             state = [part_LBH[layer : layer + 1] for part_LBH in before]
-            hidden_TBH, *new = self._one_layer(entered_TBH, state, weights, kept_H)
+            if layer:
+                hidden_TBH = self.dropout(hidden_TBH)
+            hidden_TBH, *new = (self._compiled_layer if ours else self._torchs_layer)(
+                hidden_TBH, state, weights, kept_H
+            )
             after.append(new)
         return hidden_TBH, tuple(torch.cat(part) for part in zip(*after, strict=True))
 
-    def _one_layer(
-        self, entered_TBE: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], kept_H: Tensor | None
+    def _torchs_layer(
+        self, given: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], kept_H: Tensor | None
     ) -> Sequence[Tensor]:
-        if self.compiled and recurrence.suits(entered_TBE, weights[1].shape[1], self.parts):
-            return recurrence.layer(entered_TBE, state, weights, kept_H)
+        """What is given are ids_TB, or the layer below."""
         enter, recur, *biases = weights
-        weights = [enter, recur if kept_H is None else recur * kept_H, *biases]
         read: Sequence[Tensor] = self.layer(
-            entered_TBE,
+            self._enter(given) if given.ndim == 2 else given,
             tuple(state) if self.parts > 1 else state[0],
-            weights,
-            True,
-            1,
-            0.0,
-            self.training,
-            False,
-            False,
-        )  # with biases, one layer, no dropout, one direction, time first
+            [enter, recur if kept_H is None else recur * kept_H, *biases],
+            *(True, 1, 0.0, self.training, False, False),  # biases, one layer, no dropout, one direction, time first
+        )
         return read
+
+    def _compiled_layer(
+        self, given: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], kept_H: Tensor | None
+    ) -> Sequence[Tensor]:
+        """The same, in bfloat16."""
+        enter_FE, recur_FH, enter_bias_F, bias_F = weights
+        if given.ndim == 2 and recurrence.few_tokens(given, self.vocab_size):
+            inputs, tokens_TB = self._added_by_each_token(enter_FE, enter_bias_F), given
+        else:
+            entered_TBE = self._enter(given) if given.ndim == 2 else given
+            inputs, tokens_TB = F.linear(entered_TBE, enter_FE, enter_bias_F), None
+        return recurrence.layer(inputs, tokens_TB, state, recur_FH, bias_F, kept_H)
+
+    def _added_by_each_token(self, enter_FE: Tensor, bias_F: Tensor) -> Tensor:
+        if self.embedding is None:
+            return (enter_FE.T + bias_F).contiguous()
+        inputs_VF: Tensor = F.linear(self.embedding.weight, enter_FE, bias_F)
+        return inputs_VF
 
     def _one_token(self, hidden_BH: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
         """The cells one by one: a third of the time, since nothing is repacked for one token."""

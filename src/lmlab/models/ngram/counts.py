@@ -6,14 +6,14 @@
 
 A node is a k-gram's place in its level. Rank chaining makes it: the k-gram that ends at position i is the pair (node of
 the (k-1)-gram ending at i - 1, word at i), so sorting those pairs at level k numbers the k-grams, and the numbers serve
-level k + 1. The sort is of (context node, place) packed into one 64-bit integer over places already ordered by word:
-NumPy sorts plain integers many times faster than it argsorts them.
+level k + 1. What is sorted is (context node, word, place) in one 64-bit integer: NumPy sorts plain integers many times
+faster than it argsorts them.
 
 n-grams never cross documents: a position joins level k only when its document reaches k - 1 tokens back.
 
 Large corpora are counted by `counting.py`, in one streaming pass, to the same levels.
 
-Shapes: N tokens of all documents, M places still in play, G distinct k-grams of one level.
+Shapes: N tokens of all documents, M places where a k-gram ends, G distinct k-grams of one level.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ NONE = 0xFFFFFFFF
 UNSEEN = 0xFFFFFFFE
 """In place of a node: the k-gram is not stored."""
 _PIECE = 1 << 22  # tokens looked at together where a whole-corpus temporary would be wasteful
+_BITS = 62  # of a context, a word and a place in one number
 
 
 @dataclass(frozen=True)
@@ -119,26 +120,26 @@ def count_ngrams(
         EmptyDataError: nothing in the data is predicted.
         DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
     """
-    words = _count_words(ids_N, vocab_size)
-    if memory is not None or engine.compiled(len(ids_N) * order):
+    levels = [_count_words(ids_N, vocab_size)]
+    bits = len(ids_N).bit_length(), vocab_size.bit_length()
+    if memory is not None or engine.compiled(len(ids_N) * order) or sum(bits) + max(bits) >= _BITS:
         from lmlab.models.ngram.counting import Counter, pieces_of
 
         counter = Counter(order, memory=memory)
         counter.count(pieces_of(ids_N))
         return counter.levels(vocab_size, progress)
-    levels = [words]
-    rank_N = np.array(ids_N, dtype=np.uint32)  # the node of the k-gram ending at each position of inside_N
-    _, by_word_M = _sort_places(rank_N)
-    within_N = rank_N != BOS
-    inside_N = np.ones(len(ids_N), dtype=bool)  # whether the k tokens that end at a position lie in one document
+    work_3N = np.empty((3, len(ids_N)), dtype=np.int64)  # for all levels: memory is slower to get than to sort
+    word_N, opens_N, _ = work_3N
+    word_N[:], opens_N[:] = ids_N, ids_N == BOS
+    word_N <<= bits[0]
+    word_N |= np.arange(len(ids_N), dtype=np.uint32)
+    opens_N <<= _BITS
+    word_N |= opens_N
+    node_N = np.array(ids_N, dtype=np.uint32)
     for k in range(2, order + 1):
-        inside_N[1:] = inside_N[:-1] & within_N[1:]
-        inside_N[0] = False
-        by_word_M = by_word_M[inside_N[by_word_M]]
-        level, rank_N = _extend(ids_N, rank_N, by_word_M)
-        levels.append(level)
+        levels.append(_extend(work_3N, node_N, *bits, longest=k == order))
         if progress:
-            progress(f"{k}-grams: {len(level):,} distinct")
+            progress(f"{k}-grams: {len(levels[-1]):,} distinct")
     return levels
 
 
@@ -151,8 +152,9 @@ def _count_words(ids_N: np.ndarray, vocab_size: int) -> Counts:
     if len(ids_N) >= 2**32:
         raise DataError(f"{len(ids_N):,} tokens are more than the 2^32 - 1 that fit", "count a part of the data")
     count_V = np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, len(ids_N), _PIECE):
-        counted = np.bincount(ids_N[start : start + _PIECE], minlength=vocab_size)
+    size = max(1 << 16, vocab_size)
+    for start in range(0, len(ids_N), size):
+        counted = np.bincount(ids_N[start : start + size], minlength=vocab_size)
         if len(counted) > vocab_size:
             raise DataError(f"token id {len(counted) - 1} is outside 0..{vocab_size - 1}", "use the data's own codec")
         count_V += counted
@@ -168,32 +170,40 @@ def _count_words(ids_N: np.ndarray, vocab_size: int) -> Counts:
     )
 
 
-def _extend(ids_N: np.ndarray, shorter_N: np.ndarray, by_word_M: np.ndarray) -> tuple[Counts, np.ndarray]:
-    """Level k, and the node of the k-gram that ends at each place, from the nodes one level down."""
-    context_M, order_M = _sort_places(shorter_N[by_word_M - np.uint32(1)])
-    place_M = by_word_M[order_M]  # places ordered by context, then word
-    del order_M
-    key_M = pack(context_M, ids_N[place_M])
-    del context_M
-    new_M = np.ones(len(key_M), dtype=bool)
-    np.not_equal(key_M[1:], key_M[:-1], out=new_M[1:])
-    start_G = np.flatnonzero(new_M)
-    first_G = place_M[start_G]  # one place where each k-gram ends
-    level = Counts(
-        key_G=key_M[start_G],
-        suffix_G=shorter_N[first_G],
-        count_G=np.diff(start_G, append=len(key_M)).astype(np.uint32),
-    )
-    del key_M
-    rank_M = np.cumsum(new_M, dtype=np.uint32)
-    rank_M -= np.uint32(1)
-    rank_N = np.zeros(len(ids_N), dtype=np.uint32)
-    rank_N[place_M] = rank_M
-    return level, rank_N
+def _extend(work_3N: np.ndarray, node_N: np.ndarray, place_bits: int, word_bits: int, *, longest: bool) -> Counts:
+    """Level k from the nodes one level down.
 
-
-def _sort_places(values_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """32-bit values in order, and the places they come from (uint32), equal values by place."""
-    packed_M = pack(values_M, np.arange(len(values_M), dtype=np.uint32))
-    packed_M.sort()
-    return high(packed_M).copy(), low(packed_M).copy()
+    Args:
+        work_3N: of each place its word and itself, past all others where it is `<bos>`; and room.
+        node_N: of the (k-1)-gram that ends at each place; becomes that of the k-gram, but for the longest.
+        place_bits: what a place takes, and no node takes more than the greater of both.
+        word_bits: what a word takes.
+        longest: whether no level follows.
+    """
+    word_N, key_N, rank_N = work_3N
+    none = 1 << max(place_bits, word_bits)  # in place of a node: the document does not reach so far back
+    key_N[0], key_N[1:] = none, node_N[:-1]
+    key_N <<= word_bits + place_bits
+    key_N |= word_N
+    key_N.sort()
+    inside = np.searchsorted(key_N, none << (word_bits + place_bits))
+    key_M, rank_M = key_N[:inside], rank_N[:inside]
+    np.bitwise_xor(key_M[1:], key_M[:-1], out=rank_M[1:])
+    new_M1 = np.ones(inside + 1, dtype=bool)  # and the end
+    np.greater_equal(rank_M[1:], 1 << place_bits, out=new_M1[1:-1])
+    start_G1 = np.flatnonzero(new_M1)
+    key_G = key_M.take(start_G1[:-1])
+    room_G = rank_N[: len(key_G)]
+    count_G = np.subtract(start_G1[1:], start_G1[:-1], out=room_G).astype(np.uint32)
+    suffix_G = node_N.take(np.bitwise_and(key_G, (1 << place_bits) - 1, out=room_G))
+    key_G >>= place_bits
+    np.right_shift(key_G, word_bits, out=room_G)
+    room_G *= (1 << 32) - (1 << word_bits)
+    key_G += room_G  # the context moves to the high half
+    if not longest:
+        rank_M[:] = new_M1[:-1]
+        np.cumsum(rank_M, out=rank_M)
+        rank_M -= 1
+        rank_N[inside:] = none
+        node_N[np.bitwise_and(key_N, (1 << place_bits) - 1, out=key_N)] = rank_N
+    return Counts(key_G.view(np.uint64), suffix_G, count_G)

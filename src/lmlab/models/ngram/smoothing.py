@@ -22,7 +22,8 @@ piece of whole contexts, F k-grams one level down.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,8 +41,7 @@ _PIECE = 1 << 16
 _FORGET_AFTER = 4  # pieces
 
 
-@dataclass(frozen=True)
-class Smoothed:
+class Smoothed(NamedTuple):
     """What a lookup needs of each level, the shortest k-grams first.
 
     Attributes:
@@ -59,8 +59,7 @@ class Smoothed:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What a scheme does with the counts of one level.
 
     Attributes:
@@ -78,8 +77,7 @@ class Rule:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One level as a scheme sees it."""
 
     levels: Sequence[Counts]
@@ -187,16 +185,19 @@ def _share(
     context_g = high(key_g)
     first, contexts = int(context_g[0]), int(context_g[-1]) - int(context_g[0]) + 1
     context_g = (context_g - np.uint32(first)).astype(np.intp)
-    taken_g = np.asarray(rule.taken)[np.minimum(count_g, 3)]
+    taken_g = np.asarray(rule.taken).take(np.minimum(count_g, 3))
     kept_g = count_g - taken_g
     besides_c = np.full(contexts, rule.per_context)
-    besides_c += rule.per_type * np.bincount(context_g, weights=count_g > 0)
+    if rule.per_type:
+        besides_c += rule.per_type * np.bincount(context_g, weights=count_g > 0)
     total_c = np.bincount(context_g, weights=count_g) + besides_c
     mass_c = np.bincount(context_g, weights=np.where(dropped_g, count_g, taken_g)) + besides_c
-    counted_c = total_c > 0  # a context with nothing counted hands all down
-    weight_c = np.divide(mass_c, total_c, out=np.ones(contexts), where=counted_c)
-    total_c[~counted_c] = 1
-    return kept_g / total_c[context_g] + weight_c[context_g] * shorter_F[suffix_g], first, weight_c
+    nothing_c = total_c == 0  # hands all down
+    total_c += nothing_c
+    mass_c += nothing_c
+    weight_c = mass_c / total_c
+    shared_g = weight_c.take(context_g) * shorter_F.take(suffix_g)
+    return kept_g / total_c.take(context_g) + shared_g, first, weight_c
 
 
 def _compiled_share(

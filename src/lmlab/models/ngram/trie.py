@@ -18,11 +18,11 @@ import numpy as np
 from lmlab import engine
 from lmlab.memory import forget
 from lmlab.models.ngram.counts import Counts, high, low, pack
-from lmlab.models.ngram.drawing import Drawing
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocab import BOS
 
 if TYPE_CHECKING:
+    from lmlab.models.ngram.drawing import Drawing
     from lmlab.models.ngram.scoring import Tables
 
 _PIECE = 1 << 20  # tokens scored together: what bounds the memory of a long text
@@ -247,6 +247,8 @@ class Trie:
     @cached_property
     def drawing(self) -> Drawing:
         """Ranking and drawing of next words, and the tables for it."""
+        from lmlab.models.ngram.drawing import Drawing
+
         return Drawing(self.levels, self.absent)
 
     def rows(self, contexts: Contexts) -> np.ndarray:
