@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -77,7 +78,8 @@ class Scanner:
     def feed(self, text: bytes) -> np.ndarray:
         """See `WordScanner`."""
         found = text.translate(_SPACES).replace(b"\n", b" \n ").split(b" ")  # four times as fast as a pattern
-        ids_N = np.fromiter(map(self._ids.__getitem__, found), np.uint32, len(found))
+        ids = array("I", list(map(self._ids.__getitem__, found)))  # adds half as much to the look-up as np.fromiter
+        ids_N = np.frombuffer(ids, dtype=np.uint32)
         ids_N = ids_N.compress(ids_N != PAD)  # nothing, between two spaces
         after_N = np.concatenate([np.array([UNK if self._open else EOS], dtype=np.uint32), ids_N])
         self._open = bool(after_N[-1] != EOS)

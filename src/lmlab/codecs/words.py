@@ -155,6 +155,6 @@ class WordsCodec(Codec):
             file.write(before + '"vocab": {')
             for start in range(0, self.vocab_size, _PIECE):
                 quoted = map(json.encoder.encode_basestring, self.tokens[start : start + _PIECE])
-                pairs = map("%s: %d".__mod__, zip(quoted, range(start, self.vocab_size), strict=False))
+                pairs = [f"{word}: {id}" for id, word in enumerate(quoted, start)]
                 file.write((", " if start else "") + ", ".join(pairs))
             file.write("}" + after)

@@ -152,11 +152,10 @@ def pack_transposed(matrix_MK, scale_K, pairs):
 
 @jit
 def transpose_halves(matrix_KM, pairs_MP):
-    """Turn the first M columns of a matrix of bfloat16, as pairs (K even)."""
+    """Turn the first columns of a matrix of bfloat16, as pairs (K even, columns a multiple of 16)."""
     for start in range(0, len(pairs_MP), _LANES):
-        count = min(_LANES, len(pairs_MP) - start)
         for pair in range(len(matrix_KM) // 2):
-            for j in range(count):
+            for j in range(_LANES):
                 pairs_MP[start + j, pair] = _pair(matrix_KM[2 * pair, start + j], matrix_KM[2 * pair + 1, start + j])
 
 

@@ -30,7 +30,7 @@ _AT_A_TIME = 512  # positions whose product stays in the second cache
 def suits(ids_TB: Tensor, hidden: int) -> bool:
     """Whether a batch is for the compiled loops: by shape, precision and processor alone, so that runs repeat."""
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if ids_TB.is_cuda or hidden % 8 or not half or not ids_TB.numel():
+    if ids_TB.is_cuda or hidden % 16 or not half or not ids_TB.numel():
         return False
     from lmlab.models.neural.arithmetic import multiplies_pairs
 
@@ -56,7 +56,7 @@ def layer(
         inputs: what the input adds to the parts, float32 or bfloat16: inputs_MF of each token, or inputs_TBF.
         tokens_TB: which token stands where; None where inputs are of positions.
         state: h_1BH and c_1BH before it for an LSTM, h_1BH for a GRU.
-        recur_FH: the recurrent weights, as torch keeps them; H is a multiple of 8.
+        recur_FH: the recurrent weights, as torch keeps them; H is a multiple of 16.
         bias_F: their bias.
         kept_H: what the hidden numbers are multiplied by where the next position reads them.
     """
