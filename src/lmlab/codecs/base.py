@@ -154,6 +154,7 @@ class Codec(abc.ABC):
 def build(kind: str, settings: Mapping[str, Any], documents: Iterable[Document]) -> Codec:
     """A codec of a registered kind, trained on documents; settings may be given as text.
 
+    >>> from lmlab.corpora.document import Document
     >>> build("char", {"lower": True}, [Document("Abba")]).encode("bab").ids.tolist()
     [5, 4, 5]
     """
