@@ -116,7 +116,7 @@ def _leave(code: int) -> NoReturn:
     """End the process, without taking apart all that it holds: that would take longer than a small job."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by who called
+        if stream is not None:
             stream.flush()
     os._exit(code)
 
@@ -143,7 +143,8 @@ def _run(words: list[str]) -> int:
         code: int = options.run(options)
         return code
     finally:
-        sys.stdout.flush()  # here, where a closed pipe can still be told
+        if sys.stdout is not None:  # closed by who called
+            sys.stdout.flush()  # here, where a closed pipe can still be told
 
 
 def _fail(message: str, code: int) -> int:

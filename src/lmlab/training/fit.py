@@ -41,7 +41,7 @@ _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
 _SAMPLES = 4  # Sampled events of a whole run, about
 _VALIDATION_SHARE = 0.1  # of a timed run's budget goes to scoring the validation split, at most
 _LEAST_VALIDATION = 4096  # tokens scored an evaluation, at least
-_TRIAL_SHARE = 0.005  # of a timed run's budget goes to trying each way to use the cores
+_TRIAL_SHARE = 0.003  # of a timed run's budget goes to trying each way to use the cores
 _REPLANS = 40  # times that a timed run compares its pace with its budget; the pace is that of the last two of these
 _DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
 
@@ -126,12 +126,13 @@ class Fit:
                 self.model.to("cpu")
 
     def pace(self, seconds: float) -> float:
-        """Tokens learned from in a second, from some steps of all threads; they leave the weights as they were."""
+        """Tokens learned from in a second, from some steps in the fastest way; they leave the weights as they were."""
         machine.keep_freed_memory()
         with _own_threads():
             self._set_up()
             try:
-                a_step = self._seconds_a_step((self.progress.threads, self.progress.parts), seconds)
+                ways = self._ways()
+                a_step = min(self._seconds_a_step(way, seconds / len(ways)) for way in ways)
                 return self.progress.tokens / self.progress.step / a_step
             finally:
                 self._worker.close()

@@ -111,30 +111,26 @@ def room_to_pack(length: int, columns: int) -> np.ndarray:
 
 
 @jit
-def pack(matrix_KM, half, scale_M, pairs):
-    """Pack a matrix.
+def pack(matrix_KM, scale_M, pairs):
+    """Pack a matrix of bfloat16.
 
     Args:
-        matrix_KM: float32, or bfloat16; K even.
-        half: whether it is bfloat16.
+        matrix_KM: K even.
         scale_M: float32, what each column is multiplied by.
         pairs: out: see `room_to_pack`.
     """
-    for panel in range(len(pairs)):
-        start = panel * COLUMNS
-        count = min(COLUMNS, len(scale_M) - start)
-        scale = scale_M[start : start + count]
-        for pair in range(pairs.shape[1]):
-            first, second = matrix_KM[2 * pair, start : start + count], matrix_KM[2 * pair + 1, start : start + count]
-            packed = pairs[panel, pair]
-            for j in range(count):
-                upper, lower = widened_if(half, first[j]) * scale[j], widened_if(half, second[j]) * scale[j]
-                packed[j] = _pair(halved(upper), halved(lower))
+    two_2M = np.empty((2, len(scale_M)), np.uint16)
+    for pair in range(pairs.shape[1]):
+        for k in range(2):
+            numbers, scaled = matrix_KM[2 * pair + k], two_2M[k]
+            for m in range(len(scale_M)):
+                scaled[m] = halved(widened(numbers[m]) * scale_M[m])
+        _pack_rows(two_2M[0], two_2M[1], pair, pairs)
 
 
 @jit
-def pack_transposed(matrix_MK, scale_K, pairs):
-    """The same of the transpose of a float32 matrix, each of whose columns is multiplied."""
+def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
+    """Pack a float32 matrix, M and K even, each column times a number, as it is and its transpose: read but once."""
     columns, length = matrix_MK.shape
     some_LK = np.empty((_LANES, length), np.uint16)
     pairs_LP = some_LK.view(np.uint32)
@@ -144,10 +140,22 @@ def pack_transposed(matrix_MK, scale_K, pairs):
             numbers, some = matrix_MK[start + j], some_LK[j]
             for k in range(length):
                 some[k] = halved(numbers[k] * scale_K[k])
+        for j in range(0, count, 2):
+            _pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
         for pair in range(length // 2):
-            packed = pairs[start // COLUMNS, pair, start % COLUMNS : start % COLUMNS + count]
+            packed = pairs_transposed[start // COLUMNS, pair, start % COLUMNS : start % COLUMNS + count]
             for j in range(count):
                 packed[j] = pairs_LP[j, pair]
+
+
+@inline
+def _pack_rows(first_M, second_M, pair, pairs):
+    for panel in range(len(pairs)):
+        start = panel * COLUMNS
+        count = min(COLUMNS, len(first_M) - start)
+        first, second, packed = first_M[start : start + count], second_M[start : start + count], pairs[panel, pair]
+        for j in range(count):
+            packed[j] = _pair(first[j], second[j])
 
 
 @jit

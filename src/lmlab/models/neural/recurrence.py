@@ -80,7 +80,7 @@ class _Layer(torch.autograd.Function):
         bias_F: Tensor,
         mask_H: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from lmlab.models.neural.arithmetic import ROWS, pack_transposed, room_to_pack
+        from lmlab.models.neural.arithmetic import ROWS, pack_weights, room_to_pack
         from lmlab.models.neural.recurrent_kernels import read
 
         parts, hidden = recur_FH.shape
@@ -89,8 +89,8 @@ class _Layer(torch.autograd.Function):
         inputs_MF = inputs.reshape(-1, parts)
         spare = -rows % ROWS
         mask_H = torch.ones(hidden) if mask_H is None else mask_H
-        weights = room_to_pack(hidden, parts)
-        pack_transposed(recur_FH.numpy(), mask_H.numpy(), weights)
+        weights, weights_back = room_to_pack(hidden, parts), room_to_pack(parts, hidden)
+        pack_weights(recur_FH.numpy(), mask_H.numpy(), weights_back, weights)
         h_SNH = torch.empty(length + 1, rows + spare, hidden, dtype=torch.bfloat16)
         kept_SNH = torch.empty(length + 1, rows + spare, hidden)
         h_SNH[0], kept_SNH[0] = F.pad(h_BH, (0, 0, 0, spare)), F.pad(kept_BH, (0, 0, 0, spare))
@@ -101,23 +101,21 @@ class _Layer(torch.autograd.Function):
             *(_numbers(h_SNH), _numbers(parts_TNG), kept_SNH.numpy()),
         )
         each(lambda block: read(*arrays, block.start, block.stop), *_blocks(rows + spare))
-        ctx.save_for_backward(recur_FH, mask_H, index_TN, h_SNH, parts_TNG, kept_SNH)
+        ctx.save_for_backward(torch.from_numpy(weights_back), mask_H, index_TN, h_SNH, parts_TNG, kept_SNH)
         ctx.gru, ctx.tokens, ctx.rows, ctx.gone = gru, None if tokens_TB is None else len(inputs), rows, False
         ctx.kinds = inputs_MF.dtype, h_BH.dtype, kept_BH.dtype
         return h_SNH[1:, :rows], h_SNH[-1, :rows].float(), kept_SNH[-1, :rows]
 
     @staticmethod
     def backward(ctx: Any, grad_TBH: Tensor, grad_h_BH: Tensor, grad_kept_BH: Tensor) -> tuple[Tensor | None, ...]:
-        from lmlab.models.neural.arithmetic import pack, packed_columns, room_to_pack
+        from lmlab.models.neural.arithmetic import packed_columns
         from lmlab.models.neural.recurrent_kernels import read_back
 
         if ctx.gone:
             raise RuntimeError("went back through this layer before; it remembers no longer")
         ctx.gone = True
-        recur_FH, mask_H, index_TN, h_SNH, parts_TNG, kept_SNH = ctx.saved_tensors
-        count, (parts, hidden) = index_TN.shape[1], recur_FH.shape
-        weights = room_to_pack(parts, hidden)
-        pack(recur_FH.numpy(), False, mask_H.numpy(), weights)
+        weights, mask_H, index_TN, h_SNH, parts_TNG, kept_SNH = ctx.saved_tensors
+        count, parts, hidden = index_TN.shape[1], 2 * weights.shape[1], len(mask_H)
         spare = (0, 0, 0, count - ctx.rows)
         grad_TNH = F.pad(grad_TBH.to(torch.bfloat16), spare).contiguous()
         grad_kept_NH = F.pad(grad_kept_BH, spare).contiguous()
@@ -126,7 +124,7 @@ class _Layer(torch.autograd.Function):
         grad_inputs_PMF = torch.zeros(len(blocks), ctx.tokens or 0, parts)
         grad_bias_PF = torch.zeros(len(blocks), parts)
         arrays = (
-            *(ctx.gru, weights, index_TN.numpy(), _numbers(parts_TNG), kept_SNH.numpy(), _numbers(grad_TNH)),
+            *(ctx.gru, weights.numpy(), index_TN.numpy(), _numbers(parts_TNG), kept_SNH.numpy(), _numbers(grad_TNH)),
             *(grad_h_NV.numpy(), grad_kept_NH.numpy()),
         )
         work = zip(grad_inputs_PMF.numpy(), grad_bias_PF.numpy(), blocks, strict=True)
@@ -162,7 +160,7 @@ def _of_weights(parts_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, parts: int) ->
         some_SG, some_SH = parts_MG[start : start + _AT_A_TIME], h_MH[start : start + _AT_A_TIME]
         pairs_FS, packed = np.empty((parts, len(some_SG) // 2), np.uint32), room_to_pack(len(some_SG), len(mask_H))
         transpose_halves(some_SG, pairs_FS)
-        pack(some_SH, True, mask_H.numpy(), packed)
+        pack(some_SH, mask_H.numpy(), packed)
         _multiply(pairs_FS.view(np.uint16), packed, grad_FV.numpy(), add=start > 0)
     return grad_FV[:, : len(mask_H)]
 
