@@ -120,19 +120,19 @@ class ConvNet(Network):
 
 
 class RecurrentNet(Network):
-    """Embedding (or one-hot, where its width is None), LSTM, head."""
+    """Embedding (or one-hot, where its width is None), LSTM or GRU, head."""
 
-    def __init__(self, vocab_size: int, embedding: int | None, hidden: int):
+    def __init__(self, vocab_size: int, embedding: int | None, hidden: int, layer: type[nn.RNNBase] = nn.LSTM):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, embedding) if embedding else None
-        self.lstm = nn.LSTM(embedding or vocab_size, hidden, batch_first=True)
+        self.recurrent = layer(embedding or vocab_size, hidden, batch_first=True)
         self.head = nn.Linear(hidden, vocab_size)
         self.vocab_size = vocab_size
 
     def body(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """See the base."""
         entered = F.one_hot(ids_BT, self.vocab_size).float() if self.embedding is None else self.embedding(ids_BT)
-        features_BTH, state = self.lstm(entered, state)
+        features_BTH, state = self.recurrent(entered, state)
         return features_BTH, state
 
 

@@ -37,9 +37,10 @@ class Row:
         vocab_size, embedding, hidden: of the model.
         cut: windows (drawn at random), lines (padded) or columns (the state carried).
         rows, length: of a batch.
-        layers: convolutions; None is an LSTM of one layer.
+        layers: convolutions; None is a recurrent network of one layer.
         softmax: of our side.
-        goals: times as fast as plain, must and aim.
+        goals: times as fast as plain, must and aim; None where nobody set any.
+        kind: of a recurrent layer.
     """
 
     vocab_size: int
@@ -48,23 +49,26 @@ class Row:
     cut: str
     rows: int
     length: int
-    goals: tuple[float, float]
+    goals: tuple[float, float] | None
     layers: int | None = None
     softmax: str = "full"
+    kind: str = "lstm"
 
     def small(self) -> Row:
         """The same in a moment: for the tests."""
         return replace(self, vocab_size=min(self.vocab_size, 1100), rows=4, length=min(self.length, 16), hidden=16)
 
 
+_CHARACTERS = Row(136, 16, 256, "windows", 64, 512, (3, 3.5))
 _WORDS = Row(40_003, 300, 50, "windows", 32, 32, (2.5, 4))
 ROWS = {
-    "char LSTM 256, 64x512": Row(136, 16, 256, "windows", 64, 512, (3, 3.5)),
+    "char LSTM 256, 64x512": _CHARACTERS,
     "the same on ragged lines": Row(136, 16, 256, "lines", 64, 512, (4, 6)),
     "causal CNN, 4 layers of 64, k5, 64x512": Row(136, 16, 64, "windows", 64, 512, (3, 4), layers=4),
     "LSTM 300/50, V=40,003, 32x32": _WORDS,
     "the same, adaptive softmax": replace(_WORDS, softmax="adaptive", goals=(7, 10)),
     "word LSTM 64/64, V=12,000, columns 16x32": Row(12_000, 64, 64, "columns", 16, 32, (2, 3)),
+    "char GRU 256, 64x512": replace(_CHARACTERS, kind="gru", goals=None),
 }
 JAX_ROW = next(iter(ROWS))
 
@@ -93,6 +97,7 @@ def plain(name: str, quick: bool) -> Callable[[float], float]:
     """The notebook's own kind of loop, torch as it comes."""
     import numpy as np
     import torch
+    from torch import nn
 
     import notebook_loops as loops
 
@@ -103,7 +108,7 @@ def plain(name: str, quick: bool) -> Callable[[float], float]:
     if row.layers:
         network: Any = loops.ConvNet(size, row.embedding, row.hidden, row.layers, kernel=5, residual=False)
     else:
-        network = loops.RecurrentNet(size, row.embedding, row.hidden)
+        network = loops.RecurrentNet(size, row.embedding, row.hidden, {"lstm": nn.LSTM, "gru": nn.GRU}[row.kind])
     ids_N = np.asarray(text.ids)
     documents = np.split(ids_N, text.offsets[1:-1])
     train: Callable[[float], loops.Run] = {
@@ -152,7 +157,7 @@ def _fit(row: Row, text: Any) -> tuple[Any, Callable[[int], tuple[int, float, st
     from lmlab.workbench.prepare import training_batches
 
     torch.manual_seed(0)
-    kind = registry.resolve("model", "cnn" if row.layers else "lstm")
+    kind = registry.resolve("model", "cnn" if row.layers else row.kind)
     shape = {"channels": row.hidden, "layers": row.layers, "residual": False} if row.layers else {"hidden": row.hidden}
     chosen = kind.Settings(embedding=row.embedding, dropout=0.0, softmax=row.softmax, **shape)
     model = kind(chosen, text.vocab_size)
