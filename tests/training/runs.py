@@ -15,8 +15,8 @@ from tests.stores import of_documents, random_stream
 
 V = 12
 MODELS = {
-    "lstm": {"hidden": 8, "embedding": 4, "layers": 2, "dropout": 0.2, "recurrent_dropout": 0.2},
-    "gru": {"hidden": 8, "embedding": 4, "dropout": 0.2},
+    "lstm": {"hidden": 16, "embedding": 4, "layers": 2, "dropout": 0.2, "recurrent_dropout": 0.2},
+    "gru": {"hidden": 16, "embedding": 4, "dropout": 0.2},
     "cnn": {"channels": 8, "embedding": 4, "layers": 2, "kernel": 3, "dropout": 0.2},
     "transformer": {"width": 8, "heads": 2, "layers": 1, "window": 6, "dropout": 0.2},
 }

@@ -133,7 +133,9 @@ RUNS = {
     "lines": {"way": "lines", "model": "gru"},
     "windows, SGD": {"way": "windows", "model": "cnn", "optimizer": "sgd", "lr": 0.5},
     "attention": {"way": "columns", "model": "transformer"},
+    "dropout that falls": {"way": "columns", "dropout_schedule": "falling"},
     "bf16": {"way": "columns", "precision": "bf16"},
+    "bf16, lines": {"way": "lines", "model": "gru", "precision": "bf16"},
     "bf16, two threads": {"way": "columns", "precision": "bf16", "threads": 2},
 }
 
@@ -238,6 +240,15 @@ def test_the_rate_warms_up_and_falls():
     assert rates.index(max(rates)) == 4
     assert rates[0] == pytest.approx(0.002)
     assert rates[-1] == pytest.approx(0.001)
+
+
+def test_dropout_stays_or_falls(monkeypatch):
+    for schedule, first, last in (("constant", 1, 1), ("falling", 2 * 23 / 24, 0)):
+        times = []
+        monkeypatch.setattr(module, "drop", lambda model, so_many, seen=times: seen.append(so_many))
+        fit(dropout_schedule=schedule).go()
+        assert (times[0], times[-1]) == pytest.approx((first, last))
+        assert times == sorted(times, reverse=True)
 
 
 def test_an_epoch_budget_reads_every_token_so_often():

@@ -41,7 +41,9 @@ def test_a_small_corpus_bounds_the_model():
 
 
 def test_the_oftener_the_text_is_repeated_the_more_is_dropped():
-    dropped = [choose(LADDER, Machine(1e12), corpus, 60, 1024).model["dropout"] for corpus in (10**9, 10**7, 10**6)]
+    choices = [choose(LADDER, Machine(1e12), corpus, 60, 1024) for corpus in (10**9, 10**7, 10**6)]
+    dropped = [choice.model["dropout"] for choice in choices]
+    assert [choice.train["dropout_schedule"] for choice in (choices[0], choices[-1])] == ["constant", "falling"]
     assert dropped[0] == 0
     assert dropped == sorted(dropped)
     assert dropped[-1] > 0

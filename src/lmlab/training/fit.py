@@ -27,11 +27,12 @@ from torch import nn
 from lmlab.batches import Batch, Batches
 from lmlab.errors import NonFiniteError, SettingError
 from lmlab.models.neural.base import NeuralModel, TensorState
+from lmlab.models.neural.dropout import drop
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training import machine
 from lmlab.training.checkpoint import Checkpoint
 from lmlab.training.events import Began, Ended, Evaluated, Event, Listener, Sampled, Stepped
-from lmlab.training.optim import Plan, learning_rate, make_optimizer
+from lmlab.training.optim import Plan, dropout_times, learning_rate, make_optimizer
 from lmlab.training.parallel import Gradients, rows_of
 from lmlab.training.ranks import Ranks
 from lmlab.training.settings import TrainSettings
@@ -284,6 +285,7 @@ class Fit:
             if progress.step >= self.plan.total:
                 return "done"
             share = self.plan.progress(progress.step + 1)
+            drop(self.model, dropout_times(self.settings, share))
             step_nats, step_tokens = self._one_step(learning_rate(self.settings, share))
             nats, tokens = nats + step_nats, tokens + step_tokens
             if self._due(_LOGS):

@@ -38,6 +38,15 @@ def learning_rate(settings: TrainSettings, progress: float) -> float:
     return settings.lr * (settings.floor + (1 - settings.floor) * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
+def dropout_times(settings: TrainSettings, progress: float) -> float:
+    """How many times its share is dropped at a share of the budget.
+
+    >>> [dropout_times(TrainSettings(dropout_schedule="falling"), p) for p in (0.0, 0.5, 1.0)]
+    [2.0, 1.0, 0.0]
+    """
+    return 2 * (1 - progress) if settings.dropout_schedule == "falling" else 1.0
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many steps a run makes, and how that was changed on the way: pairs (at step, total).

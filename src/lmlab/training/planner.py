@@ -4,7 +4,7 @@ The rules are what trials of 10 seconds to 10 minutes showed (lab log), not laws
 
     width     the largest that still sees `_TOKENS_A_PARAMETER` tokens for each of its parameters in the time, and has
               no more than `_PARAMETERS_A_TOKEN` parameters for each token of the corpus
-    dropout   none in the first pass over the corpus, more the oftener the text is repeated
+    dropout   none in the first pass over the corpus, more the oftener the text is repeated; falling to none at the end
     rate      falls with the root of the number of steps
 
 What the caller names stands. What is chosen is written into the run's configuration, so that it repeats.
@@ -81,7 +81,8 @@ def choose(
     least, most = _RATE_BOUNDS
     rate = min(most, max(least, _RATE * (_RATE_STEPS * batch_tokens / tokens) ** 0.5))
     model = {**size.settings, "dropout": dropout, "recurrent_dropout": recurrent}
-    return Choice(size, model, {"lr": float(f"{rate:.1e}")}, tokens, passes)
+    train = {"lr": float(f"{rate:.1e}"), "dropout_schedule": "falling" if dropout else "constant"}
+    return Choice(size, model, train, tokens, passes)
 
 
 def _largest(

@@ -34,6 +34,12 @@ class TrainSettings(config.Settings):
     schedule: str = setting("cosine", "how the rate falls after the warm-up", choices=("cosine", "constant"))
     warmup: float = setting(0.05, "share of the budget in which the rate rises to its peak", ge=0, lt=1)
     floor: float = setting(0.02, "share of the peak rate at the end of the cosine", ge=0, le=1)
+    dropout_schedule: str = setting(
+        "constant",
+        "whether dropout stays, or falls in a line from twice its share to none at the end, which suits a text that is "
+        "read several times (Rennie et al. 2014)",
+        choices=("constant", "falling"),
+    )
     beta2: float = setting(0.99, "decay of AdamW's second moment", gt=0, lt=1)
     weight_decay: float = setting(0.01, "AdamW's weight decay, on matrices alone", ge=0)
     clip_norm: float | None = setting(1.0, "largest global norm of the gradient; none is off", gt=0)

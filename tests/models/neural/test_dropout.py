@@ -1,12 +1,13 @@
 """Masks hang on their key alone, and leave the mean as it was."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from lmlab import registry
-from lmlab.models.neural.dropout import Dropout, drawn_from
+from lmlab.models.neural.dropout import Dropout, drawn_from, drop
 
 X = torch.ones(200, 300)
 
@@ -23,6 +24,17 @@ def test_a_share_is_dropped_and_the_rest_makes_up_for_it(share):
     assert (dropped == 0).float().mean() == pytest.approx(share, abs=0.01)
     assert dropped.mean() == pytest.approx(1, abs=0.05)
     assert len(dropped.unique()) == 2
+
+
+@pytest.mark.parametrize(("times", "share"), [(0, 0.0), (0.5, 0.15), (2, 0.6), (5, 0.9)])
+def test_so_many_times_its_share_is_dropped(times, share):
+    model = torch.nn.Sequential(Dropout(0.3), torch.nn.Identity())
+    drop(model, times)
+    for key in (None, 1):
+        with drawn_from(key) if key else contextlib.nullcontext():
+            dropped = model(X)
+        assert (dropped == 0).float().mean() == pytest.approx(share, abs=0.01)
+        assert dropped.mean() == pytest.approx(1, abs=0.05)
 
 
 def test_the_key_decides_in_whatever_thread():

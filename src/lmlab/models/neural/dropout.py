@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_MOST = 0.9  # of the input is dropped, however many times its share is asked for
 _LEVELS = 1 << 16  # a share is rounded to so many levels, having been rounded to where its scale is a bfloat16
 _generator: ContextVar[np.random.Generator | None] = ContextVar("dropout", default=None)
 
@@ -32,19 +33,33 @@ def drawn_from(*key: int) -> Iterator[None]:
         _generator.reset(before)
 
 
+def drop(model: nn.Module, times: float) -> None:
+    """From now on a model drops so many times its shares."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.times = times
+
+
 class Dropout(nn.Module):
-    """Zeroes a share of its input while training, and scales the rest up by as much."""
+    """Zeroes a share of its input while training, and scales the rest up by as much.
+
+    Attributes:
+        share: as it was set.
+        times: how many times that is dropped at present.
+    """
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.share = share
+        self.share, self.times = share, 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """The input, some of it dropped; from torch's own generator on a GPU, or where no key was given."""
-        generator = _generator.get()
-        if generator is None or x.is_cuda or not self.training or not self.share:
-            return F.dropout(x, self.share, self.training)
-        scale = torch.tensor(1 / (1 - self.share)).bfloat16().item()
+        generator, share = _generator.get(), self.share
+        if self.times != 1:
+            share = min(_MOST, share * self.times)
+        if generator is None or x.is_cuda or not self.training or not share:
+            return F.dropout(x, share, self.training)
+        scale = torch.tensor(1 / (1 - share)).bfloat16().item()
         dropped = round((1 - 1 / scale) * _LEVELS)
         four_each = generator.integers(1 << 64, size=-(-x.numel() // 4), dtype=np.uint64)
         kept = (four_each.view(np.uint16)[: x.numel()] >= dropped).reshape(x.shape)
