@@ -27,8 +27,8 @@ SPLIT = "0.9,0,0.1"
 DYNAMIC, COUNTS = "lr=0.001,decay=0.002", "discount=0.8,strength=0.5"
 EVALUATIONS = {
     "one LSTM": "",
-    "with the n-gram, weight 0.3": "--mix kn:0.3",
-    "with the n-gram and counts of the text": f"--mix kn:0.3 --adapt counts:{COUNTS},weight=0.4,shortest=4,longest=8",
+    "with the n-gram, weight 0.25": "--mix kn:0.25",
+    "with the n-gram and counts of the text": f"--mix kn:0.25 --adapt counts:{COUNTS},weight=0.4,shortest=4,longest=8",
     "dynamic evaluation": f"--adapt dynamic:{DYNAMIC}",
     "dynamic evaluation, n-gram, counts": (
         f"--mix kn:0.18 --adapt dynamic+counts:{DYNAMIC},{COUNTS},weight=0.2,shortest=5,longest=9"

@@ -21,7 +21,7 @@ import numpy as np
 
 _TOKENS_A_PARAMETER = 4.0
 _PARAMETERS_A_TOKEN = 2.0
-_DROPOUT = ((1.5, 0.0, 0.0), (4.0, 0.1, 0.0), (7.0, 0.15, 0.1), (20.0, 0.2, 0.15), (float("inf"), 0.3, 0.3))
+_DROPOUT = ((1.5, 0.0, 0.0), (4.0, 0.1, 0.0), (7.0, 0.15, 0.1), (20.0, 0.25, 0.2), (float("inf"), 0.3, 0.3))
 """Up to so many passes over the corpus: dropout of the features, and of what a recurrent layer remembers."""
 _RATE, _RATE_STEPS, _RATE_BOUNDS = 4e-3, 3000, (2e-3, 8e-3)
 
