@@ -14,11 +14,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from lmlab.jit import inline, jit
@@ -46,7 +46,7 @@ class _BFloat(ir.types.Type):
 @functools.cache
 def multiplies_pairs() -> bool:
     """Whether this processor multiplies pairs of bfloat16 numbers, 16 at a time."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+    return "+avx512bf16" in get_host_cpu_features().split(",")
 
 
 @inline
