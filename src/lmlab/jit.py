@@ -111,9 +111,14 @@ def equal_of_8(_typing: Any, array: Any, index: Any, wanted: Any) -> Any:
 
 
 @functools.cache
+def processor_has(feature: str) -> bool:
+    """Whether code may use a feature of the processor, as LLVM names it."""
+    return f"+{feature}" in get_host_cpu_features().split(",")
+
+
 def picks() -> bool:
     """Whether this processor picks 16 of 32 numbers at once, as `pick_16` does."""
-    return "+avx512f" in get_host_cpu_features().split(",")
+    return processor_has("avx512f")
 
 
 @intrinsic

@@ -11,17 +11,15 @@ this processor has it.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from lmlab.jit import inline, jit
+from lmlab.jit import inline, jit, processor_has
 
 ROWS, COLUMNS, _LANES = 8, 32, 16  # of a tile: 16 vectors of sums; numbers in a vector
 _f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
@@ -43,10 +41,9 @@ class _BFloat(ir.types.Type):
         return hash(_BFloat)
 
 
-@functools.cache
 def multiplies_pairs() -> bool:
     """Whether this processor multiplies pairs of bfloat16 numbers, 16 at a time."""
-    return "+avx512bf16" in get_host_cpu_features().split(",")
+    return processor_has("avx512bf16")
 
 
 @inline
