@@ -266,6 +266,7 @@ class Fit:
 
     def _seconds_a_step(self, way: tuple[int, int], seconds: float) -> float:
         self._work_with(*way)
+        self.progress.epoch = self.progress.index = 0  # every way the same batches, which may differ in length
         self._one_step(0.0)  # first-time costs
         began, steps = time.perf_counter(), 0
         while steps < 2 or self.ranks.agree(time.perf_counter() - began) < seconds:

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from lmlab.jit import inline, jit, processor_has
 
-ROWS, COLUMNS, _LANES = 8, 32, 16  # of a tile: 16 vectors of sums; numbers in a vector
+ROWS, COLUMNS, _LANES = 4, 32, 16  # rows come in fours, two of which make a tile; numbers in a vector
 _f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
 _LOG2_E, _LN_2, _LN_2_REST = _f4(1.4426950408889634), _f4(0.693359375), _f4(-2.12194440e-4)
 _LEAST, _MOST = _f4(-125 / 1.44269504), _f4(125 / 1.44269504)
@@ -183,27 +183,34 @@ def product(rows_NK, packed, results_NM, add):
     wide, length = results_NM.shape[1], 2 * packed.shape[1]
     for panel in range(len(packed)):
         at = panel * COLUMNS
-        for row in range(0, count, ROWS):
+        for row in range(0, count - ROWS, 2 * ROWS):
             _tile(rows_NK, row * apart, apart, packed, at * length // 2, length, results_NM, row * wide + at, wide, add)
+        if count % (2 * ROWS):
+            row = count - ROWS
+            _half(rows_NK, row * apart, apart, packed, at * length // 2, length, results_NM, row * wide + at, wide, add)
 
 
-@intrinsic
-def _tile(_typing, rows, rows_at, apart, packed, packed_at, length, results, results_at, wide, add):
-    """One tile of `product`; places are given as in arrays with their axes laid end to end."""
+def _tile_of(many: int) -> Any:
+    """One tile of `product`, so many rows high; places are given as in arrays with their axes laid end to end."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def pointer(place: int) -> Any:
-            data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
-            return builder.gep(data, [arguments[place + 1]])
+    @intrinsic
+    def tile(_typing, rows, rows_at, apart, packed, packed_at, length, results, results_at, wide, add):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            def pointer(place: int) -> Any:
+                data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
+                return builder.gep(data, [arguments[place + 1]])
 
-        apart, length, wide, add = (arguments[place] for place in (2, 5, 8, 9))
-        _Tile(builder, length, apart).generate(pointer(0), pointer(3), pointer(6), wide, add)
-        return context.get_dummy_value()
+            apart, length, wide, add = (arguments[place] for place in (2, 5, 8, 9))
+            _Tile(builder, many, length, apart).generate(pointer(0), pointer(3), pointer(6), wide, add)
+            return context.get_dummy_value()
 
-    place = types.int64
-    return types.void(rows, place, place, packed, place, place, results, place, place, types.boolean), generate
+        place = types.int64
+        return types.void(rows, place, place, packed, place, place, results, place, place, types.boolean), generate
+
+    return tile
 
 
+_tile, _half = _tile_of(2 * ROWS), _tile_of(ROWS)
 _INDEX, _INT = ir.IntType(64), ir.IntType(32)
 _SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_INT, _LANES)
 _HALVES = ir.VectorType(_BFloat(), 2 * _LANES)
@@ -213,8 +220,8 @@ _VECTORS = COLUMNS // _LANES
 class _Tile:
     """Writes the loop: sums in registers, each turn a pair of the rows' numbers against a pair of the panel's rows."""
 
-    def __init__(self, builder: Any, length: Any, apart: Any) -> None:
-        self._builder, self._length, self._apart = builder, length, apart
+    def __init__(self, builder: Any, rows: int, length: Any, apart: Any) -> None:
+        self._builder, self._rows, self._length, self._apart = builder, range(rows), length, apart
         multiply = ir.FunctionType(_SUMS, [_SUMS, _HALVES, _HALVES])
         self._multiply = cgutils.get_or_insert_function(builder.module, multiply, "llvm.x86.avx512bf16.dpbf16ps.512")
 
@@ -223,7 +230,7 @@ class _Tile:
         builder = self._builder
         places = [
             self._at(results, builder.add(builder.mul(wide, _INDEX(row)), _INDEX(_LANES * vector)), _SUMS)
-            for row in range(ROWS)
+            for row in self._rows
             for vector in range(_VECTORS)
         ]
         zeros, before = ir.Constant(_SUMS, None), builder.block
@@ -252,7 +259,7 @@ class _Tile:
             )
             for vector in range(_VECTORS)
         ]
-        for row in range(ROWS):
+        for row in self._rows:
             place = self._at(rows, builder.add(builder.mul(self._apart, _INDEX(row)), number), _INT)
             one = builder.insert_element(ir.Constant(_PAIRS, ir.Undefined), builder.load(place, align=2), _INT(0))
             pair = builder.bitcast(builder.shuffle_vector(one, one, ir.Constant(_PAIRS, [0] * _LANES)), _HALVES)
