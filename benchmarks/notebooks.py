@@ -1,6 +1,7 @@
 """Is lmlab worth leaving the notebook for? Each recipe as the course notebook does it, beside ours, in one run.
 
     LMLAB_DATA=... python benchmarks/notebooks.py --minutes 1
+    LMLAB_DATA=... python benchmarks/notebooks.py --minutes 3 --only arxiv-lstm --sooner 30 20 15 10
 
 Both sides see the same split, the same vocabulary and the same minutes, one after the other, each in a process of its
 own (ours changes the memory allocation of its process; a notebook's must not profit from it). `notebook_loops.py` is
@@ -76,6 +77,7 @@ class Figures:
         spelling: what of them is the spelling of unknown tokens, the same for every model.
         held_out: over how many tokens that is.
         trained_a_second, generated_a_second: tokens; generated of each length of `LENGTHS`.
+        seconds: of the notebook's loop; ours from the call to the trained model, reading and all.
         note: how it was done.
     """
 
@@ -84,6 +86,7 @@ class Figures:
     held_out: int
     trained_a_second: float
     generated_a_second: tuple[float, ...]
+    seconds: float = 0.0
     note: str = ""
 
 
@@ -147,7 +150,7 @@ def notebook_side(experiment: Experiment, minutes: float) -> Figures:
     def write(count: int) -> int:
         return len(prepared.codec.decode(loops.generate(model, count, SEED))) and count
 
-    return _figures(asdict(report), run.tokens / run.seconds, write, note)
+    return _figures(asdict(report), run.tokens / run.seconds, write, run.seconds, note)
 
 
 def prepared_for(experiment: Experiment) -> Prepared:
@@ -157,11 +160,13 @@ def prepared_for(experiment: Experiment) -> Prepared:
     return prepare(open_source(experiment.source, settings_of(whole, "data"), Silent()), whole["codec"], Silent())
 
 
-def _figures(report: Mapping[str, Any], trained: float, write: Callable[[int], int], note: str) -> Figures:
+def _figures(
+    report: Mapping[str, Any], trained: float, write: Callable[[int], int], seconds: float, note: str
+) -> Figures:
     write(5)  # first-time costs
     generated = tuple(rate(lambda count=count: write(count)) for count in LENGTHS)  # type: ignore[misc]
     spelling = report["unk_spelling_nats"] / report["tokens"]
-    return Figures(report["nats_per_token"], spelling, report["tokens"], trained, generated, note)
+    return Figures(report["nats_per_token"], spelling, report["tokens"], trained, generated, seconds, note)
 
 
 # -- our side ---------------------------------------------------------------------------------------------------------
@@ -172,7 +177,9 @@ def lmlab_side(experiment: Experiment, minutes: float) -> Figures:
     budget = {} if load_recipe(experiment.recipe)["model"]["kind"] == "ngram" else {"minutes": minutes}
     settings = {"data": experiment.data, "train": {"baseline": False, **budget}}
     recipe, source = experiment.recipe, experiment.source
+    began = time.perf_counter()
     bench = train(source, recipe=recipe, seed=SEED, settings=settings, reporter=Console())
+    seconds = time.perf_counter() - began
     results, data = bench.manifest["results"], bench.manifest["data"]
     tokens = results.get("tokens_seen", data["splits"]["train"]["tokens"])
     model = Endless(bench.model)
@@ -182,7 +189,7 @@ def lmlab_side(experiment: Experiment, minutes: float) -> Figures:
         return len(bench.codec.decode(branch.ids())) and count
 
     note = f"{results['steps']} steps, {_how(bench.config)}" if "steps" in results else "modified Kneser-Ney"
-    return _figures(bench.evaluate(split="test"), tokens / results["train_seconds"], write, note)
+    return _figures(bench.evaluate(split="test"), tokens / results["train_seconds"], write, seconds, note)
 
 
 def _how(config: Mapping[str, Any]) -> str:
@@ -247,6 +254,29 @@ def _note(name: str, notebook: Figures, lmlab: Figures) -> str:
     return f"- {name}: notebook {notebook.note}; lmlab {lmlab.note}{spelled}"
 
 
+_SOONER_HEAD = ("recipe", "side", "seconds taken", "as many times sooner", "held-out nats/token", "reached")
+
+SOONER_PROTOCOL = """\
+Protocol: the notebook's loop trains for {minutes:g} min, all of them steps (its reading and vocabulary are not
+counted), and its last weights count; ours gets the named part of that time for everything from the text on: reading,
+vocabulary, planning, the choice of threads, training, scoring the validation split; starting Python and importing torch
+are counted for neither. Seed 0, one process after the other, the test split for nothing but the figures."""
+
+
+def sooner(name: str, minutes: float, times: Sequence[float]) -> tuple[list[list[str]], dict[str, Any]]:
+    """Lines of a table, and the figures: the notebook's minutes beside parts of them given to ours."""
+    theirs = in_own_process(name, "notebook", minutes)
+    figures: dict[str, Any] = {"notebook": asdict(theirs)}
+    lines = [[name, f"notebook, {theirs.note}", f"{theirs.seconds:.1f}", "1", f"{theirs.nats:.4f}", ""]]
+    for count in times:
+        ours = in_own_process(name, "lmlab", minutes / count)
+        figures[f"lmlab {count:g}"] = asdict(ours)
+        reached = "yes" if ours.nats <= theirs.nats else "no"
+        ratio = f"{theirs.seconds / ours.seconds:.1f}"
+        lines.append([name, f"lmlab, {ours.note}", f"{ours.seconds:.1f}", ratio, f"{ours.nats:.4f}", reached])
+    return lines, figures
+
+
 def in_own_process(name: str, side: str, minutes: float) -> Figures:
     """One side of an experiment in a fresh interpreter; its progress goes to standard error."""
     print(f"{name}: {side}", file=sys.stderr, flush=True)
@@ -271,14 +301,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     about = machine()
     print(about, file=sys.stderr, flush=True)
+    if asked.sooner:
+        _print_sooner(about, names, asked)
+        return
     found = {name: {side: in_own_process(name, side, asked.minutes) for side in SIDES} for name in names}
     print(about, table(_HEAD, [row(name, **sides) for name, sides in found.items()]), sep="\n\n")
     notes = [_note(name, **sides) for name, sides in found.items()]
     protocol = PROTOCOL.format(minutes=asked.minutes, lengths=" and ".join(map(str, LENGTHS)))
     print("", protocol, "", *notes, sep="\n")
+    figures = {name: {side: asdict(f) for side, f in sides.items()} for name, sides in found.items()}
+    _keep(asked, {"machine": about, "protocol": protocol, "minutes": asked.minutes, "experiments": figures})
+
+
+def _print_sooner(about: str, names: Sequence[str], asked: argparse.Namespace) -> None:
+    found = {name: sooner(name, asked.minutes, asked.sooner) for name in names}
+    print(about, table(_SOONER_HEAD, [line for lines, _ in found.values() for line in lines]), sep="\n\n")
+    protocol = SOONER_PROTOCOL.format(minutes=asked.minutes)
+    print("", protocol, sep="\n")
+    figures = {name: figures for name, (_, figures) in found.items()}
+    _keep(asked, {"machine": about, "protocol": protocol, "minutes": asked.minutes, "experiments": figures})
+
+
+def _keep(asked: argparse.Namespace, content: Mapping[str, Any]) -> None:
     if asked.json:
-        figures = {name: {side: asdict(f) for side, f in sides.items()} for name, sides in found.items()}
-        content = {"machine": about, "protocol": protocol, "minutes": asked.minutes, "experiments": figures}
         asked.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -286,6 +331,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python benchmarks/notebooks.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1.0, help="training budget of each side")
     parser.add_argument("--only", action="append", choices=list(EXPERIMENTS), metavar="NAME", help="repeatable")
+    parser.add_argument(
+        "--sooner",
+        type=float,
+        nargs="+",
+        metavar="TIMES",
+        help="time to the notebook's loss: give ours that part of the minutes",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--side", choices=SIDES, help="one side alone, in this process, as JSON")
     return parser

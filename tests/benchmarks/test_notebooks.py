@@ -128,3 +128,7 @@ def test_the_whole_table_of_one_experiment(tmp_path, monkeypatch, capsys):
     sides = json.loads((tmp_path / "figures.json").read_text())["experiments"][name]
     assert sides["notebook"]["held_out"] == sides["lmlab"]["held_out"] > 100
     assert all(0 < side["nats"] < 3 for side in sides.values())
+    notebooks.main(["--minutes", "0.03", "--only", name, "--sooner", "1", "2"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {name}")]
+    assert [row[1].partition(",")[0] for row in rows] == ["notebook", "lmlab", "lmlab"]
+    assert all(0 < float(row[2]) < 60 and 0 < float(row[4]) < 3 for row in rows)

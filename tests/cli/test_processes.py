@@ -49,6 +49,17 @@ def test_a_cold_megabyte_loads_nothing_it_does_not_need(here):
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 
+def test_training_does_not_load_torchs_compiler(here):
+    """It takes a second, a sixth of a short run's budget."""
+    code = (
+        "import sys; from lmlab.cli import main\n"
+        "assert main(['train', 'poem.txt', '--steps', '2', '-o', 'runs/short', '--quiet']) == 0\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = python(code, cwd=here)
+    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
+
+
 def test_what_waits_for_the_end_of_the_process_is_done():
     code = "import atexit, sys; from lmlab.cli import main; atexit.register(print, 'done'); main()"
     done = python(code, "--version")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from lmlab import disk
 from lmlab.errors import ArtifactError, StorageError
 from lmlab.training import checkpoint as module
-from lmlab.training.checkpoint import Checkpoint, newest, optimizer_tensors, restore_optimizer, write
+from lmlab.training.checkpoint import Checkpoint, newest, write
 from tests.training.runs import fit
 
 
@@ -109,19 +109,6 @@ def test_a_damaged_one_is_told_in_one_line(tmp_path, file, damage):
         newest(tmp_path)
     assert "\n" not in str(caught.value)
     assert "step-000000007" in str(caught.value)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_an_optimiser_is_put_back(tmp_path, optimizer):
-    run = fit(tmp_path / "run", optimizer=optimizer, steps=5)
-    run.go()
-    other = fit(optimizer=optimizer)
-    other.optimizer = type(run.optimizer)(other.model.parameters(), lr=1.0)
-    restore_optimizer(other.optimizer, newest(tmp_path / "run"))
-    before, after = optimizer_tensors(run.optimizer), optimizer_tensors(other.optimizer)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert bool(before) == (optimizer == "adamw")
 
 
 def test_a_checkpoint_holds_all_of_a_run_and_nothing_pickled(tmp_path):

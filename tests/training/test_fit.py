@@ -392,11 +392,20 @@ def test_a_timed_run_ends_as_planned_and_repeats_bit_for_bit_from_what_it_record
     """Planned anew at every evaluation, with the probe of precision: all that the clock decided is recorded."""
     monkeypatch.setattr(module, "_DRIFT", 0.0)
     monkeypatch.setattr(module, "_LEAST_VALIDATION", 20)
-    timed = fit(tmp_path / "timed", steps=None, minutes=0.01, precision="auto", evaluations=8)
+    evaluated = []
+    timed = fit(
+        tmp_path / "timed",
+        steps=None,
+        minutes=0.01,
+        precision="auto",
+        evaluations=8,
+        listeners=[lambda event: evaluated.append(event.step) if isinstance(event, Evaluated) else None],
+    )
     outcome = timed.go()
     progress = outcome.progress
     assert outcome.reason == "done"
     assert len(timed.plan.changes) > 2, "it was to change its plan"
+    assert len(evaluated) == 8, "however often the plan changed"
     assert progress.step == timed.plan.total
     assert str(timed.plan) == progress.plan
     assert (progress.precision in ("fp32", "bf16"), progress.threads) == (True, 1)

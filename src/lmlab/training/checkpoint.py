@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -69,26 +68,6 @@ def newest(run: Path) -> Checkpoint | None:
         return Checkpoint(load_file(paths[-1] / _TENSORS), counters)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{paths[-1]} is damaged ({error})", "train again without --resume") from error
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors: `optimizer/3/exp_avg`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer/{index}/{name}": torch.as_tensor(value)
-        for index, values in state.items()
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Put back what `optimizer_tensors` took."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in checkpoint.group("optimizer").items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def keep_weights(model: NeuralModel, run: Path) -> None:

@@ -40,10 +40,11 @@ from lmlab.training.settings import TrainSettings
 _LOGS = 200  # Stepped events of a whole run, about
 _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
 _SAMPLES = 4  # Sampled events of a whole run, about
-_VALIDATION_SHARE = 0.1  # of a timed run's budget goes to scoring the validation split, at most
+_VALIDATION_SHARE = 0.05  # of a timed run's budget goes to scoring the validation split, at most
 _LEAST_VALIDATION = 4096  # tokens scored an evaluation, at least
 _TRIAL_SHARE = 0.003  # of a timed run's budget goes to trying each way to use the cores
 _REPLANS = 40  # times that a timed run compares its pace with its budget; the pace is that of the last two of these
+_ROUNDING = 1e-9  # of shares of a run
 _DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
 
 
@@ -107,7 +108,7 @@ class Fit:
     afterwards: int = 0
     progress: Progress = field(default_factory=Progress)
     _gradients: Gradients | None = field(default=None, init=False)
-    _seconds_a_token: float = field(default=0.0, init=False)  # of validation
+    _seconds_after: float = field(default=0.0, init=False)  # that scoring takes when training is done
 
     def go(self) -> Outcome:
         """Train to the end of the budget, early stopping, or an interruption.
@@ -220,12 +221,7 @@ class Fit:
     def _budget_seconds(self) -> float:
         """What a timed run has for training."""
         whole = 60 * (self.settings.minutes or 3.0)
-        return max(whole / 2, whole - self.spent - self._after)
-
-    @property
-    def _after(self) -> float:
-        """Seconds that scoring takes when training is done, in full precision and so at about half the speed."""
-        return 2 * self._seconds_a_token * self.afterwards
+        return max(whole / 2, whole - self.spent - self._seconds_after)
 
     def _steps_for(self, budget: float) -> int:
         """How many steps fit, by trying some of rate 0 in every way to use the cores: nothing of them remains."""
@@ -256,13 +252,15 @@ class Fit:
     def _price_of_evaluation(self, budget: float) -> tuple[float, int]:
         """Seconds that an evaluation takes, and how many tokens it may score to stay within its share."""
         self.progress.validation_tokens = _LEAST_VALIDATION
-        began = time.perf_counter()
-        scored = self._validate_tokens()[1]
-        self._seconds_a_token = (time.perf_counter() - began) / max(1, scored)
+        self._seconds_after = self.afterwards * self._seconds_a_scored_token(precise=True)
+        a_token = self._seconds_a_scored_token()
         share = _VALIDATION_SHARE * budget / max(1, self.settings.evaluations)
-        affordable = max(_LEAST_VALIDATION, int(share / self._seconds_a_token))
-        tokens = min(affordable, self.settings.validation_tokens)
-        return tokens * self._seconds_a_token if scored else 0.0, tokens
+        tokens = min(max(_LEAST_VALIDATION, int(share / a_token)), self.settings.validation_tokens)
+        return tokens * a_token if self.validation is not None else 0.0, tokens
+
+    def _seconds_a_scored_token(self, *, precise: bool = False) -> float:
+        began, scored = time.perf_counter(), self._validate_tokens(precise=precise)[1]
+        return (time.perf_counter() - began) / max(1, scored)
 
     def _seconds_a_step(self, way: tuple[int, int], seconds: float) -> float:
         self._work_with(*way)
@@ -316,7 +314,11 @@ class Fit:
             return False
         step = self.progress.step
         total = self.plan.total_at(step)  # not the last total: a repeated run knows the changes of its plan beforehand
-        return step >= total or step * times // total > (step - 1) * times // total
+        return step >= total or self._parts_done(step, times) > self._parts_done(step - 1, times)
+
+    def _parts_done(self, step: int, times: int) -> int:
+        """Whole parts of the run before a step; a plan that changes makes none of them come twice."""
+        return int(self.plan.progress(step) * times + _ROUNDING)
 
     def _one_step(self, lr: float) -> tuple[float, int]:
         """Move the weights once; the step's summed nats and its tokens."""
@@ -332,10 +334,8 @@ class Fit:
             nats += of_batch
         (step_nats,) = self.ranks.total(nats.item())
         self._clip_and_check(step_nats)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(lr)
+        self.model.zero_grad()
         self.progress.step += 1
         self.progress.tokens += tokens
         return step_nats, tokens
@@ -396,7 +396,7 @@ class Fit:
             else:
                 progress.worse += 1
             self._emit(Evaluated(progress.step, nats, best, self._seconds()))
-        nth = progress.step * self.settings.evaluations // self.plan.total
+        nth = self._parts_done(progress.step, self.settings.evaluations)
         if (
             self.sample
             and self.ranks.first
@@ -413,10 +413,10 @@ class Fit:
         nats, tokens = self._validate_tokens()
         return nats / max(1, tokens)
 
-    def _validate_tokens(self) -> tuple[float, int]:
+    def _validate_tokens(self, *, precise: bool = False) -> tuple[float, int]:
         self.model.eval()
         nats, tokens, state = 0.0, 0, None
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), contextlib.nullcontext() if precise else self._autocast():
             for batch in self.validation or ():
                 mine = batch.rows(self.ranks.rank, self.ranks.count).to(self._device)
                 loss, state = self._worker.loss(mine, state if batch.carry else None)
@@ -457,13 +457,14 @@ class Fit:
         if self.run is None:
             return
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= checkpoints.optimizer_tensors(self.optimizer)
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.memory.items()}
         tensors |= {f"carried/{at}": tensor for at, tensor in enumerate(carried)}
         checkpoints.write(self.run, Checkpoint(tensors, vars(self.progress)))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.group("model"))
-        checkpoints.restore_optimizer(self.optimizer, checkpoint)
+        for name, tensor in checkpoint.group("optimizer").items():
+            self.optimizer.memory[name].copy_(tensor)
         carried = checkpoint.group("carried")
         if carried:
             whole = TensorState(tuple(carried[str(at)].to(self._device) for at in range(len(carried))))
@@ -503,7 +504,7 @@ class Fit:
             step=progress.step,
             total_steps=self.plan.total,
             train_nats=nats,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=learning_rate(self.settings, self.plan.progress(progress.step)),
             epoch=progress.epoch + progress.index / max(1, len(self._epoch)),
             tokens=progress.tokens,
             tokens_per_second=(progress.tokens - tokens) / max(1e-9, seconds - since),

@@ -3,24 +3,88 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from lmlab.errors import SettingError
 from lmlab.training.settings import TrainSettings
 
+_MEMORY = ("exp_avg", "exp_avg_sq", "step")
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW (fused; decay on matrices alone) or SGD over the model's parameters."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+
+class SGD:
+    """Every parameter against its gradient; it remembers nothing."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        self.memory: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move the parameters that have a gradient."""
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-lr)
+
+
+class AdamW:
+    """torch's fused step (Loshchilov and Hutter 2019); matrices alone decay.
+
+    torch's own class brings a second of imports that nothing here needs, so its memory is kept here.
+
+    Attributes:
+        memory: what later steps depend on, as `parameter/name`; matrices come first.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], beta2: float, weight_decay: float) -> None:
+        self._beta2, self._weight_decay = beta2, weight_decay
+        self._parameters = sorted(parameters, key=lambda parameter: parameter.ndim <= 1)
+        self.memory = {
+            f"{nth}/{name}": made
+            for nth, parameter in enumerate(self._parameters)
+            for name, made in zip(_MEMORY, _nothing_yet(parameter), strict=True)
+        }
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move the parameters that have a gradient."""
+        learning = {nth: p for nth, p in enumerate(self._parameters) if p.grad is not None}
+        for decays in (True, False):
+            chosen = {nth: p for nth, p in learning.items() if (p.ndim > 1) == decays}
+            gradients = [p.grad for p in chosen.values() if p.grad is not None]
+            means, squares, steps = ([self.memory[f"{nth}/{name}"] for nth in chosen] for name in _MEMORY)
+            adamw(
+                list(chosen.values()),
+                gradients,
+                means,
+                squares,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=self._beta2,
+                lr=lr,
+                weight_decay=self._weight_decay if decays else 0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+
+def _nothing_yet(parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.zeros_like(parameter), torch.zeros_like(parameter), torch.zeros((), device=parameter.device)
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> SGD | AdamW:
+    """What the settings name, over the model's parameters where they are now."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD([*matrices, *others], lr=settings.lr)
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2), fused=True)
+        return SGD(parameters)
+    return AdamW(parameters, settings.beta2, settings.weight_decay)
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:

@@ -101,7 +101,7 @@ def _largest(
             best, low = size, middle + 1
         else:
             high = middle
-    return best or measure(ladder[0])
+    return best or size  # if none is small enough, the smallest was measured last
 
 
 def expected(ngram_nats: float, tokens: float) -> float:

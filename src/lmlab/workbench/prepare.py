@@ -176,7 +176,7 @@ def validation_batches(tokens: TokenStore | None, batches: Batches, settings: An
         return None
     if batches.carries:
         return Columns(tokens, _VALIDATION_ROWS, 4 * settings.length, roll=False).epoch(0)
-    return Lines(tokens, 4 * _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
+    return Lines(tokens, _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
 
 
 def encode_held_out(
