@@ -47,7 +47,7 @@ def test_an_unknown_name_offers_the_nearest():
 
 def test_later_layers_win():
     defaults = whole({"model": {"kind": "lstm"}, "codec": {"kind": "char"}})["train"]
-    assert defaults["lr"] == 4e-3  # what the LSTM suggests stands above the general 3e-3
+    assert defaults["lr"] == 6e-3  # what the LSTM suggests stands above the general 3e-3
     assert defaults["clip_norm"] == 1.0  # what nobody names is the settings' own
     recipe = {**LSTM, "train": {"lr": 0.5, "floor": 0.5}}
     assert whole(laid_over(recipe, {"train": {"lr": 0.25}}))["train"]["lr"] == 0.25

@@ -5,7 +5,7 @@ The rules are what trials of 10 seconds to 10 minutes showed (lab log), not laws
     width     the largest that still sees `_TOKENS_A_PARAMETER` tokens for each of its parameters in the time, and has
               no more than `_PARAMETERS_A_TOKEN` parameters for each token of the corpus
     dropout   none in the first pass over the corpus, more the oftener the text is repeated; falling to none at the end
-    rate      falls with the root of the number of steps
+    rate      the model's own for `_STEPS` steps, falling with the root of their number
 
 What the caller names stands. What is chosen is written into the run's configuration, so that it repeats.
 """
@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-_TOKENS_A_PARAMETER = 4.0
+_TOKENS_A_PARAMETER = 3.5
 _PARAMETERS_A_TOKEN = 2.0
 _DROPOUT = ((1.5, 0.0, 0.0), (4.0, 0.1, 0.0), (7.0, 0.15, 0.1), (20.0, 0.25, 0.2), (float("inf"), 0.3, 0.3))
 """Up to so many passes over the corpus: dropout of the features, and of what a recurrent layer remembers."""
-_RATE, _RATE_STEPS, _RATE_BOUNDS = 4e-3, 3000, (2e-3, 8e-3)
+_STEPS, _LEAST_RATE, _MOST_RATE = 3000, 0.25, 2.0  # the rates as multiples of the model's own
 
 _LOSS = ((4e5, 1.46), (7e5, 1.32), (1.9e6, 1.18), (3.4e6, 1.09), (4.5e6, 1.04), (8e6, 0.96))
 """Tokens learned from, and the validation loss as a multiple of the n-gram baseline's: the mean of plays and news by
@@ -64,6 +64,7 @@ def choose(
     corpus_tokens: int,
     seconds: float,
     batch_tokens: int,
+    rate: float,
 ) -> Choice:
     """The size for a budget of time, and how to train it.
 
@@ -73,13 +74,13 @@ def choose(
         corpus_tokens: of the training split.
         seconds: for training.
         batch_tokens: tokens that a step reads, about.
+        rate: the model's own.
     """
     size = _largest(ladder, measure, corpus_tokens, seconds)
     tokens = size.speed * seconds
     passes = tokens / corpus_tokens
     dropout, recurrent = next(shares for most, *shares in _DROPOUT if passes <= most)
-    least, most = _RATE_BOUNDS
-    rate = min(most, max(least, _RATE * (_RATE_STEPS * batch_tokens / tokens) ** 0.5))
+    rate *= min(_MOST_RATE, max(_LEAST_RATE, (_STEPS * batch_tokens / tokens) ** 0.5))
     model = {**size.settings, "dropout": dropout, "recurrent_dropout": recurrent}
     train = {"lr": float(f"{rate:.1e}"), "dropout_schedule": "falling" if dropout else "constant"}
     return Choice(size, model, train, tokens, passes)

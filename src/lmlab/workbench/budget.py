@@ -55,7 +55,8 @@ def planned(
     left = max(budget / 2, budget - (time.perf_counter() - clock.began))
     tokens = prepared.stores["train"].tokens
     with reporter.stage("measuring this machine"):
-        choice = planner.choose(ladder, _measure(whole, prepared, left), tokens, left, _batch_tokens(whole["train"]))
+        measure, rate = _measure(whole, prepared, left), model_class.training_defaults["lr"]
+        choice = planner.choose(ladder, measure, tokens, left, _batch_tokens(whole["train"]), rate)
     model = {name: value for name, value in choice.model.items() if name not in given}
     train = {name: value for name, value in choice.train.items() if name not in given}
     reporter.say(f"planned for {left:.0f} s: {choice.sentence(model | train)}")
