@@ -280,19 +280,20 @@ class Fit:
         timed = not (self.settings.steps or self.settings.epochs or self.settings.plan)
         self._from = (progress.step, progress.tokens, self._seconds())  # what the rate is measured from
         self._paced = self._paced_next = (progress.step, self._seconds())  # what a timed run's pace is measured from
+        share = self.plan.progress(progress.step)
         while not self._out_of_patience():
             if progress.step >= self.plan.total:
                 return "done"
-            share = self.plan.progress(progress.step + 1)
+            before, share = share, self.plan.progress(progress.step + 1)
             drop(self.model, dropout_times(self.settings, share))
             step_nats, step_tokens = self._one_step(learning_rate(self.settings, share))
             nats, tokens = nats + step_nats, tokens + step_tokens
-            if self._due(_LOGS):
+            if self._due(_LOGS, before, share):
                 self._emit(self._stepped(nats / max(1, tokens)))
                 nats, tokens = 0.0, 0
-            if self._due(self.settings.evaluations):
+            if self._due(self.settings.evaluations, before, share):
                 self._evaluate()
-            if timed and self._due(_REPLANS):
+            if timed and self._due(_REPLANS, before, share):
                 self._replan()
                 self._paced = self._paced_next
                 self._paced_next = (progress.step, self._seconds())
@@ -308,17 +309,16 @@ class Fit:
         """Whether validation has been worse for too long; asked before a step, so that a resumed run asks it too."""
         return self.settings.patience is not None and self.progress.worse >= self.settings.patience
 
-    def _due(self, times: int) -> bool:
-        """Whether this step ends one of `times` equal parts of the run; the last step always does."""
+    def _due(self, times: int, before: float, share: float) -> bool:
+        """Whether this step ends one of `times` equal parts of the run; the last step always does.
+
+        Shares of the run, before the step and after it, never fall, so a plan that changes brings no part twice.
+        """
         if not times:
             return False
         step = self.progress.step
         total = self.plan.total_at(step)  # not the last total: a repeated run knows the changes of its plan beforehand
-        return step >= total or self._parts_done(step, times) > self._parts_done(step - 1, times)
-
-    def _parts_done(self, step: int, times: int) -> int:
-        """Whole parts of the run before a step; a plan that changes makes none of them come twice."""
-        return int(self.plan.progress(step) * times + _ROUNDING)
+        return step >= total or _whole_parts(share, times) > _whole_parts(before, times)
 
     def _one_step(self, lr: float) -> tuple[float, int]:
         """Move the weights once; the step's summed nats and its tokens."""
@@ -396,7 +396,7 @@ class Fit:
             else:
                 progress.worse += 1
             self._emit(Evaluated(progress.step, nats, best, self._seconds()))
-        nth = self._parts_done(progress.step, self.settings.evaluations)
+        nth = _whole_parts(self.plan.progress(progress.step), self.settings.evaluations)
         if (
             self.sample
             and self.ranks.first
@@ -515,6 +515,10 @@ class Fit:
     def _emit(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
+
+
+def _whole_parts(share: float, times: int) -> int:
+    return int(share * times + _ROUNDING)
 
 
 class _Interrupt:
