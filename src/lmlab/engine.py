@@ -6,11 +6,12 @@ is there already. Both give the same numbers; tests force either with `only`.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -51,11 +52,20 @@ def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = No
         for item in items:
             work(item)
         return
+    for _ in _pool(threads).map(work, items):
+        pass
+
+
+@functools.cache
+def _pool(threads: int) -> Any:
+    """Threads that are kept, as to start them takes longer than a layer's work on a small batch."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, items):
-            pass
+    return ThreadPoolExecutor(threads)
+
+
+if hasattr(os, "register_at_fork"):  # threads are not in a child
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def cores() -> int:

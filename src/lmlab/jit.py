@@ -149,6 +149,20 @@ def pick_16(_typing: Any, codes: Any, index: Any, values: Any, more: Any, out: A
 
 
 @intrinsic
+def add_16(_typing: Any, numbers: Any, index: Any, sums: Any, to: Any) -> Any:
+    """Add the 16 float32 from `index` on to those of `sums` from `to` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        floats = ir.VectorType(ir.FloatType(), 16)
+        more = _load(context, builder, signature.args, arguments, floats)
+        place = _at(context, builder, signature.args[2:], arguments[2:], floats)
+        builder.store(builder.fadd(builder.load(place, align=4), more), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64, sums, types.int64), generate
+
+
+@intrinsic
 def spaces_of_64(_typing: Any, array: Any, index: Any) -> Any:
     """Which of the 64 bytes from `index` on are NUL, tab, LF, CR or a space, a bit each."""
 

@@ -122,7 +122,7 @@ def pack(matrix_KM, scale_M, pairs):
             numbers, scaled = matrix_KM[2 * pair + k], two_2M[k]
             for m in range(len(scale_M)):
                 scaled[m] = halved(widened(numbers[m]) * scale_M[m])
-        _pack_rows(two_2M[0], two_2M[1], pair, pairs)
+        pack_rows(two_2M[0], two_2M[1], pair, pairs)
 
 
 @jit
@@ -138,7 +138,7 @@ def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
             for k in range(length):
                 some[k] = halved(numbers[k] * scale_K[k])
         for j in range(0, count, 2):
-            _pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
+            pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
         for pair in range(length // 2):
             packed = pairs_transposed[start // COLUMNS, pair, start % COLUMNS : start % COLUMNS + count]
             for j in range(count):
@@ -146,13 +146,14 @@ def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
 
 
 @inline
-def _pack_rows(first_M, second_M, pair, pairs):
+def pack_rows(first_M, second_M, place, pairs):
+    """Pack two rows of a matrix of bfloat16."""
     for panel in range(len(pairs)):
         start = panel * COLUMNS
         count = min(COLUMNS, len(first_M) - start)
-        first, second, packed = first_M[start : start + count], second_M[start : start + count], pairs[panel, pair]
+        first, second, packed = first_M[start : start + count], second_M[start : start + count], pairs[panel, place]
         for j in range(count):
-            packed[j] = _pair(first[j], second[j])
+            packed[j] = paired(first[j], second[j])
 
 
 @jit
@@ -161,11 +162,12 @@ def transpose_halves(matrix_KM, pairs_MP):
     for start in range(0, len(pairs_MP), _LANES):
         for pair in range(len(matrix_KM) // 2):
             for j in range(_LANES):
-                pairs_MP[start + j, pair] = _pair(matrix_KM[2 * pair, start + j], matrix_KM[2 * pair + 1, start + j])
+                pairs_MP[start + j, pair] = paired(matrix_KM[2 * pair, start + j], matrix_KM[2 * pair + 1, start + j])
 
 
 @inline
-def _pair(first, second):
+def paired(first, second):
+    """Two bfloat16, the first in the lower half."""
     return _u4(first) | (_u4(second) << _u4(16))
 
 
@@ -179,33 +181,54 @@ def product(rows_NK, packed, results_NM, add):
         results_NM: float32, out; M the columns of all panels.
         add: whether to add to what the results were.
     """
-    count, apart = rows_NK.shape
-    wide, length = results_NM.shape[1], 2 * packed.shape[1]
+    multiply(rows_NK, 0, rows_NK.shape[1], 2, len(rows_NK), packed, 0, packed.shape[1], results_NM, add)
+
+
+@jit
+def multiply(numbers, at, apart, step, count, packed, first, pairs, results_NM, add):
+    """The same where the rows' pairs lie anyhow: pair p of row n at `at + n * apart + p * step`.
+
+    Args:
+        numbers: contiguous; bfloat16 or pairs of it; places are counted in its own elements, its axes laid end to end.
+        at: see above.
+        apart: see above.
+        step: see above.
+        count: rows, a multiple of `ROWS`.
+        packed: the matrix, as pairs.
+        first: pair of the matrix's rows that meets a row's first.
+        pairs: how many there are.
+        results_NM: float32, out; at least `count` rows.
+        add: whether to add to what the results were.
+    """
+    wide = results_NM.shape[1]
     for panel in range(len(packed)):
-        at = panel * COLUMNS
+        column, panel_at = panel * COLUMNS, (panel * packed.shape[1] + first) * COLUMNS
         for row in range(0, count - ROWS, 2 * ROWS):
-            _tile(rows_NK, row * apart, apart, packed, at * length // 2, length, results_NM, row * wide + at, wide, add)
+            to = row * wide + column
+            _tile(numbers, at + row * apart, apart, step, packed, panel_at, pairs, results_NM, to, wide, add)
         if count % (2 * ROWS):
             row = count - ROWS
-            _half(rows_NK, row * apart, apart, packed, at * length // 2, length, results_NM, row * wide + at, wide, add)
+            to = row * wide + column
+            _half(numbers, at + row * apart, apart, step, packed, panel_at, pairs, results_NM, to, wide, add)
 
 
 def _tile_of(many: int) -> Any:
-    """One tile of `product`, so many rows high; places are given as in arrays with their axes laid end to end."""
+    """One tile of `multiply`, so many rows high; places are given as in arrays with their axes laid end to end."""
 
     @intrinsic
-    def tile(_typing, rows, rows_at, apart, packed, packed_at, length, results, results_at, wide, add):
+    def tile(_typing, numbers, at, apart, step, packed, packed_at, pairs, results, results_at, wide, add):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             def pointer(place: int) -> Any:
                 data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
                 return builder.gep(data, [arguments[place + 1]])
 
-            apart, length, wide, add = (arguments[place] for place in (2, 5, 8, 9))
-            _Tile(builder, many, length, apart).generate(pointer(0), pointer(3), pointer(6), wide, add)
+            apart, step, pairs, wide, add = (arguments[place] for place in (2, 3, 6, 9, 10))
+            _Tile(builder, many, pairs, apart, step).generate(pointer(0), pointer(4), pointer(7), wide, add)
             return context.get_dummy_value()
 
         place = types.int64
-        return types.void(rows, place, place, packed, place, place, results, place, place, types.boolean), generate
+        kinds = (numbers, place, place, place, packed, place, place, results, place, place, types.boolean)
+        return types.void(*kinds), generate
 
     return tile
 
@@ -220,8 +243,8 @@ _VECTORS = COLUMNS // _LANES
 class _Tile:
     """Writes the loop: sums in registers, each turn a pair of the rows' numbers against a pair of the panel's rows."""
 
-    def __init__(self, builder: Any, rows: int, length: Any, apart: Any) -> None:
-        self._builder, self._rows, self._length, self._apart = builder, range(rows), length, apart
+    def __init__(self, builder: Any, rows: int, pairs: Any, apart: Any, step: Any) -> None:
+        self._builder, self._rows, self._pairs, self._apart, self._step = builder, range(rows), pairs, apart, step
         multiply = ir.FunctionType(_SUMS, [_SUMS, _HALVES, _HALVES])
         self._multiply = cgutils.get_or_insert_function(builder.module, multiply, "llvm.x86.avx512bf16.dpbf16ps.512")
 
@@ -241,18 +264,18 @@ class _Tile:
         number = builder.phi(_INDEX)
         totals = [builder.phi(_SUMS) for _ in places]
         added = self._turn(rows, panel, number, totals)
-        following = builder.add(number, _INDEX(2))
+        following = builder.add(number, _INDEX(1))
         for total, first, then in zip((number, *totals), (_INDEX(0), *begun), (following, *added), strict=True):
             total.add_incoming(first, before)
             total.add_incoming(then, loop)
-        builder.cbranch(builder.icmp_signed("<", following, self._length), loop, end)
+        builder.cbranch(builder.icmp_signed("<", following, self._pairs), loop, end)
         builder.position_at_end(end)
         for place, total in zip(places, added, strict=True):
             builder.store(total, place, align=4)
 
     def _turn(self, rows: Any, panel: Any, number: Any, totals: list[Any]) -> list[Any]:
         builder, added = self._builder, []
-        at = builder.mul(number, _INDEX(COLUMNS // 2))
+        at, along = builder.mul(number, _INDEX(COLUMNS)), builder.mul(number, self._step)
         columns = [
             builder.bitcast(
                 builder.load(self._at(panel, builder.add(at, _INDEX(_LANES * vector)), _PAIRS), align=4), _HALVES
@@ -260,7 +283,7 @@ class _Tile:
             for vector in range(_VECTORS)
         ]
         for row in self._rows:
-            place = self._at(rows, builder.add(builder.mul(self._apart, _INDEX(row)), number), _INT)
+            place = self._at(rows, builder.add(builder.mul(self._apart, _INDEX(row)), along), _INT)
             one = builder.insert_element(ir.Constant(_PAIRS, ir.Undefined), builder.load(place, align=2), _INT(0))
             pair = builder.bitcast(builder.shuffle_vector(one, one, ir.Constant(_PAIRS, [0] * _LANES)), _HALVES)
             for vector, column in enumerate(columns):

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmlab.config import setting
+from lmlab.models.neural import convolution
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.bridge import few_tokens
 from lmlab.models.neural.dropout import Dropout
 from lmlab.vocab import PAD
 
@@ -52,7 +54,7 @@ class CNN(NeuralModel):
             for layer, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.dropout = Dropout(settings.dropout)
-        self._gated, self._residual = settings.gated, settings.residual
+        self._gated, self._residual, self._channels = settings.gated, settings.residual, settings.channels
 
     @property
     def receptive_field(self) -> int:
@@ -72,16 +74,31 @@ class CNN(NeuralModel):
         past = self.receptive_field - 1
         before = ids_BT.new_full((len(ids_BT), past), PAD) if state is None else state.tensors[0]
         window = torch.cat([before, ids_BT], 1)
-        hidden_BTC = self.embedding(window)
-        for convolution in self.convolutions:
-            hidden_BTC = self._layer(hidden_BTC, convolution)
-        return hidden_BTC, TensorState((window[:, window.shape[1] - past :],))
+        hidden = window
+        for filters in self.convolutions:
+            hidden = self._layer(hidden, filters)
+        return hidden, TensorState((window[:, window.shape[1] - past :],))
 
-    def _layer(self, hidden_BTC: Tensor, convolution: nn.Module) -> Tensor:
-        """A view for the convolution alone (B, C, 1, T, channels last): all else, and its gradient, is rows of C."""
-        new_BC1T = convolution(hidden_BTC.transpose(1, 2).unsqueeze(2))
-        new_BC1T = F.glu(new_BC1T, 1) if self._gated else F.relu(new_BC1T, inplace=True)
-        new_BTC = self.dropout(new_BC1T.squeeze(2).transpose(1, 2))
-        if self._residual and new_BTC.shape[-1] == hidden_BTC.shape[-1]:
-            new_BTC = new_BTC + hidden_BTC[:, hidden_BTC.shape[1] - new_BTC.shape[1] :]
-        return new_BTC
+    def _layer(self, given: Tensor, filters: nn.Module) -> Tensor:
+        """What is given are ids_BT, or the layer below."""
+        assert isinstance(filters, nn.Conv2d)
+        residual = self._residual and filters.in_channels == self._channels
+        ours = convolution.suits(given, filters.weight)
+        looked_up = given.ndim == 2 and ours and not residual and few_tokens(given, self.vocab_size)
+        hidden = self.embedding(given) if given.ndim == 2 and not looked_up else given
+        new_BTC = self._filtered(hidden, filters)
+        new_BTC = self.dropout(F.glu(new_BTC, 2) if self._gated else new_BTC)
+        return new_BTC + hidden[:, hidden.shape[1] - new_BTC.shape[1] :] if residual else new_BTC
+
+    def _filtered(self, given: Tensor, filters: nn.Conv2d) -> Tensor:
+        """What is given are ids_BT to be looked up, or the layer below."""
+        assert filters.bias is not None
+        weights, rectify = (filters.weight, filters.bias, filters.dilation[1]), not self._gated
+        if given.ndim == 2:
+            return convolution.look_up(self.embedding.weight, given, *weights, rectify=rectify)
+        if convolution.suits(given, filters.weight):
+            return convolution.convolve(given, *weights, rectify=rectify)
+        # A view for the convolution alone (B, C, 1, T, channels last): all else, and its gradient, is rows of C.
+        new_BC1T = filters(given.transpose(1, 2).unsqueeze(2))
+        new_BC1T = F.relu(new_BC1T, inplace=True) if rectify else new_BC1T
+        return new_BC1T.squeeze(2).transpose(1, 2)

@@ -20,26 +20,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmlab.batches import block_of
 from lmlab.engine import each
+from lmlab.models.neural import bridge
+from lmlab.models.neural.bridge import numbers, shares
 
-_FEW_TOKENS = 256
 _AT_A_TIME = 512  # positions whose product stays in the second cache
 
 
 def suits(ids_TB: Tensor, hidden: int) -> bool:
-    """Whether a batch is for the compiled loops: by shape, precision and processor alone, so that runs repeat."""
-    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if ids_TB.is_cuda or hidden % 16 or not half or not ids_TB.numel():
-        return False
-    from lmlab.models.neural.arithmetic import multiplies_pairs
-
-    return multiplies_pairs()
-
-
-def few_tokens(ids_TB: Tensor, vocab_size: int) -> bool:
-    """Whether what each token adds is worth a table."""
-    return vocab_size <= min(_FEW_TOKENS, ids_TB.numel())
+    """Whether a batch is for the compiled loops."""
+    return hidden % 16 == 0 and bridge.suits(ids_TB)
 
 
 def layer(
@@ -97,10 +87,11 @@ class _Layer(torch.autograd.Function):
         parts_TNG = h_SNH.new_empty(length, rows + spare, 4 * hidden)
         index_TN = F.pad(index_TB, (0, spare)).contiguous()
         arrays = (
-            *(gru, weights, bias_F.numpy(), _numbers(inputs_MF), inputs_MF.dtype == torch.bfloat16, index_TN.numpy()),
-            *(_numbers(h_SNH), _numbers(parts_TNG), kept_SNH.numpy()),
+            *(gru, weights, bias_F.numpy(), numbers(inputs_MF), inputs_MF.dtype == torch.bfloat16, index_TN.numpy()),
+            *(numbers(h_SNH), numbers(parts_TNG), kept_SNH.numpy()),
         )
-        each(lambda block: read(*arrays, block.start, block.stop), *_blocks(rows + spare))
+        blocks = shares(rows + spare, ROWS)
+        each(lambda block: read(*arrays, block.start, block.stop), blocks, len(blocks))
         ctx.save_for_backward(torch.from_numpy(weights_back), mask_H, index_TN, h_SNH, parts_TNG, kept_SNH)
         ctx.gru, ctx.tokens, ctx.rows, ctx.gone = gru, None if tokens_TB is None else len(inputs), rows, False
         ctx.kinds = inputs_MF.dtype, h_BH.dtype, kept_BH.dtype
@@ -108,7 +99,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_TBH: Tensor, grad_h_BH: Tensor, grad_kept_BH: Tensor) -> tuple[Tensor | None, ...]:
-        from lmlab.models.neural.arithmetic import packed_columns
+        from lmlab.models.neural.arithmetic import ROWS, packed_columns
         from lmlab.models.neural.recurrent_kernels import read_back
 
         if ctx.gone:
@@ -120,15 +111,15 @@ class _Layer(torch.autograd.Function):
         grad_TNH = F.pad(grad_TBH.to(torch.bfloat16), spare).contiguous()
         grad_kept_NH = F.pad(grad_kept_BH, spare).contiguous()
         grad_h_NV = F.pad(grad_h_BH, (0, packed_columns(hidden) - hidden, *spare[2:])).contiguous()
-        blocks, threads = _blocks(count)
+        blocks = shares(count, ROWS)
         grad_inputs_PMF = torch.zeros(len(blocks), ctx.tokens or 0, parts)
         grad_bias_PF = torch.zeros(len(blocks), parts)
         arrays = (
-            *(ctx.gru, weights.numpy(), index_TN.numpy(), _numbers(parts_TNG), kept_SNH.numpy(), _numbers(grad_TNH)),
+            *(ctx.gru, weights.numpy(), index_TN.numpy(), numbers(parts_TNG), kept_SNH.numpy(), numbers(grad_TNH)),
             *(grad_h_NV.numpy(), grad_kept_NH.numpy()),
         )
         work = zip(grad_inputs_PMF.numpy(), grad_bias_PF.numpy(), blocks, strict=True)
-        each(lambda part: read_back(*arrays, part[0], part[1], part[2].start, part[2].stop), work, threads)
+        each(lambda part: read_back(*arrays, part[0], part[1], part[2].start, part[2].stop), work, len(blocks))
         kind, kind_h, kind_kept = ctx.kinds
         return (
             None,
@@ -154,7 +145,7 @@ def _of_weights(parts_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, parts: int) ->
     """The gradients of the recurrent weights."""
     from lmlab.models.neural.arithmetic import pack, packed_columns, room_to_pack, transpose_halves
 
-    parts_MG, h_MH = _numbers(parts_TNG.flatten(0, 1)), _numbers(h_SNH[:-1].flatten(0, 1))
+    parts_MG, h_MH = numbers(parts_TNG.flatten(0, 1)), numbers(h_SNH[:-1].flatten(0, 1))
     grad_FV = torch.empty(parts, packed_columns(len(mask_H)))
     for start in range(0, len(parts_MG), _AT_A_TIME):
         some_SG, some_SH = parts_MG[start : start + _AT_A_TIME], h_MH[start : start + _AT_A_TIME]
@@ -166,21 +157,7 @@ def _of_weights(parts_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, parts: int) ->
 
 
 def _multiply(rows_NK: np.ndarray, packed: np.ndarray, results_NM: np.ndarray, *, add: bool) -> None:
-    from lmlab.models.neural.arithmetic import product
+    from lmlab.models.neural.arithmetic import ROWS, product
 
-    each(lambda part: product(rows_NK[part], packed, results_NM[part], add), *_blocks(len(rows_NK)))
-
-
-def _numbers(tensor: Tensor) -> np.ndarray:
-    """The tensor as an array, of bfloat16 the bits."""
-    array: np.ndarray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
-
-
-def _blocks(rows: int) -> tuple[list[slice], int]:
-    """The rows of each thread, whole tiles, and how many threads."""
-    from lmlab.models.neural.arithmetic import ROWS
-
-    threads = min(torch.get_num_threads(), rows // ROWS)
-    tiles = (block_of(rows // ROWS, part, threads) for part in range(threads))
-    return [slice(ROWS * block.start, ROWS * block.stop) for block in tiles], threads
+    blocks = shares(len(rows_NK), ROWS)
+    each(lambda part: product(rows_NK[part], packed, results_NM[part], add), blocks, len(blocks))

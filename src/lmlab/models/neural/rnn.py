@@ -21,6 +21,7 @@ from lmlab.config import setting
 from lmlab.errors import SettingError
 from lmlab.models.neural import recurrence
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.bridge import few_tokens
 from lmlab.models.neural.dropout import Dropout
 
 
@@ -149,7 +150,7 @@ class Recurrent(NeuralModel):
     ) -> Sequence[Tensor]:
         """The same, in bfloat16."""
         enter_FE, recur_FH, enter_bias_F, bias_F = weights
-        if given.ndim == 2 and recurrence.few_tokens(given, self.vocab_size):
+        if given.ndim == 2 and few_tokens(given, self.vocab_size):
             inputs, tokens_TB = self._added_by_each_token(enter_FE, enter_bias_F), given
         else:
             entered_TBE = self._enter(given) if given.ndim == 2 else given
