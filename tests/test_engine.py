@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -29,6 +31,35 @@ def test_each_does_all_and_tells_what_fails(threads: int | None) -> None:
     assert sorted(done) == list(range(50))
     with pytest.raises(ZeroDivisionError):
         engine.each(lambda x: done.append(1 // x), [1, 0, 2], threads)
+
+
+def test_what_was_begun_ends_before_a_failure_is_told() -> None:
+    ended: list[int] = []
+
+    def work(n: int) -> None:
+        if not n:
+            raise ZeroDivisionError
+        time.sleep(0.2)
+        ended.append(n)
+
+    with pytest.raises(ZeroDivisionError):
+        engine.each(work, [0, 1], 2)
+    assert ended == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = """
+import os
+from lmlab import engine
+engine.each(print, "ab", 2)
+child = os.fork()
+if not child:
+    engine.each(print, "cd", 2)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
 
 
 def test_small_pieces_add_up() -> None:

@@ -11,7 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -46,18 +49,28 @@ def only(kernels: bool) -> Iterator[None]:
 
 
 def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
-    """Do some work for every item, on so many threads (None: one a core); for work that lets go of the interpreter."""
+    """Do some work for every item, on so many threads (None: one a core); for work that lets go of the interpreter.
+
+    Where an item fails the others end before that is raised. Work must not call this with threads of its own.
+    """
     threads = threads or cores()
     if threads == 1:
         for item in items:
             work(item)
         return
-    for _ in _pool(threads).map(work, items):
-        pass
+    begun = [_pool(threads).submit(work, item) for item in items]
+    try:
+        for one in begun:
+            one.result()
+    except BaseException:
+        from concurrent.futures import wait
+
+        wait([one for one in begun if not one.cancel()])
+        raise
 
 
 @functools.cache
-def _pool(threads: int) -> Any:
+def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that are kept, as to start them takes longer than a layer's work on a small batch."""
     from concurrent.futures import ThreadPoolExecutor
 

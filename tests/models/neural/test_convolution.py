@@ -138,7 +138,7 @@ def test_a_model_is_no_less_exact_than_torchs_in_bfloat16(shape, vocab_size, mon
     expected = found()
     with half:
         ours = found()
-        monkeypatch.setattr(convolution, "suits", lambda *_: False)
+        monkeypatch.setattr(bridge, "suits", lambda _: False)
         theirs = found()
     assert not torch.equal(ours[0], theirs[0]), "the same way twice"
     for part, rival, whole in zip(ours, theirs, expected, strict=True):
@@ -146,17 +146,28 @@ def test_a_model_is_no_less_exact_than_torchs_in_bfloat16(shape, vocab_size, mon
         assert errors[0] < max(0.01, 1.5 * errors[1])
 
 
-def test_it_suits_bfloat16_and_even_widths(monkeypatch):
+@pytest.mark.parametrize("which", ["float32", "odd widths", "odd embedding", "another processor"])
+def test_everything_else_has_torchs(which, monkeypatch):
+    monkeypatch.setattr(arithmetic, "multiplies_pairs", lambda: which != "another processor")
+    monkeypatch.setattr(convolution, "convolve", None)
+    monkeypatch.setattr(convolution, "look_up", None)
+    width = {"odd widths": {"channels": 15}, "odd embedding": {"embedding": 15}}.get(which, {})
+    model = CNN(CNN.Settings(**{"channels": 16, "embedding": 8, **width}), 20)
+    with torch.autocast("cpu", torch.bfloat16, enabled=which != "float32"):
+        nats, _ = model.loss(torch.full((2, 15), 7), torch.full((2, 15), 8), None)
+    nats.backward()
+    assert all(part.weight.grad.isfinite().all() for part in model.convolutions)
+
+
+def test_the_compiled_loops_suit_bfloat16(monkeypatch):
     monkeypatch.setattr(arithmetic, "multiplies_pairs", lambda: True)
-    ids_BS, weight = torch.zeros(2, 9), torch.zeros(4, 6, 1, 3)
-    assert not convolution.suits(ids_BS, weight)
+    ids_BS = torch.zeros(2, 9)
+    assert not bridge.suits(ids_BS)
     with half:
-        assert convolution.suits(ids_BS, weight)
-        assert not convolution.suits(ids_BS[:0], weight)
-        assert not convolution.suits(ids_BS, weight[:3])
-        assert not convolution.suits(ids_BS, weight[:, :5])
+        assert bridge.suits(ids_BS)
+        assert not bridge.suits(ids_BS[:0])
         monkeypatch.setattr(arithmetic, "multiplies_pairs", lambda: False)
-        assert not convolution.suits(ids_BS, weight)
+        assert not bridge.suits(ids_BS)
 
 
 def test_a_table_is_worth_it_for_few_tokens_in_much_text():

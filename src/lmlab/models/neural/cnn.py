@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmlab.config import setting
-from lmlab.models.neural import convolution
+from lmlab.models.neural import bridge, convolution
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
-from lmlab.models.neural.bridge import few_tokens
 from lmlab.models.neural.dropout import Dropout
 from lmlab.vocab import PAD
 
@@ -55,6 +54,7 @@ class CNN(NeuralModel):
         )
         self.dropout = Dropout(settings.dropout)
         self._gated, self._residual, self._channels = settings.gated, settings.residual, settings.channels
+        self._even = not any(width % 2 for width in widths)  # where they are not, the compiled loops do not run
 
     @property
     def receptive_field(self) -> int:
@@ -74,31 +74,36 @@ class CNN(NeuralModel):
         past = self.receptive_field - 1
         before = ids_BT.new_full((len(ids_BT), past), PAD) if state is None else state.tensors[0]
         window = torch.cat([before, ids_BT], 1)
-        hidden = window
+        ours, hidden = self._even and bridge.suits(ids_BT), window
         for filters in self.convolutions:
-            hidden = self._layer(hidden, filters)
+            hidden = self._layer(hidden, filters, ours)
         return hidden, TensorState((window[:, window.shape[1] - past :],))
 
-    def _layer(self, given: Tensor, filters: nn.Module) -> Tensor:
+    def _layer(self, given: Tensor, filters: nn.Module, ours: bool) -> Tensor:
         """What is given are ids_BT, or the layer below."""
         assert isinstance(filters, nn.Conv2d)
         residual = self._residual and filters.in_channels == self._channels
-        ours = convolution.suits(given, filters.weight)
-        looked_up = given.ndim == 2 and ours and not residual and few_tokens(given, self.vocab_size)
+        looked_up = given.ndim == 2 and ours and not residual and bridge.few_tokens(given, self.vocab_size)
         hidden = self.embedding(given) if given.ndim == 2 and not looked_up else given
-        new_BTC = self._filtered(hidden, filters)
-        new_BTC = self.dropout(F.glu(new_BTC, 2) if self._gated else new_BTC)
+        new_BTC = (self._compiled if ours else self._torchs)(hidden, filters)
+        if self._gated:
+            new_BTC = F.glu(new_BTC, 2)
+        if self.training:
+            new_BTC = self.dropout(new_BTC)
         return new_BTC + hidden[:, hidden.shape[1] - new_BTC.shape[1] :] if residual else new_BTC
 
-    def _filtered(self, given: Tensor, filters: nn.Conv2d) -> Tensor:
-        """What is given are ids_BT to be looked up, or the layer below."""
+    def _compiled(self, given: Tensor, filters: nn.Conv2d) -> Tensor:
+        """Filters, and rectifiers where no gates follow; given are ids_BT to be looked up, or the layer below."""
         assert filters.bias is not None
         weights, rectify = (filters.weight, filters.bias, filters.dilation[1]), not self._gated
         if given.ndim == 2:
             return convolution.look_up(self.embedding.weight, given, *weights, rectify=rectify)
-        if convolution.suits(given, filters.weight):
-            return convolution.convolve(given, *weights, rectify=rectify)
-        # A view for the convolution alone (B, C, 1, T, channels last): all else, and its gradient, is rows of C.
-        new_BC1T = filters(given.transpose(1, 2).unsqueeze(2))
-        new_BC1T = F.relu(new_BC1T, inplace=True) if rectify else new_BC1T
+        return convolution.convolve(given, *weights, rectify=rectify)
+
+    def _torchs(self, hidden_BTC: Tensor, filters: nn.Conv2d) -> Tensor:
+        """The same; a view for the convolution alone (B, C, 1, T, channels last): all else is rows of C."""
+        view_BC1T = hidden_BTC.transpose(1, 2).unsqueeze(2)
+        new_BC1T = F.conv2d(view_BC1T, filters.weight, filters.bias, dilation=filters.dilation)
+        if not self._gated:
+            new_BC1T = F.relu(new_BC1T, inplace=True)
         return new_BC1T.squeeze(2).transpose(1, 2)

@@ -18,14 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmlab.engine import each
-from lmlab.models.neural import bridge
 from lmlab.models.neural.bridge import numbers, shares
 from lmlab.vocab import PAD
-
-
-def suits(ids_BS: Tensor, weight_MC1K: Tensor) -> bool:
-    """Whether a layer over such a batch is for the compiled loops: widths must be even."""
-    return not (weight_MC1K.shape[0] % 2 or weight_MC1K.shape[1] % 2) and bridge.suits(ids_BS)
 
 
 def convolve(hidden_BSC: Tensor, weight_MC1K: Tensor, bias_M: Tensor, dilation: int, *, rectify: bool) -> Tensor:
@@ -33,7 +27,7 @@ def convolve(hidden_BSC: Tensor, weight_MC1K: Tensor, bias_M: Tensor, dilation: 
 
     Args:
         hidden_BSC: the layer below.
-        weight_MC1K: the filters, as torch keeps them.
+        weight_MC1K: the filters, as torch keeps them; C and M are even.
         bias_M: their bias.
         dilation: how far apart the positions lie that a filter sees.
         rectify: whether what is below 0 becomes 0.
