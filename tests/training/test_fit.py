@@ -138,6 +138,7 @@ RUNS = {
     "bf16, lines": {"way": "lines", "model": "gru", "precision": "bf16"},
     "bf16, two threads": {"way": "columns", "precision": "bf16", "threads": 2},
     "bf16, filters, two threads": {"way": "windows", "model": "cnn", "precision": "bf16", "threads": 2},
+    "bf16, attention, two threads": {"way": "columns", "model": "transformer", "precision": "bf16", "threads": 2},
 }
 
 

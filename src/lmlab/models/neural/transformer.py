@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lmlab.config import setting
 from lmlab.errors import SettingError
+from lmlab.models.neural import attention, bridge
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 
@@ -62,10 +63,12 @@ class Transformer(NeuralModel):
         else:
             real_BS = state.tensors[-1]
             caches = list(zip(state.tensors[0:-1:2], state.tensors[1:-1:2], strict=True))
-        mask = self._mask(real_BS, length)
+        ours = bridge.suits(ids_BT)
+        mask = None if ours else self._mask(real_BS, length)
+        missing_B = (~real_BS).sum(1) if ours else None
         hidden_BTD, kept = self.embedding(ids_BT), []
         for block, cache in zip(self.blocks, caches, strict=True):
-            hidden_BTD, keys, values = block(hidden_BTD, cache, mask)
+            hidden_BTD, keys, values = block(hidden_BTD, cache, mask, missing_B)
             kept += [_last(keys, past), _last(values, past)]
         real_BS = F.pad(real_BS, (0, length), value=True)
         return self.norm(hidden_BTD), TensorState((*kept, _last(real_BS[:, None, :, None], past)[:, 0, :, 0]))
@@ -88,7 +91,7 @@ class Block(nn.Module):
     def __init__(self, settings: Transformer.Settings) -> None:
         super().__init__()
         width = settings.width
-        self.heads = settings.heads
+        self.heads, self.window = settings.heads, settings.window
         self.norm_attention, self.norm_feed = nn.RMSNorm(width), nn.RMSNorm(width)
         self.project = nn.Linear(width, 3 * width, bias=False)
         self.attended = nn.Linear(width, width, bias=False)
@@ -98,17 +101,27 @@ class Block(nn.Module):
             nn.init.normal_(last.weight, std=0.02 / settings.layers**0.5)
 
     def forward(
-        self, hidden_BTD: Tensor, cache: tuple[Tensor, ...], mask: Tensor | None
+        self, hidden_BTD: Tensor, cache: tuple[Tensor, ...], mask: Tensor | None, missing_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's output, and all keys and values, (B, A, S+T, F), unrotated."""
+        """The block's output, and all keys and values, (B, A, S+T, F), unrotated.
+
+        Args:
+            hidden_BTD: what came in.
+            cache: keys and values remembered.
+            mask: which keys each query may see; None is plain causal attention.
+            missing_B: how many of the first remembered are not real; not None, attention is compiled and needs no mask.
+        """
         batch, length, width = hidden_BTD.shape
         projected = self.project(self.norm_attention(hidden_BTD)).view(batch, length, 3, self.heads, -1)
         queries, keys, values = projected.permute(2, 0, 3, 1, 4)
         if cache:
             keys, values = torch.cat([cache[0], keys], 2), torch.cat([cache[1], values], 2)
-        rotated = _rotate(_unit(keys), 0)
-        queries = _rotate(_unit(queries), keys.shape[2] - length)
-        seen = F.scaled_dot_product_attention(queries, rotated, values, attn_mask=mask, is_causal=mask is None)
+        if missing_B is None:
+            rotated, queries = _rotate(_unit(keys), 0), _rotate(_unit(queries), keys.shape[2] - length)
+            seen = F.scaled_dot_product_attention(queries, rotated, values, attn_mask=mask, is_causal=mask is None)
+        else:
+            turns_2SH = _turns(0, keys.shape[2], queries)
+            seen = attention.attend(queries, keys, values, turns_2SH, missing_B, self.window)
         seen_BTD = seen.transpose(1, 2).reshape(batch, length, width)
         hidden_BTD = hidden_BTD + self.dropout(self.attended(seen_BTD))
         fed_BTD = self.narrow(F.relu(self.widen(self.norm_feed(hidden_BTD))).square())
@@ -122,12 +135,17 @@ def _unit(x: Tensor) -> Tensor:
 
 def _rotate(x_BATF: Tensor, first: int) -> Tensor:
     """Rotary positions: pairs of features turned by angles that grow with the position, counted from `first`."""
-    length, half = x_BATF.shape[2], x_BATF.shape[3] // 2
-    frequency = 10_000.0 ** (-torch.arange(half, device=x_BATF.device) / half)
-    angle = torch.arange(first, first + length, device=x_BATF.device)[:, None] * frequency
-    cos, sin = angle.cos().to(x_BATF.dtype), angle.sin().to(x_BATF.dtype)
+    cos, sin = _turns(first, x_BATF.shape[2], x_BATF).to(x_BATF.dtype)
     a, b = x_BATF.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _turns(first: int, length: int, x_BATF: Tensor) -> Tensor:
+    """Cosine and sine of the angles, float32: (2, length, F/2)."""
+    half = x_BATF.shape[3] // 2
+    frequency = 10_000.0 ** (-torch.arange(half, device=x_BATF.device) / half)
+    angle = torch.arange(first, first + length, device=x_BATF.device)[:, None] * frequency
+    return torch.stack([angle.cos(), angle.sin()])
 
 
 def _last(x_BASF: Tensor, count: int) -> Tensor:
