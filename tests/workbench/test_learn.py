@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import lmlab
+from lmlab import registry
 from lmlab.config import recipe_names
 from lmlab.errors import EmptyDataError, RunExistsError, UnknownNameError, UsageError
 from lmlab.progress import Silent
@@ -199,14 +200,23 @@ def test_compare_measures_all_on_one_ruler(tmp_path, poem):
     assert benches[0].config["model"]["order"] == 2
 
 
-def test_what_is_trained_by_the_clock_is_planned_by_train_and_compare_alike(poem):
-    from lmlab.models.neural.rnn import LSTM
-
+@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+def test_what_is_trained_by_the_clock_is_planned_by_train_and_compare_alike(poem, kind):
+    architecture = registry.resolve("model", kind)
     asked = {"codec": "char", "minutes": 0.01, "train": {"samples": False, "baseline": False}}
-    one, (other,) = lmlab.train(poem, model="lstm", **asked), compare(poem, ["lstm"], **asked)
-    smallest = LSTM.ladder[0]["hidden"]
-    assert smallest < LSTM.Settings().hidden
-    assert one.config["model"]["hidden"] == other.config["model"]["hidden"] == smallest
+    one, (other,) = lmlab.train(poem, model=kind, **asked), compare(poem, [kind], **asked)
+    smallest = architecture.ladder[0]
+    assert smallest.items() <= one.config["model"].items()
+    assert smallest.items() <= other.config["model"].items()
+    assert all(getattr(architecture.Settings(), name) > width for name, width in smallest.items())
+
+
+def test_a_named_width_stands_where_others_are_planned(poem):
+    asked = {"codec": "char", "minutes": 0.01, "train": {"samples": False, "baseline": False}}
+    planned = lmlab.train(poem, settings={"model": {"kind": "transformer", "width": 48, "dropout": 0.7}}, **asked)
+    chosen = planned.config["model"]
+    assert (chosen["width"], chosen["heads"], chosen["dropout"]) == (48, 6, 0.7)
+    assert planned.config["train"]["lr"] != registry.resolve("model", "transformer").training_defaults["lr"]
 
 
 @pytest.mark.parametrize("split", ["0.8,0.1,0.1", "0.9,0,0.1"])

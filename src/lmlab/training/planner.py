@@ -23,6 +23,7 @@ _TOKENS_A_PARAMETER = 3.5
 _PARAMETERS_A_TOKEN = 2.0
 _DROPOUT = ((1.5, 0.0, 0.0), (4.0, 0.1, 0.0), (7.0, 0.15, 0.1), (20.0, 0.25, 0.2), (float("inf"), 0.3, 0.3))
 """Up to so many passes over the corpus: dropout of the features, and of what a recurrent layer remembers."""
+DROPPED = {"dropout", "recurrent_dropout"}  # of these a model has what it has
 _STEPS, _LEAST_RATE, _MOST_RATE = 3000, 0.5, 2.0  # the rates as multiples of the model's own
 
 _LOSS = ((4e5, 1.46), (7e5, 1.32), (1.9e6, 1.18), (3.4e6, 1.09), (4.5e6, 1.04), (8e6, 0.96))
@@ -106,7 +107,7 @@ def _largest(
 
 
 def expected(ngram_nats: float, tokens: float) -> float:
-    """What validation loss a planned LSTM may end at: the n-gram's, times what trials showed after so many tokens.
+    """What validation loss a planned model may end at: the n-gram's, times what trials showed after so many tokens.
 
     >>> expected(1.5, 7e5) > 1.5 > expected(1.5, 8e6)
     True

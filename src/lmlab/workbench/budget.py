@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lmlab import registry
@@ -15,7 +15,6 @@ from lmlab.workbench.prepare import Prepared, training_batches
 if TYPE_CHECKING:
     from lmlab.training.planner import Size
 
-_PLANNED = {"hidden", "dropout", "recurrent_dropout", "lr"}
 _MEASURED_SHARE = 0.005  # of the budget, for each size measured
 
 
@@ -45,19 +44,22 @@ def planned(
     model_class = registry.resolve("model", whole["model"]["kind"])
     ladder = getattr(model_class, "ladder", ())
     given = {**named.get("model", {}), **named.get("train", {})}
-    if not ladder or whole["train"]["minutes"] is None or whole["train"]["plan"] or set(given) >= _PLANNED:
+    if not ladder or whole["train"]["minutes"] is None or whole["train"]["plan"]:
         return whole, clock
     from lmlab.training import planner
 
+    known = {field.name for field in fields(model_class.Settings)}
+    if set(given) >= {"lr", *ladder[0], *known & planner.DROPPED}:
+        return whole, clock
     if set(ladder[0]) & set(given):
-        ladder = [{name: given[name] for name in ladder[0]}]
+        ladder = [{name: given[name] for name in ladder[0] if name in given}]
     budget = 60 * whole["train"]["minutes"]
     left = max(budget / 2, budget - (time.perf_counter() - clock.began))
     tokens = prepared.stores["train"].tokens
     with reporter.stage("measuring this machine"):
         measure, rate = _measure(whole, prepared, left), model_class.training_defaults["lr"]
         choice = planner.choose(ladder, measure, tokens, left, _batch_tokens(whole["train"]), rate)
-    model = {name: value for name, value in choice.model.items() if name not in given}
+    model = {name: value for name, value in choice.model.items() if name in known and name not in given}
     train = {name: value for name, value in choice.train.items() if name not in given}
     reporter.say(f"planned for {left:.0f} s: {choice.sentence(model | train)}")
     whole = {**whole, "model": {**whole["model"], **model}, "train": {**whole["train"], **train}}

@@ -43,7 +43,8 @@ class Transformer(NeuralModel):
             if self.width % (2 * self.heads):
                 raise SettingError("width", self.width, f"a multiple of twice the heads ({2 * self.heads})")
 
-    training_defaults: ClassVar = {"lr": 2e-3, "batch_size": 16, "length": 128}
+    training_defaults: ClassVar = {"lr": 3e-3, "batch_size": 8, "length": 256, "carry": False}
+    ladder: ClassVar = tuple({"width": width, "heads": width // 32} for width in (64, 96, 128, 192, 256, 384, 512, 768))
 
     def __init__(self, settings: Settings, vocab_size: int) -> None:
         super().__init__(settings, vocab_size, settings.width)
