@@ -126,6 +126,21 @@ def pack(matrix_KM, scale_M, pairs):
 
 
 @jit
+def pack_along(rows_SF, packed):
+    """Pack a matrix of bfloat16 as it is; an odd last row meets zeros."""
+    count, features = rows_SF.shape
+    for panel in range(len(packed)):
+        column = panel * COLUMNS
+        many = min(COLUMNS, features - column)
+        for p in range(count // 2):
+            for f in range(many):
+                packed[panel, p, f] = paired(rows_SF[2 * p, column + f], rows_SF[2 * p + 1, column + f])
+        if count % 2:
+            for f in range(many):
+                packed[panel, count // 2, f] = rows_SF[count - 1, column + f]
+
+
+@jit
 def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
     """Pack a float32 matrix, M and K even, each column times a number, as it is and its transpose: read but once."""
     columns, length = matrix_MK.shape

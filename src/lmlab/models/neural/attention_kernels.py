@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmlab.jit import inline, jit, jit_sums
-from lmlab.models.neural.arithmetic import COLUMNS, ROWS, exp, halved, multiply, paired, widened
+from lmlab.models.neural.arithmetic import COLUMNS, ROWS, exp, halved, multiply, pack_along, paired, widened
 
 _AT_A_TIME = 64
 _f4 = np.float32
@@ -48,7 +48,7 @@ def attend(queries_NTF, keys_NSF, values_NSF, turns_2SH, missing_N, window, out_
     for n in range(begin, end):
         _turn(keys_NSF, n, 0, count, turns_2SH, 0, keys_SF)
         _pack_across(keys_SF, keys)
-        _pack_along(values_NSF[n], values)
+        pack_along(values_NSF[n], values)
         for start in range(0, length, _AT_A_TIME):
             many = min(_AT_A_TIME, length - start)
             low, high = _panels(past + start, many, window, missing_N[n])
@@ -111,7 +111,7 @@ def attend_back(
     for n in range(begin, end):
         _turn(keys_NSF, n, 0, count, turns_2SH, 0, keys_SF)
         _pack_across(keys_SF, keys)
-        _pack_along(keys_SF, keys_along)
+        pack_along(keys_SF, keys_along)
         _pack_across(values_NSF[n], values)
         grad_keys_SW[:] = 0
         grad_values_SW[:] = 0
@@ -123,8 +123,8 @@ def attend_back(
             halves_QK, pairs_PK = _matrix(halves, whole, wide), _matrix(pairs, whole // 2, wide)
             _turn(queries_NTF, n, start, many, turns_2SH, past, rows_QF)
             _copy(grad_NTF, n, start, many, grad_QF)
-            _pack_along(rows_QF, queries)
-            _pack_along(grad_QF, grad)
+            pack_along(rows_QF, queries)
+            pack_along(grad_QF, grad)
             multiply(rows_QF, 0, features, 2, whole, keys[low:high], 0, features // 2, scores_QK, False)
             _weigh(scores_QK, many, features, past + start - first, window, missing_N[n] - first)
             multiply(grad_QF, 0, features, 2, whole, values[low:high], 0, features // 2, slopes_QK, False)
@@ -213,21 +213,6 @@ def _pack_across(rows_SF, packed):
     for s in range(len(rows_SF)):
         for p in range(packed.shape[1]):
             packed[s // COLUMNS, p, s % COLUMNS] = paired(rows_SF[s, 2 * p], rows_SF[s, 2 * p + 1])
-
-
-@jit
-def _pack_along(rows_SF, packed):
-    """Rows stay rows, in pairs."""
-    count, features = rows_SF.shape
-    for panel in range(len(packed)):
-        column = panel * COLUMNS
-        many = min(COLUMNS, features - column)
-        for p in range(count // 2):
-            for f in range(many):
-                packed[panel, p, f] = paired(rows_SF[2 * p, column + f], rows_SF[2 * p + 1, column + f])
-        if count % 2:
-            for f in range(many):
-                packed[panel, count // 2, f] = rows_SF[count - 1, column + f]
 
 
 @jit

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmlab.jit import add_16, inline, jit, jit_sums
-from lmlab.models.neural.arithmetic import COLUMNS, ROWS, halved, multiply, paired, widened
+from lmlab.models.neural.arithmetic import COLUMNS, ROWS, halved, multiply, pack_along, paired, widened
 
 _AT_A_TIME = 128  # positions whose sums stay in the second cache
 _PAIRS_AT_A_TIME = 128  # of positions, likewise
@@ -117,7 +117,7 @@ def convolve_back(
         for start in range(0, before, _AT_A_TIME):
             _sum_taps(rows_SM, start, min(_AT_A_TIME, whole - start), weights, taps, dilation, sums_NW)
             _halve(sums_NW, grad_hidden_BSC, b, start)
-        _pack(rows_SM, past, grad)
+        pack_along(rows_SM[past : past + 2 * pairs], grad)
         for odd in range(2):
             _pair_up(hidden_BSC, b, odd, hidden_2PC)
         _sum_positions(hidden_2PC, grad, dilation, grad_weights_KCW, b > first)
@@ -248,15 +248,6 @@ def _halve(sums_NW, halves_BSC, b, start):
     for s in range(start, min(start + len(sums_NW), halves_BSC.shape[1])):
         for c in range(halves_BSC.shape[2]):
             halves_BSC[b, s, c] = halved(sums_NW[s - start, c])
-
-
-@jit
-def _pack(rows_SM, past, grad):
-    for panel in range(len(grad)):
-        column = panel * COLUMNS
-        for p in range(grad.shape[1]):
-            for m in range(min(COLUMNS, rows_SM.shape[1] - column)):
-                grad[panel, p, m] = paired(rows_SM[past + 2 * p, column + m], rows_SM[past + 2 * p + 1, column + m])
 
 
 @jit
