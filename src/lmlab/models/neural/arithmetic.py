@@ -122,7 +122,7 @@ def pack(matrix_KM, scale_M, pairs):
             numbers, scaled = matrix_KM[2 * pair + k], two_2M[k]
             for m in range(len(scale_M)):
                 scaled[m] = halved(widened(numbers[m]) * scale_M[m])
-        pack_rows(two_2M[0], two_2M[1], pair, pairs)
+        _pack_rows(two_2M[0], two_2M[1], pair, pairs)
 
 
 @jit
@@ -153,7 +153,7 @@ def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
             for k in range(length):
                 some[k] = halved(numbers[k] * scale_K[k])
         for j in range(0, count, 2):
-            pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
+            _pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
         for pair in range(length // 2):
             packed = pairs_transposed[start // COLUMNS, pair, start % COLUMNS : start % COLUMNS + count]
             for j in range(count):
@@ -161,8 +161,7 @@ def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
 
 
 @inline
-def pack_rows(first_M, second_M, place, pairs):
-    """Pack two rows of a matrix of bfloat16."""
+def _pack_rows(first_M, second_M, place, pairs):
     for panel in range(len(pairs)):
         start = panel * COLUMNS
         count = min(COLUMNS, len(first_M) - start)
