@@ -15,24 +15,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import Endless, machine, rate, short, table
-from lmlab.decode import Beam, Greedy, Sample, decode, finish
+from lmlab.decoding import Beam, Greedy, Sample, decode, finish
+from lmlab.facade.learn import train
+from lmlab.facade.text_model import TextModel
 from lmlab.models.base import LanguageModel
-from lmlab.workbench.bench import Bench
-from lmlab.workbench.learn import train
 
 FAMILIES = ("ngram", "cnn", "rnn", "lstm", "gru", "transformer")
 STRATEGIES: dict[str, Greedy | Sample | Beam] = {"greedy": Greedy(), "sample": Sample(seed=0), "beam 5": Beam(width=5)}
 AGAIN = "greedy, prefix again"
 
 PROTOCOL = """\
-Protocol: one run, fp32, {codec} tokens of {source}, default settings of each family, one text of {tokens} tokens from
-an empty prompt, `<eos>` forbidden; tokens/s of the finished text. The last column is greedy over prefix again."""
+Protocol: one run, fp32, {tokenizer} tokens of {source}, default settings of each family, one text of {tokens} tokens
+from an empty prompt, `<eos>` forbidden; tokens/s of the finished text. The last column is greedy over prefix again."""
 
 
-def make(family: str, source: str, codec: str) -> Bench:
+def make(family: str, source: str, tokenizer: str) -> TextModel:
     """A model of a family, made as quickly as it can be."""
     once = {"steps": 1, "evaluations": 0, "samples": False, "baseline": False}
-    return train(source, codec=codec, model=family, seed=0, settings={"train": once, "data": {"split": "none"}})
+    return train(source, tokenizer=tokenizer, model=family, seed=0, settings={"train": once, "data": {"split": "none"}})
 
 
 def rates(model: LanguageModel, tokens: int) -> dict[str, float]:
@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found, head, rows = {}, ["family", "V", *STRATEGIES, AGAIN, "ratio"], []
     for family in asked.only or FAMILIES:
         print(family, file=sys.stderr, flush=True)
-        bench = make(family, asked.source, asked.codec)
-        found[family] = rates(bench.model, asked.tokens)
+        lm = make(family, asked.source, asked.tokenizer)
+        found[family] = rates(lm.model, asked.tokens)
         figures = [short(figure) for figure in found[family].values()]
         ratio = found[family]["greedy"] / found[family][AGAIN]
-        rows.append([family, str(bench.codec.vocab_size), *figures, f"{ratio:.1f}"])
-    protocol = PROTOCOL.format(codec=asked.codec, source=asked.source, tokens=asked.tokens)
+        rows.append([family, str(lm.tokenizer.vocab_size), *figures, f"{ratio:.1f}"])
+    protocol = PROTOCOL.format(tokenizer=asked.tokenizer, source=asked.source, tokens=asked.tokens)
     print(about, table(head, rows), protocol, sep="\n\n")
     if asked.json:
         content = {"machine": about, "protocol": protocol, "tokens_per_second": found}
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python benchmarks/decoding.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--source", default="tinyshakespeare", help="a file or a named corpus")
-    parser.add_argument("--codec", default="char", help="char, byte, word, code, bpe")
+    parser.add_argument("--tokenizer", default="char", help="char, byte, word, code, bpe")
     parser.add_argument("--tokens", type=int, default=200, help="length of each text")
     parser.add_argument("--only", action="append", choices=FAMILIES, metavar="FAMILY", help="repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")

@@ -57,18 +57,18 @@ def openings(held: str, many: int) -> list[list[str]]:
 
 def opened(model: str) -> tuple[Any, list[str]]:
     """A model of ours, and its words from id 4 on."""
-    from lmlab.workbench.bench import Bench
-    from lmlab.workbench.estimate import ngram_of, words_of
+    from lmlab.facade.estimate import ngram_of, words_of
+    from lmlab.facade.text_model import TextModel
 
-    bench = Bench.load(model)
-    return ngram_of(bench), [word.decode() for word in words_of(bench)]
+    lm = TextModel.load(model)
+    return ngram_of(lm), [word.decode() for word in words_of(lm)]
 
 
 def ids_of(text: str, words: Any) -> Any:
     """A file as ids."""
     import numpy as np
 
-    from lmlab.codecs.scan import chunks
+    from lmlab.tokens.scan import chunks
 
     with Path(text).open("rb") as file:
         return np.concatenate([*map(words.feed, chunks(file)), words.close()])
@@ -78,8 +78,8 @@ def scoring(model: str) -> Answer:
     """A text, on the cores given: bytes to ids to log-probabilities to perplexity."""
     import numpy as np
 
-    from lmlab.codecs.scan import scanner
-    from lmlab.vocab import BOS, UNK
+    from lmlab.tokens.scan import scanner
+    from lmlab.vocabulary import BOS, UNK
 
     ngram, spelled = opened(model)
     tables, words = ngram.trie.tables, scanner(None, spelled, learn=False)
@@ -103,8 +103,8 @@ def scoring(model: str) -> Answer:
 
 def text_to_tables(text: str, folder: str, order: int) -> None:
     """Estimate, save, and have the tables of batch scoring."""
+    from lmlab.facade.estimate import estimate, ngram_of
     from lmlab.progress import Silent
-    from lmlab.workbench.estimate import estimate, ngram_of
 
     shutil.rmtree(folder, ignore_errors=True)
     ngram_of(estimate(text, out=folder, order=order, reporter=Silent())).trie.tables  # noqa: B018  made when asked
@@ -119,9 +119,9 @@ def read_arpa(path: str) -> None:
 
 def sizes(model: str, train: str, held: str) -> Answer:
     """Bits an n-gram of each layout, and digests of what two of them say of held-out text."""
-    from lmlab.codecs.scan import scanner
     from lmlab.models.ngram.compact import CompactTrie
     from lmlab.models.ngram.counting import Counter, pieces_of
+    from lmlab.tokens.scan import scanner
 
     ngram, spelled = opened(model)
     many, spelling = sum(ngram.ngrams), sum(len(word.encode()) + 1 for word in spelled)
@@ -160,7 +160,7 @@ def our_row(model: str, held: str, words: str) -> Answer:
     """Microseconds a row; and a sum over sampled words, to compare."""
     import numpy as np
 
-    from lmlab.vocab import BOS, SPECIALS, UNK
+    from lmlab.vocabulary import BOS, SPECIALS, UNK
 
     ngram, spelled = opened(model)
     ids = {word: id for id, word in enumerate(spelled, len(SPECIALS))}

@@ -1,7 +1,7 @@
 """The course notebooks' way, written from their description: plain models, naive batches, the prefix read again.
 
 Nothing of lmlab's models, training or decoding is used. A model offers `next_logp(ids)`, which reads the whole prefix,
-as a notebook's generation does; and `FromScratch` lifts it to the waist, so that `lmlab.score` is the ruler for both
+as a notebook's generation does; and `FromScratch` lifts it to the waist, so that `lmlab.scoring` is the ruler for both
 sides. As in any notebook, everything is fp32 with torch's default threads and memory allocation.
 
 Shapes: B rows, T positions, H features, V the vocabulary, K selected rows, N ids of the whole text.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab.vocab import BOS, EOS, IGNORE, NEVER_PREDICTED, PAD
+from lmlab.vocabulary import BOS, EOS, IGNORE, NEVER_PREDICTED, PAD
 
 _HEAD_ROWS = 1024  # scoring makes the logits of so many positions at once
 _REPORTS = 5  # lines of progress a run

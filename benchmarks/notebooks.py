@@ -25,14 +25,14 @@ import torch
 
 import notebook_loops as loops
 from common import Endless, machine, rate, short, table
-from lmlab import score
+from lmlab import scoring
 from lmlab.config import load_recipe, merge
-from lmlab.decode import Sample, decode, finish
+from lmlab.decoding import Sample, decode, finish
+from lmlab.facade.configure import complete, settings_of
+from lmlab.facade.learn import train
+from lmlab.facade.prepare import Prepared, open_source, prepare
 from lmlab.progress import Console, Silent
-from lmlab.tokens import TokenStore
-from lmlab.workbench.configure import complete, settings_of
-from lmlab.workbench.learn import train
-from lmlab.workbench.prepare import Prepared, open_source, prepare
+from lmlab.tokens.id_store import TokenStore
 
 LENGTHS = (100, 500)
 SEED = 0
@@ -46,7 +46,7 @@ min of wall clock (n-grams: as long as counting takes) on the training split, wi
 notebook's minutes are all steps and its last weights count, ours include the choice of threads and the scoring of the
 validation split, whose best weights count. Held out is the test split, used for nothing else: nats/token over every
 token, each document after `<bos>`, its `<eos>` predicted, context carried within a document, `[UNK]` predicted and its
-spelling charged to both alike (`lmlab.score`). Training tokens/s: tokens read, padding not counted, over the whole
+spelling charged to both alike (`lmlab.scoring`). Training tokens/s: tokens read, padding not counted, over the whole
 budget. Generated tokens/s: one text of {lengths} tokens from an empty prompt, temperature 1, `<eos>` forbidden; the
 notebook reads its whole prefix again for every token."""
 
@@ -99,7 +99,7 @@ def _trained(
     """A network of a vocabulary's size, trained by a loop on the training split for some minutes."""
 
     def learn(prepared: Prepared, minutes: float) -> tuple[loops.FromScratch, loops.Run, str]:
-        network = make(prepared.codec.vocab_size)
+        network = make(prepared.tokenizer.vocab_size)
         run = loop(network, prepared.stores["train"], minutes)
         return loops.Trained(network), run, f"{run.steps} steps"
 
@@ -128,13 +128,13 @@ def _columns(network: loops.Network, tokens: TokenStore, minutes: float) -> loop
 
 def _counted(prepared: Prepared, minutes: float) -> tuple[loops.FromScratch, loops.Run, str]:
     """Counts once; then Lidstone 0.1 or a mixture, whichever is best on the validation split."""
-    documents, vocab_size = _documents(prepared.stores["train"]), prepared.codec.vocab_size
+    documents, vocab_size = _documents(prepared.stores["train"]), prepared.tokenizer.vocab_size
     began = time.perf_counter()
     counts = loops.Counts(documents, order=5)
     run = loops.Run(1, prepared.stores["train"].tokens, time.perf_counter() - began)
     choices = {"Lidstone 0.1": loops.CountedNotebook(counts, vocab_size)}
     choices |= {f"mixture {w:g}": loops.CountedNotebook(counts, vocab_size, weight=w) for w in _MIXTURES}
-    nats = {name: score.evaluate(model, prepared.stores["valid"]).nats_per_token for name, model in choices.items()}
+    nats = {name: scoring.evaluate(model, prepared.stores["valid"]).nats_per_token for name, model in choices.items()}
     best = min(nats, key=lambda name: nats[name])
     tried = ", ".join(f"{name} {value:.3f}" for name, value in nats.items())
     return choices[best], run, f"{best} chosen on the validation split ({tried})"
@@ -145,19 +145,19 @@ def notebook_side(experiment: Experiment, minutes: float) -> Figures:
     prepared = prepared_for(experiment)
     torch.manual_seed(SEED)
     model, run, note = experiment.learn(prepared, minutes)
-    report = score.evaluate(model, prepared.stores["test"])
+    report = scoring.evaluate(model, prepared.stores["test"])
 
     def write(count: int) -> int:
-        return len(prepared.codec.decode(loops.generate(model, count, SEED))) and count
+        return len(prepared.tokenizer.decode(loops.generate(model, count, SEED))) and count
 
     return _figures(asdict(report), run.tokens / run.seconds, write, run.seconds, note)
 
 
 def prepared_for(experiment: Experiment) -> Prepared:
-    """The experiment's corpus, codec and encoded splits, as our own training makes them."""
+    """The experiment's corpus, tokenizer and encoded splits, as our own training makes them."""
     tree = merge(load_recipe(experiment.recipe), {"data": experiment.data})
     whole = complete(tree, source=experiment.source, seed=SEED)
-    return prepare(open_source(experiment.source, settings_of(whole, "data"), Silent()), whole["codec"], Silent())
+    return prepare(open_source(experiment.source, settings_of(whole, "data"), Silent()), whole["tokenizer"], Silent())
 
 
 def _figures(
@@ -178,18 +178,18 @@ def lmlab_side(experiment: Experiment, minutes: float) -> Figures:
     settings = {"data": experiment.data, "train": {"baseline": False, **budget}}
     recipe, source = experiment.recipe, experiment.source
     began = time.perf_counter()
-    bench = train(source, recipe=recipe, seed=SEED, settings=settings, reporter=Console())
+    lm = train(source, recipe=recipe, seed=SEED, settings=settings, reporter=Console())
     seconds = time.perf_counter() - began
-    results, data = bench.manifest["results"], bench.manifest["data"]
+    results, data = lm.manifest["results"], lm.manifest["data"]
     tokens = results.get("tokens_seen", data["splits"]["train"]["tokens"])
-    model = Endless(bench.model)
+    model = Endless(lm.model)
 
     def write(count: int) -> int:
         (branch,) = finish(decode(model, [], Sample(seed=SEED), max_tokens=count))
-        return len(bench.codec.decode(branch.ids())) and count
+        return len(lm.tokenizer.decode(branch.ids())) and count
 
-    note = f"{results['steps']} steps, {_how(bench.config)}" if "steps" in results else "modified Kneser-Ney"
-    return _figures(bench.evaluate(split="test"), tokens / results["train_seconds"], write, seconds, note)
+    note = f"{results['steps']} steps, {_how(lm.config)}" if "steps" in results else "modified Kneser-Ney"
+    return _figures(lm.evaluate(split="test"), tokens / results["train_seconds"], write, seconds, note)
 
 
 def _how(config: Mapping[str, Any]) -> str:

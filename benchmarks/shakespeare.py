@@ -63,7 +63,9 @@ def one_run(seed: int, minutes: float | None, folder: Path, source: str, split: 
         *budget,
     ]
     trained, training = lmlab(*asked, cwd=folder)
-    _, counting = lmlab("train", source, "--codec", "char", "--order", "10", "--split", split, "-o", "kn", cwd=folder)
+    _, counting = lmlab(
+        "train", source, "--tokenizer", "char", "--order", "10", "--split", split, "-o", "kn", cwd=folder
+    )
     config = json.loads((folder / "lstm" / "config.json").read_text(encoding="utf-8"))
     figures, seconds = {}, {"training": training, "counting": counting}
     for name, options in EVALUATIONS.items():

@@ -77,8 +77,8 @@ def _text(row: Row, quick: bool) -> Any:
     """A store: for lines AG News as the arxiv recipes read it, else one document whose ids fall off as Zipf's law."""
     import numpy as np
 
-    from lmlab.tokens import TokenStore
-    from lmlab.vocab import BOS, EOS, SPECIALS
+    from lmlab.tokens.id_store import TokenStore
+    from lmlab.vocabulary import BOS, EOS, SPECIALS
 
     if row.cut == "lines" and not quick:
         import notebooks
@@ -151,10 +151,10 @@ def _fit(row: Row, text: Any) -> tuple[Any, Callable[[int], tuple[int, float, st
     import torch
 
     from lmlab import registry
+    from lmlab.facade.prepare import training_batches
     from lmlab.training.events import Began, Event, Stepped
     from lmlab.training.fit import Fit
     from lmlab.training.settings import TrainSettings
-    from lmlab.workbench.prepare import training_batches
 
     torch.manual_seed(0)
     kind = registry.resolve("model", "cnn" if row.layers else row.kind)
@@ -255,7 +255,7 @@ def chunked_loss(kind: str, quick: bool) -> Callable[[], dict[str, float]]:
     """MB that a loss and its gradients take at their peak, beyond what goes in."""
     import torch
 
-    from lmlab.models.neural.loss import cross_entropy_sum
+    from lmlab.kernels.neural.loss import cross_entropy_sum
 
     rows, size = (1024, 1100) if quick else (4096, 40_003)
 
@@ -281,15 +281,15 @@ def large_text(name: str, quick: bool) -> Callable[[float], dict[str, tuple[floa
     from lmlab.training import machine
 
     machine.keep_freed_memory()
-    from lmlab.codecs import build
     from lmlab.corpora.document import Document
-    from lmlab.tokens import TokenStore
+    from lmlab.tokens import build_tokenizer
+    from lmlab.tokens.id_store import TokenStore
 
     def answer(megabytes: float) -> dict[str, tuple[float, float]]:
         page = Document("".join(f"{number} {LINE}" for number in range(2000)))
         many = max(1, round(megabytes * 1e6 / len(page.text)))
         with tempfile.TemporaryDirectory() as folder:
-            TokenStore.build(Path(folder, "store"), build("char", {}, [page]), itertools.repeat(page, many))
+            TokenStore.build(Path(folder, "store"), build_tokenizer("char", {}, [page]), itertools.repeat(page, many))
             found = {"encoding": _peak_and_own()}
             text = TokenStore.open(Path(folder, "store"))
             for cut in CUTS:

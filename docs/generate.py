@@ -11,8 +11,8 @@ from lmlab import registry
 from lmlab.cli import VERBS, overview, verb_parser
 from lmlab.config import Settings, described
 from lmlab.corpora import DataSettings
+from lmlab.facade.compose import KINDS
 from lmlab.training.settings import TrainSettings
-from lmlab.workbench.compose import KINDS
 
 HERE = Path(__file__).parent
 
@@ -37,7 +37,7 @@ def settings() -> str:
         "settings of `train`, shown with it.\n"
     ]
     parts += ["## train\n", table(TrainSettings), "## data\n", table(DataSettings)]
-    for kind in ("codec", "model"):
+    for kind in ("tokenizer", "model"):
         for name in registry.names(kind):
             cls = registry.resolve(kind, name)
             parts += [f"## {kind} `{name}`\n", table(cls.Settings)]

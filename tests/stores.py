@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmlab.tokens import TokenStore
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.tokens.id_store import TokenStore
+from lmlab.vocabulary import BOS, EOS, UNK
 
 
 def of_documents(documents: Sequence[Sequence[int]], vocab_size: int = 60_000, unknown_bytes: int = 0) -> TokenStore:

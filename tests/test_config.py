@@ -11,8 +11,8 @@ import lmlab
 from lmlab.config import Settings, described, load_recipe, merge, parse_assignments, recipe_names, setting, walk
 from lmlab.corpora import DataSettings
 from lmlab.errors import SettingError, UnknownNameError, UsageError
+from lmlab.facade.configure import complete, settings_of
 from lmlab.training import TrainSettings
-from lmlab.workbench.configure import complete, settings_of
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def test_walk_gives_dotted_leaves():
 def test_every_recipe_is_whole(name):
     recipe = load_recipe(name)
     whole = complete(recipe, source=recipe["source"], seed=0)
-    for group in ("data", "codec", "model", "train"):
+    for group in ("data", "tokenizer", "model", "train"):
         settings_of(whole, group)
     asked = {path: value for path, value in walk(recipe) if path not in ("source", "seed")}
     filled = dict(walk(whole))

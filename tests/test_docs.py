@@ -61,7 +61,9 @@ def test_examples_of_the_help_parse(verb):
 def test_every_setting_is_documented():
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     classes = [TrainSettings, DataSettings]
-    classes += [registry.resolve(kind, name).Settings for kind in ("model", "codec") for name in registry.names(kind)]
+    classes += [
+        registry.resolve(kind, name).Settings for kind in ("model", "tokenizer") for name in registry.names(kind)
+    ]
     for cls in classes:
         for field in described(cls):
             assert f"| `{field.name}` | " in text, (cls, field.name)

@@ -5,10 +5,10 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from lmlab import registry
-from lmlab.codecs.base import Codec
 from lmlab.config import Settings
 from lmlab.errors import UnknownNameError
 from lmlab.models.base import LanguageModel, Storable
+from lmlab.tokens.base import Tokenizer
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
@@ -20,11 +20,11 @@ def test_a_model_is_a_member_of_the_waist(name):
     assert model.family in ("counted", "neural", "composed")
 
 
-@pytest.mark.parametrize("name", registry.names("codec"))
-def test_a_codec_is_one(name):
-    codec = registry.resolve("codec", name)
-    assert issubclass(codec, Codec)
-    assert issubclass(codec.Settings, Settings)
+@pytest.mark.parametrize("name", registry.names("tokenizer"))
+def test_a_tokenizer_is_one(name):
+    tokenizer = registry.resolve("tokenizer", name)
+    assert issubclass(tokenizer, Tokenizer)
+    assert issubclass(tokenizer.Settings, Settings)
 
 
 def test_a_built_model_answers_to_the_protocols():
@@ -53,5 +53,5 @@ def test_another_package_adds_a_name(monkeypatch):
     monkeypatch.setattr(registry, "_table", registry._table.__wrapped__)  # which remembers nothing
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point] if group == "lmlab.models" else [])
     assert "abacus" in registry.names("model")
-    assert "abacus" not in registry.names("codec")
+    assert "abacus" not in registry.names("tokenizer")
     assert registry.resolve("model", "abacus").__name__ == "Fraction"

@@ -5,22 +5,22 @@ import shutil
 import pytest
 
 from lmlab import store
-from lmlab.codecs import build
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
 from lmlab.models.neural.cnn import CNN
+from lmlab.tokens import build_tokenizer
 
 # -- a model directory ------------------------------------------------------------------------------------------------
 
-CODEC = build("char", {}, [Document("to be or not to be")])
+TOKENIZER = build_tokenizer("char", {}, [Document("to be or not to be")])
 CONFIG = {
     "source": "text",
     "seed": 3,
     "data": {},
-    "codec": {"kind": "char"},
+    "tokenizer": {"kind": "char"},
     "model": {"kind": "cnn", "channels": 4, "embedding": 3, "layers": 1},
     "train": {},
-    "vocab_size": CODEC.vocab_size,
+    "vocab_size": TOKENIZER.vocab_size,
 }
 
 
@@ -29,7 +29,7 @@ def saved(tmp_path):
     settings = CNN.Settings(channels=4, embedding=3, layers=1)
     path = tmp_path / "run"
     manifest = store.new_manifest(CONFIG, {"sha256": "0"})
-    store.save(path, CNN(settings, CODEC.vocab_size), CODEC, CONFIG, manifest, None)
+    store.save(path, CNN(settings, TOKENIZER.vocab_size), TOKENIZER, CONFIG, manifest, None)
     return path
 
 
@@ -37,7 +37,7 @@ def test_a_model_directory_comes_back(saved):
     found = store.load(saved)
     assert (found.config, found.manifest["kind"], found.manifest["seed"]) == (CONFIG, "cnn", 3)
     assert found.manifest["made_by"]["numpy"]
-    assert found.codec.encode("to").ids.tolist() == CODEC.encode("to").ids.tolist()
+    assert found.tokenizer.encode("to").ids.tolist() == TOKENIZER.encode("to").ids.tolist()
     assert found.model.settings.channels == 4
     assert sorted(path.name for path in saved.iterdir()) == [
         "config.json",
@@ -50,7 +50,7 @@ def test_a_model_directory_comes_back(saved):
 def test_the_curve_of_the_run_goes_along(saved, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}")
     found = store.load(saved)
-    store.save(tmp_path / "copy", found.model, found.codec, found.config, found.manifest, tmp_path)
+    store.save(tmp_path / "copy", found.model, found.tokenizer, found.config, found.manifest, tmp_path)
     assert (tmp_path / "copy" / "metrics.jsonl").read_text() == "{}"
     assert not (tmp_path / "copy" / "curve.png").exists()
 

@@ -10,7 +10,7 @@ import torch
 from lmlab import testing
 from lmlab.config import Settings
 from lmlab.models.toy import Uniform
-from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD
+from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, PAD
 
 V, H = 8, 6
 

@@ -2,20 +2,20 @@
 
     import lmlab
 
-    bench = lmlab.train("tinyshakespeare", codec="char", model="lstm", minutes=3, seed=0)
-    bench.score("To be, or not to be").table
-    bench.generate("ROMEO:", lmlab.Sample(temperature=0.8, top_p=0.95), n=3, max_tokens=200)
-    bench.save("runs/x")
-    bench = lmlab.load("runs/x")
+    lm = lmlab.train("tinyshakespeare", tokenizer="char", model="lstm", minutes=3, seed=0)
+    lm.score("To be, or not to be").table
+    lm.generate("ROMEO:", lmlab.Sample(temperature=0.8, top_p=0.95), n=3, max_tokens=200)
+    lm.save("runs/x")
+    lm = lmlab.load("runs/x")
 
 The counted models learn in a second, so the whole way fits in a docstring:
 
 >>> import lmlab
 >>> text = "the cat sat on the mat. the dog sat on the log. " * 20
->>> bench = lmlab.train(text=text, codec="word", model="ngram", order=3)
->>> bench.generate("the cat sat on", lmlab.Greedy(), max_tokens=2)[0].text.split()[0]
+>>> lm = lmlab.train(text=text, tokenizer="word", model="ngram", order=3)
+>>> lm.generate("the cat sat on", lmlab.Greedy(), max_tokens=2)[0].text.split()[0]
 'the'
->>> figures = bench.evaluate()
+>>> figures = lm.evaluate()
 >>> figures["perplexity"] < 3 and figures["unk_tokens"] == 0
 True
 """
@@ -28,14 +28,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "train": "lmlab.workbench.learn",
-    "resume": "lmlab.workbench.learn",
-    "compare": "lmlab.workbench.learn",
-    "estimate": "lmlab.workbench.estimate",
-    "Bench": "lmlab.workbench.bench",
-    "Greedy": "lmlab.decode",
-    "Sample": "lmlab.decode",
-    "Beam": "lmlab.decode",
+    "train": "lmlab.facade.learn",
+    "resume": "lmlab.facade.learn",
+    "compare": "lmlab.facade.learn",
+    "estimate": "lmlab.facade.estimate",
+    "TextModel": "lmlab.facade.text_model",
+    "Greedy": "lmlab.decoding",
+    "Sample": "lmlab.decoding",
+    "Beam": "lmlab.decoding",
     "LmlabError": "lmlab.errors",
 }
 
@@ -43,10 +43,10 @@ __all__ = [*sorted(_LAZY), "load"]
 
 
 def load(path: str) -> Any:
-    """Read a model directory: the `Bench` that was saved there."""
-    from lmlab.workbench.bench import Bench
+    """Read a model directory: the `TextModel` that was saved there."""
+    from lmlab.facade.text_model import TextModel
 
-    return Bench.load(path)
+    return TextModel.load(path)
 
 
 def __getattr__(name: str) -> Any:

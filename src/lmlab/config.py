@@ -7,7 +7,7 @@ generated documentation:
     class Settings(config.Settings):
         layers: int = setting(1, "stacked layers", ge=1)
 
-A run's configuration is a plain nested dict, `{"data": {...}, "codec": {"kind": "char"}, "model": {"kind": "lstm"},
+A run's configuration is a plain nested dict, `{"data": {...}, "tokenizer": {"kind": "char"}, "model": {"kind": "lstm"},
 "train": {...}}`, the same in a recipe (TOML), in `config.json` and in memory.
 """
 

@@ -3,7 +3,7 @@
     LmlabError                 exit code 1
     ├── UsageError             exit code 2: the call itself is wrong
     │   ├── SettingError       a setting's value lies outside its bound, or the setting does not exist
-    │   ├── UnknownNameError   no model, codec, corpus, recipe of that name
+    │   ├── UnknownNameError   no model, tokenizer, corpus, recipe of that name
     │   ├── RunExistsError     the directory to write is already there
     │   └── MissingExtraError  an optional library is not installed
     ├── DataError              the text cannot be used

@@ -1,7 +1,7 @@
 """Names to classes, resolved only when asked for.
 
 `resolve("model", "lstm")` imports `lmlab.models.neural.rnn` and returns its `LSTM`. Other packages add names through
-the entry-point groups `lmlab.models` and `lmlab.codecs`.
+the entry-point groups `lmlab.models` and `lmlab.tokens`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _BUILT_IN = {
         "transformer": "lmlab.models.neural.transformer:Transformer",
         "uniform": "lmlab.models.toy:Uniform",
         "scripted": "lmlab.models.toy:Scripted",
-        "mixture": "lmlab.models.mix:Mixture",
+        "mixture": "lmlab.models.mixture:Mixture",
     },
-    "codec": {
-        "char": "lmlab.codecs.char:CharCodec",
-        "byte": "lmlab.codecs.byte:ByteCodec",
-        "word": "lmlab.codecs.word:WordCodec",
-        "code": "lmlab.codecs.code:CodeCodec",
-        "bpe": "lmlab.codecs.bpe:BPECodec",
+    "tokenizer": {
+        "char": "lmlab.tokens.char:CharTokenizer",
+        "byte": "lmlab.tokens.byte:ByteTokenizer",
+        "word": "lmlab.tokens.word:WordTokenizer",
+        "code": "lmlab.tokens.code:CodeTokenizer",
+        "bpe": "lmlab.tokens.bpe:BPETokenizer",
     },
 }
 
@@ -44,7 +44,7 @@ def _table(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """Every registered name of a kind (`"model"` or `"codec"`), sorted, importing nothing."""
+    """Every registered name of a kind (`"model"` or `"tokenizer"`), sorted, importing nothing."""
     return sorted(_table(kind))
 
 
@@ -54,8 +54,8 @@ def resolve(kind: str, name: str) -> Any:
     Raises:
         UnknownNameError: naming the closest known names.
 
-    >>> resolve("codec", "char").__name__
-    'CharCodec'
+    >>> resolve("tokenizer", "char").__name__
+    'CharTokenizer'
     """
     table = _BUILT_IN[kind] if name in _BUILT_IN[kind] else _table(kind)
     if name not in table:

@@ -1,8 +1,8 @@
 """Model directories: what lies in one, how it is written whole or not at all, how it is read back.
 
     manifest.json      format number, kind, what made it: configuration, seed, data hash, versions; results
-    config.json        the configuration alone: data, codec, model, train, seed
-    tokenizer.json     the codec's vocabulary
+    config.json        the configuration alone: data, tokenizer, model, train, seed
+    tokenizer.json     the tokenizer's vocabulary
     model.safetensors  the weights of a trained model, or the memory-mapped arrays of a counted one
     metrics.jsonl      a line an event of training
     curve.png          the learning curve
@@ -22,11 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmlab import codecs, registry
-from lmlab.codecs.base import FILE, Codec
+from lmlab import registry, tokens
 from lmlab.disk import atomic_folder, write_json, writing
 from lmlab.errors import ArtifactError
 from lmlab.models.base import Registered
+from lmlab.tokens.base import FILE, Tokenizer
 
 FORMAT = 1
 MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
@@ -78,10 +78,10 @@ def new_manifest(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str
     }
 
 
-def write_description(folder: Path, codec: Codec, config: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+def write_description(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], manifest: dict[str, Any]) -> None:
     """Everything of a model directory but the weights; the manifest receives the vocabulary's hash."""
     with writing(folder):
-        codec.save(folder)
+        tokenizer.save(folder)
         manifest[VOCABULARY] = _vocabulary_hash(folder)
     write_json(folder / CONFIG, config)
     write_json(folder / MANIFEST, manifest)
@@ -90,14 +90,14 @@ def write_description(folder: Path, codec: Codec, config: Mapping[str, Any], man
 def save(
     path: Path,
     model: Registered,
-    codec: Codec,
+    tokenizer: Tokenizer,
     config: Mapping[str, Any],
     manifest: dict[str, Any],
     curve: Path | None,
 ) -> None:
     """Write a whole model directory, atomically."""
     with atomic_folder(path) as folder:
-        write_description(folder, codec, config, manifest)
+        write_description(folder, tokenizer, config, manifest)
         model.save(folder)
         for extra in (METRICS, CURVE):
             if curve is not None and (curve / extra).is_file():
@@ -110,7 +110,7 @@ class Stored(NamedTuple):
     """A model directory read back."""
 
     model: Registered
-    codec: Codec
+    tokenizer: Tokenizer
     config: dict[str, Any]
     manifest: dict[str, Any]
 
@@ -124,21 +124,21 @@ def load(path: Path) -> Stored:
     manifest = read_manifest(path)
     config = read_json(path / CONFIG)
     try:
-        codec_kind, model_kind = config["codec"]["kind"], config["model"]["kind"]
+        tokenizer_kind, model_kind = config["tokenizer"]["kind"], config["model"]["kind"]
         vocab_size = int(config["vocab_size"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(f"{path / CONFIG} is damaged (no {error})", "train it again") from error
-    codec = codecs.load(path, codec_kind, _without_kind(config["codec"]))
+    tokenizer = tokens.load_tokenizer(path, tokenizer_kind, _without_kind(config["tokenizer"]))
     if manifest.get(VOCABULARY, now := _vocabulary_hash(path)) != now:
         raise ArtifactError(f"{path / FILE} is damaged (not what the manifest knows)", "train it again")
-    if codec.vocab_size != vocab_size:
+    if tokenizer.vocab_size != vocab_size:
         raise ArtifactError(
-            f"{path} is inconsistent: {codec.vocab_size} tokens in tokenizer.json, {vocab_size} in config.json",
+            f"{path} is inconsistent: {tokenizer.vocab_size} tokens in tokenizer.json, {vocab_size} in config.json",
             "train it again",
         )
     model_class = registry.resolve("model", model_kind)
     settings = model_class.Settings.make(_without_kind(config["model"]), "model")
-    return Stored(model_class.load(path, settings, vocab_size), codec, config, manifest)
+    return Stored(model_class.load(path, settings, vocab_size), tokenizer, config, manifest)
 
 
 def _vocabulary_hash(folder: Path) -> str:

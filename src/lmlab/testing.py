@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmlab.decode import Beam, Branch, Sample, decode, finish
+from lmlab.decoding import Beam, Branch, Sample, decode, finish
 from lmlab.models.base import (
     ArrayScorer,
     Blend,
@@ -33,7 +33,7 @@ from lmlab.models.base import (
     StreamScorer,
     is_unnormalised,
 )
-from lmlab.vocab import BOS, NEVER_PREDICTED, PAD, SPECIALS, UNK
+from lmlab.vocabulary import BOS, NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
 _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them

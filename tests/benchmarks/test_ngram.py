@@ -14,8 +14,8 @@ import pytest
 import ngram
 import ngram_jobs
 import weighing
-from lmlab import engine
-from lmlab.vocab import BOS, UNK
+from lmlab.kernels import engine
+from lmlab.vocabulary import BOS, UNK
 
 TRAIN = "the cat sat on the mat\na dog sat on a cat\n\nthe dog and the cat ran to the mat\n" * 30
 HELD = "the cat ran to a dog\nno bird sat on the mat\n"

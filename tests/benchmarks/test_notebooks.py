@@ -7,12 +7,12 @@ import torch
 
 import notebook_loops as loops
 import notebooks
-from lmlab import score
-from lmlab.codecs import build
+from lmlab import scoring
 from lmlab.corpora.document import Document
 from lmlab.testing import check_laws
-from lmlab.tokens import TokenStore
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.tokens import build_tokenizer
+from lmlab.tokens.id_store import TokenStore
+from lmlab.vocabulary import BOS, EOS, UNK
 
 TEXTS = ("abba", "cab", "", "bacca abba " * 9)
 V = 9
@@ -21,7 +21,7 @@ V = 9
 @pytest.fixture(scope="module")
 def store() -> TokenStore:
     documents = [Document(text) for text in TEXTS]
-    return TokenStore.from_documents(build("char", {}, documents), documents)
+    return TokenStore.from_documents(build_tokenizer("char", {}, documents), documents)
 
 
 def networks():
@@ -67,7 +67,7 @@ def test_the_ruler_gives_what_a_plain_loop_over_documents_gives(name, store, mon
         ids = store.document(i).tolist()
         for at in range(1, len(ids)):
             nats -= float(model.next_logp(ids[:at])[ids[at]])
-    assert score.evaluate(model, store).total_nats == pytest.approx(nats, rel=1e-5)
+    assert scoring.evaluate(model, store).total_nats == pytest.approx(nats, rel=1e-5)
 
 
 def test_counts_are_those_worked_by_hand():

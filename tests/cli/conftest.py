@@ -21,7 +21,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert main(["train", "poem.txt", "--quiet", "--json", "-o", "runs/lstm", *tiny()]) == 0
         assert (
-            main(["train", "poem.txt", "--codec", "word", "--order", "3", "--quiet", "--json", "-o", "runs/kn3"]) == 0
+            main(["train", "poem.txt", "--tokenizer", "word", "--order", "3", "--quiet", "--json", "-o", "runs/kn3"])
+            == 0
         )
     return folder
 

@@ -65,7 +65,7 @@ def test_the_version(lmlab):
 
 
 def test_train_a_neural_model(lmlab, here):
-    called = lmlab("train", "poem.txt", "--codec", "char", "--model", "lstm", *tiny(), "-o", "runs/new")
+    called = lmlab("train", "poem.txt", "--tokenizer", "char", "--model", "lstm", *tiny(), "-o", "runs/new")
     assert called.code == 0
     assert "validation split of poem.txt" in called.out
     assert "saved in runs/new; its learning curve is curve.png there" in called.out
@@ -93,7 +93,7 @@ def test_the_first_lines_of_the_issue(lmlab, here):
     """As written there, but for the minutes."""
     if not os.path.isfile(os.path.join(os.environ.get("LMLAB_DATA", ""), "tinyshakespeare.txt")):
         pytest.skip("LMLAB_DATA names no folder with tinyshakespeare.txt")
-    line = "train tinyshakespeare --codec char --model lstm --minutes 0.3 -o runs/shakespeare"
+    line = "train tinyshakespeare --tokenizer char --model lstm --minutes 0.3 -o runs/shakespeare"
     assert lmlab(*line.split()).code == 0
     assert lmlab("eval", "runs/shakespeare", "--json").json[0]["bits_per_char"] < 4.5
     assert lmlab("generate", "runs/shakespeare", "--prompt", "ROMEO:", "--max-tokens", "20").out.startswith("ROMEO:")
@@ -101,7 +101,7 @@ def test_the_first_lines_of_the_issue(lmlab, here):
 
 def test_train_an_ngram(lmlab):
     called = lmlab(
-        "train", "poem.txt", "--codec", "word", "--model", "ngram", "--order", "5", "-o", "runs/kn5", "--json"
+        "train", "poem.txt", "--tokenizer", "word", "--model", "ngram", "--order", "5", "-o", "runs/kn5", "--json"
     )
     assert called.code == 0
     assert called.json["run"] == "runs/kn5"
@@ -256,7 +256,7 @@ def test_several_texts_are_told_apart(lmlab):
 
 
 def test_processors_keep_the_order_of_the_command_line(monkeypatch, lmlab):
-    from lmlab.decode import Sample
+    from lmlab.decoding import Sample
 
     seen = []
     monkeypatch.setattr(Sample, "search", lambda self, *_: seen.append(self.processors) or 1 / 0)

@@ -15,7 +15,8 @@ def kn(trained, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained)
         assert (
-            main(["train", "poem.txt", "--codec", "char", "--order", "2", "--quiet", "--json", "-o", str(folder)]) == 0
+            main(["train", "poem.txt", "--tokenizer", "char", "--order", "2", "--quiet", "--json", "-o", str(folder)])
+            == 0
         )
     return folder
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import lmlab
-from lmlab import engine
 from lmlab.compat import kenlm as ours
 from lmlab.errors import ArtifactError
+from lmlab.kernels import engine
 from lmlab.models.ngram import arpa
 from lmlab.models.ngram.trie import Trie
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.vocabulary import BOS, EOS, UNK
 
 WORDS = [f"{a}{b}" for a in "bcdfgklmnprst" for b in ("a", "e", "io", "ü")]
 
@@ -50,8 +50,8 @@ def questions(many: int, seed: int) -> list[str]:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("kenlm") / "model"
-    codec = {"kind": "word", "split": "space", "vocab_size": None}
-    lmlab.train(text=text(1500, 1), codec=codec, model="ngram", order=4, unit="line", out=path)
+    tokenizer = {"kind": "word", "split": "space", "vocab_size": None}
+    lmlab.train(text=text(1500, 1), tokenizer=tokenizer, model="ngram", order=4, unit="line", out=path)
     return path
 
 
@@ -137,8 +137,8 @@ def test_states_are_values(model: ours.Model) -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_short_orders(order: int, tmp_path: Path) -> None:
-    codec = {"kind": "word", "split": "space", "vocab_size": None}
-    lmlab.train(text=text(100, 8), codec=codec, model="ngram", order=order, unit="line", out=tmp_path / "m")
+    tokenizer = {"kind": "word", "split": "space", "vocab_size": None}
+    lmlab.train(text=text(100, 8), tokenizer=tokenizer, model="ngram", order=order, unit="line", out=tmp_path / "m")
     model, (trie, words) = ours.Model(tmp_path / "m"), ours.read(tmp_path / "m")
     for sentence in questions(20, 9):
         logp_N = trie.logp_array(np.array([BOS, *ids_of(words, sentence), EOS], dtype=np.uint32))[1:]
@@ -152,9 +152,9 @@ def test_short_orders(order: int, tmp_path: Path) -> None:
 
 
 def test_stupid_backoff_pays_for_contexts_never_seen(tmp_path: Path) -> None:
-    codec = {"kind": "word", "split": "space", "vocab_size": None}
+    tokenizer = {"kind": "word", "split": "space", "vocab_size": None}
     settings = {"kind": "ngram", "order": 3, "smoothing": "stupid-backoff"}
-    lmlab.train(text=text(100, 8), codec=codec, model=settings, unit="line", out=tmp_path / "m")
+    lmlab.train(text=text(100, 8), tokenizer=tokenizer, model=settings, unit="line", out=tmp_path / "m")
     model, (trie, words) = ours.Model(tmp_path / "m"), ours.read(tmp_path / "m")
     for sentence in questions(20, 9):
         logp_N = trie.logp_array(np.array([BOS, *ids_of(words, sentence), EOS], dtype=np.uint32))
@@ -204,8 +204,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         ours.Model(binary)
     with pytest.raises(OSError, match="Cannot read model"):
         ours.Model(str(tmp_path / "none"))
-    lmlab.train(text="a b c " * 20, codec="char", model="ngram", order=2, out=tmp_path / "char")
-    with pytest.raises(ArtifactError, match="train with codec word, split space"):
+    lmlab.train(text="a b c " * 20, tokenizer="char", model="ngram", order=2, out=tmp_path / "char")
+    with pytest.raises(ArtifactError, match="train with tokenizer word, split space"):
         ours.Model(tmp_path / "char")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from lmlab.models.base import LanguageModel
 from lmlab.models.toy import Scripted, Uniform
-from lmlab.vocab import BOS, EOS, SPECIALS, UNK
+from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 
 VOCAB = 8
 SMOOTHINGS = ("mle", "add-k", "witten-bell", "stupid-backoff", "absolute", "kneser-ney")
@@ -59,7 +59,7 @@ def _neural(path: str, **settings) -> LanguageModel:
 
 
 def _mixture(kind: str, *parts, weights=()) -> LanguageModel:
-    from lmlab.models.mix import Mixture, mix
+    from lmlab.models.mixture import Mixture, mix
 
     return mix(Mixture.Settings(form=kind, weights=weights), [part() for part in parts])
 
@@ -125,7 +125,7 @@ ZOO = {
 
 
 def _dynamic(part, **settings) -> LanguageModel:
-    from lmlab.models.dynamic import Dynamic, gradient_rms
+    from lmlab.models.adaptive.dynamic import Dynamic, gradient_rms
 
     settings = Dynamic.Settings(**settings)
     ids = documents()
@@ -134,13 +134,13 @@ def _dynamic(part, **settings) -> LanguageModel:
 
 
 def _neural_cache(part, lr=0.0, **settings) -> LanguageModel:
-    from lmlab.models.neural_cache import NeuralCache
+    from lmlab.models.adaptive.neural_cache import NeuralCache
 
     return NeuralCache(_dynamic(part, lr=lr, segment=3), NeuralCache.Settings(**settings))
 
 
 def _gated(*parts) -> LanguageModel:
-    from lmlab.models.gate import Gate, Gated
+    from lmlab.models.adaptive.gate import Gate, Gated
 
     rng = np.random.default_rng(2)
     gate = Gate(rng.normal(0, 0.7, (1 + 3 * len(parts), 4)), rng.normal(0, 0.7, (5, len(parts))))
@@ -148,7 +148,7 @@ def _gated(*parts) -> LanguageModel:
 
 
 def _recount(part, **settings) -> LanguageModel:
-    from lmlab.models.recount import Recount
+    from lmlab.models.adaptive.recount import Recount
 
     return Recount(part(), Recount.Settings(**settings))
 

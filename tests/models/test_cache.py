@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lmlab.models.cache import Cache
-from lmlab.models.mix import Mixture, fit_weights, mix
+from lmlab.models.mixture import Mixture, fit_weights, mix
 from lmlab.models.ngram import Ngram
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.vocabulary import BOS, EOS, UNK
 
 V = 9
 PREDICTED = [UNK, *range(3, V)]

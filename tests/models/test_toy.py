@@ -9,7 +9,7 @@ import torch
 from lmlab.errors import ArtifactError, SettingError
 from lmlab.models.base import LanguageModel, ParallelScorer, Storable
 from lmlab.models.toy import Scripted, Uniform
-from lmlab.vocab import BOS, EOS
+from lmlab.vocabulary import BOS, EOS
 
 
 def test_uniform_spreads_over_all_but_pad_and_bos():

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lmlab import registry
-from lmlab.batches import Columns, Lines, Windows
+from lmlab.tokens.batches import Columns, Lines, Windows
 from lmlab.training import TrainSettings
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training.events import Stepped

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmlab.batches import Columns
 from lmlab.models.neural.rnn import LSTM
+from lmlab.tokens.batches import Columns
 from lmlab.training.calibrate import calibrate
 from tests.stores import of_documents
 

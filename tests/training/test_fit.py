@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from lmlab import registry
-from lmlab.batches import Batch, Columns, Lines
 from lmlab.errors import NonFiniteError
+from lmlab.tokens.batches import Batch, Columns, Lines
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training import fit as module
 from lmlab.training.events import Began, Ended, Evaluated, Sampled, Stepped
 from lmlab.training.fit import Fit
-from lmlab.vocab import IGNORE
+from lmlab.vocabulary import IGNORE
 from tests.stores import of_documents
 from tests.training.runs import MODELS, STREAM, V, cut, fit, resumed, same_end, settings, stop_at, weights
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab import engine
-from lmlab.batches import Batch, Columns, Lines, Windows
 from lmlab.errors import SettingError, UsageError
+from lmlab.kernels import engine
 from lmlab.models.neural.base import TensorState
+from lmlab.tokens.batches import Batch, Columns, Lines, Windows
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training.parallel import rows_of
 from lmlab.training.ranks import joined
-from lmlab.vocab import IGNORE, PAD
+from lmlab.vocabulary import IGNORE, PAD
 from tests.stores import of_documents
 from tests.training.ranks_worker import ACCUMULATED, HALF, NAMED, WAYS
 from tests.training.runs import DOCUMENTS, MODELS, STREAM, V, fit, resumed, same_end, stop_at

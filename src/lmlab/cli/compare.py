@@ -31,15 +31,15 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train each, show one table."""
     from lmlab.cli.train import named_tree
-    from lmlab.workbench import learn
+    from lmlab.facade import learn
 
-    models = [name.strip() for name in options.models.split(",") if name.strip()]
-    if not models:
+    kinds = [name.strip() for name in options.models.split(",") if name.strip()]
+    if not kinds:
         raise UsageError("--models names no model", "for example --models ngram,lstm")
     order, options.order = options.order, None
-    benches = learn.compare(
+    models = learn.compare(
         options.source,
-        models,
+        kinds,
         seed=options.seed or 0,
         out=options.out,
         settings={"ngram": {"model": {"order": order}}} if order else None,
@@ -47,54 +47,54 @@ def run(options: argparse.Namespace) -> int:
         **named_tree(options),
     )
     if options.out:
-        draw(benches, Path(options.out))
+        draw(models, Path(options.out))
     if options.json:
-        print_json([result(bench) for bench in benches])
+        print_json([result(lm) for lm in models])
         return 0
-    print_comparison(benches, f"{options.source}, {benches[0].manifest['results']['test']['split']} split")
+    print_comparison(models, f"{options.source}, {models[0].manifest['results']['test']['split']} split")
     if options.out:
         print(f"runs and learning curves (curves.png) in {options.out}")
     return 0
 
 
-def result(bench: Any) -> dict[str, Any]:
-    """A bench's figures, for JSON."""
-    results = bench.manifest["results"]
+def result(lm: Any) -> dict[str, Any]:
+    """A text model's figures, for JSON."""
+    results = lm.manifest["results"]
     return {
-        "run": str(bench.folder) if bench.folder else None,
-        "model": bench.config["model"]["kind"],
+        "run": str(lm.folder) if lm.folder else None,
+        "model": lm.config["model"]["kind"],
         **results["test"],
         "train_seconds": results["train_seconds"],
-        "model_bytes": bench.model.nbytes,
+        "model_bytes": lm.model.nbytes,
     }
 
 
-def print_comparison(benches: list[Any], title: str) -> None:
-    """One table of several benches."""
+def print_comparison(models: list[Any], title: str) -> None:
+    """One table of several models."""
     rows = [
         figures_row(
-            bench.config["model"]["kind"],
-            bench.manifest["results"]["test"],
-            seconds=bench.manifest["results"]["train_seconds"],
-            MB=bench.model.nbytes / 1e6,
+            lm.config["model"]["kind"],
+            lm.manifest["results"]["test"],
+            seconds=lm.manifest["results"]["train_seconds"],
+            MB=lm.model.nbytes / 1e6,
         )
-        for bench in benches
+        for lm in models
     ]
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
     print_table(rows, title=title, note=note)
 
 
-def draw(benches: list[Any], folder: Path) -> Path:
+def draw(models: list[Any], folder: Path) -> Path:
     """All learning curves in one picture; counted models as level lines (validation split)."""
     from lmlab.plots import draw_curves, read_curve
     from lmlab.store import METRICS
 
     curves, levels = {}, {}
-    for bench in benches:
-        kind = bench.config["model"]["kind"]
-        if bench.folder and (bench.folder / METRICS).is_file():
-            curves[kind] = read_curve(bench.folder / METRICS)
-        elif "valid" in bench.manifest["results"]:
-            levels[kind] = math.log(bench.manifest["results"]["valid"]["perplexity_unk_as_class"])
+    for lm in models:
+        kind = lm.config["model"]["kind"]
+        if lm.folder and (lm.folder / METRICS).is_file():
+            curves[kind] = read_curve(lm.folder / METRICS)
+        elif "valid" in lm.manifest["results"]:
+            levels[kind] = math.log(lm.manifest["results"]["valid"]["perplexity_unk_as_class"])
     draw_curves(curves, folder / "curves.png", levels)
     return folder / "curves.png"

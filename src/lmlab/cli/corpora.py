@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
         rows = [vars(row) for row in corpus_table()]
         print_json(rows) if options.json else print_table(rows, title="named corpora")
         return 0
-    from lmlab.workbench.prepare import open_source
+    from lmlab.facade.prepare import open_source
 
     corpus = open_source(options.name, DataSettings(), reporter_of(options))
     splits = [{"split": name, **vars(size)} for name, size in corpus.sizes.items()]

@@ -37,37 +37,37 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train the three, compare, complete."""
-    from lmlab.workbench import learn
+    from lmlab.facade import learn
 
     out = Path(options.out)
     if out.exists():
         raise RunExistsError(out)
     reporter = reporter_of(options)
-    benches = learn.compare(
+    models = learn.compare(
         options.source,
         list(_SETTINGS),
         out=out,
         reporter=reporter,
         settings=_SETTINGS,
         minutes=options.minutes,
-        codec={"kind": "code", "vocab_size": _VOCABULARY},
+        tokenizer={"kind": "code", "vocab_size": _VOCABULARY},
         train={"batching": "lines", "batch_tokens": 768, "length": 256, "evaluations": 8, "samples": False},
     )
-    picture = draw(benches, out)
-    completions = [row for bench in benches for row in complete(bench)]
+    picture = draw(models, out)
+    completions = [row for lm in models for row in complete(lm)]
     if options.json:
-        print_json({"results": [result(bench) for bench in benches], "completions": completions})
+        print_json({"results": [result(lm) for lm in models], "completions": completions})
         return 0
-    print_comparison(benches, f"{options.source}: modules that no model has seen (test split)")
-    unknown = benches[0].codec.encode(PROMPT).unknown_tokens
+    print_comparison(models, f"{options.source}: modules that no model has seen (test split)")
+    unknown = models[0].tokenizer.encode(PROMPT).unknown_tokens
     note = "the library never says 'train' often enough to know it: the models read it as [UNK]" if unknown else ""
     print_table(completions, title=f"completions of {PROMPT}", note=note)
-    print(f"learning curves: {picture}\nruns: {', '.join(str(bench.folder) for bench in benches)}")
-    print(f'go on with: lmlab generate {benches[-1].folder} --prompt "{PROMPT}" --temperature 0.7 -n 3')
+    print(f"learning curves: {picture}\nruns: {', '.join(str(lm.folder) for lm in models)}")
+    print(f'go on with: lmlab generate {models[-1].folder} --prompt "{PROMPT}" --temperature 0.7 -n 3')
     return 0
 
 
-def complete(bench: Any) -> list[dict[str, str]]:
+def complete(lm: Any) -> list[dict[str, str]]:
     """The prompt completed by every strategy."""
     from lmlab import Beam, Greedy, Sample
 
@@ -80,12 +80,12 @@ def complete(bench: Any) -> list[dict[str, str]]:
         "sample, nucleus 0.9": Sample(top_p=0.9, seed=1),
         "beam, width 5": Beam(width=5),
     }
-    kind = bench.config["model"]["kind"]
+    kind = lm.config["model"]["kind"]
     return [
         {
             "model": kind,
             "strategy": name,
-            "completion": " ".join(bench.generate(PROMPT, strategy, max_tokens=24, allow_unknown=True)[0].text.split()),
+            "completion": " ".join(lm.generate(PROMPT, strategy, max_tokens=24, allow_unknown=True)[0].text.split()),
         }
         for name, strategy in strategies.items()
     ]

@@ -29,13 +29,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score each run, show one table."""
-    from lmlab.workbench.bench import Bench
+    from lmlab.facade.text_model import TextModel
 
     reporter, data = reporter_of(options), data_named(options, shares=False)
     if data and options.on is None:
         raise UsageError(f"{', '.join(data)} say how a text is read, but --on names none", "name one with --on")
-    benches = [Bench.load(path).composed(options.adapt, options.mix, reporter) for path in options.runs]
-    figures = [bench.evaluate(options.on, split=options.split, data=data, reporter=reporter) for bench in benches]
+    models = [TextModel.load(path).composed(options.adapt, options.mix, reporter) for path in options.runs]
+    figures = [lm.evaluate(options.on, split=options.split, data=data, reporter=reporter) for lm in models]
     if options.json:
         print_json(figures)
         return 0

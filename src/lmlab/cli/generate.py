@@ -74,7 +74,7 @@ def add_arguments(parser: Parser) -> None:
 
 def strategy_of(options: argparse.Namespace) -> Any:
     """The strategy that the options name; options of another strategy are refused."""
-    from lmlab.decode import Beam, Greedy, Sample
+    from lmlab.decoding import Beam, Greedy, Sample
     from lmlab.errors import UnknownNameError
 
     name = options.strategy or ("sample" if options.beams is None else "beam")
@@ -105,16 +105,16 @@ def unescaped(mark: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Generate, print."""
-    from lmlab.workbench.bench import Bench
+    from lmlab.facade.text_model import TextModel
 
     strategy = strategy_of(options)
-    bench = Bench.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
+    lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
     stop = [unescaped(mark) for mark in options.stop]
     asked = {"n": options.n, "max_tokens": options.max_tokens, "stop": stop, "allow_unknown": options.allow_unknown}
     if options.stream and not options.json:
-        _stream(bench, options, strategy, asked)
+        _stream(lm, options, strategy, asked)
         return 0
-    generations = bench.generate(options.prompt, strategy, **asked)
+    generations = lm.generate(options.prompt, strategy, **asked)
     if options.json:
         print_json([asdict(generation) | {"seed": getattr(strategy, "seed", None)} for generation in generations])
         return 0
@@ -129,16 +129,16 @@ def _print(generations: Sequence[Any]) -> None:
         print(generation.prompt + generation.text)
 
 
-def _stream(bench: Any, options: argparse.Namespace, strategy: Any, asked: dict[str, Any]) -> None:
+def _stream(lm: Any, options: argparse.Namespace, strategy: Any, asked: dict[str, Any]) -> None:
     """Print a sample as it is written; a beam's best text a line a step, since it may change its mind."""
-    from lmlab.decode import Beam
+    from lmlab.decoding import Beam
 
     if options.n > 1 and not isinstance(strategy, Beam):
         raise UsageError(f"--stream shows one text, but -n is {options.n}", "leave out -n, or --stream")
     beam = isinstance(strategy, Beam)
     if not beam:
         print(options.prompt, end="", flush=True)
-    for step in bench.stream(options.prompt, strategy, **asked):
+    for step in lm.stream(options.prompt, strategy, **asked):
         if beam and step.texts:
             print(options.prompt + step.texts[0].replace("\n", "\\n"), flush=True)
         elif not beam:

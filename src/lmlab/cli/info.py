@@ -51,7 +51,7 @@ def _machine() -> dict[str, Any]:
         **store.versions(),
         **{name: version(name) for name in store.LIBRARIES},
         "models": ", ".join(registry.names("model")),
-        "codecs": ", ".join(registry.names("codec")),
+        "tokenizers": ", ".join(registry.names("tokenizer")),
         "recipes": ", ".join(recipe_names()),
         "cache": str(cache_dir()),
     }

@@ -21,12 +21,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write, tell how much."""
+    from lmlab.facade.estimate import ngram_of, words_of
+    from lmlab.facade.text_model import TextModel
     from lmlab.models.ngram import arpa
-    from lmlab.workbench.bench import Bench
-    from lmlab.workbench.estimate import ngram_of, words_of
 
-    bench, path = Bench.load(options.run_folder), Path(options.file)
-    words, trie = words_of(bench), ngram_of(bench).fast_trie
+    lm, path = TextModel.load(options.run_folder), Path(options.file)
+    words, trie = words_of(lm), ngram_of(lm).fast_trie
     with reporter_of(options).stage(f"writing {path.name}"):
         arpa.write(path, trie, words)
     said = {"file": str(path), "bytes": path.stat().st_size}

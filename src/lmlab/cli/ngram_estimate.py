@@ -1,7 +1,7 @@
 """Text straight to an n-gram model: a line is a sentence, a run of non-space a word, every word is kept.
 
 What KenLM's lmplz does. The model directory that comes out is known to every verb; `lmlab ngram arpa` turns it into an
-ARPA file. `lmlab train --model ngram` also splits and evaluates, and knows other codecs.
+ARPA file. `lmlab train --model ngram` also splits and evaluates, and knows other tokenizers.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lmlab.workbench.estimate import estimate
+    from lmlab.facade.estimate import estimate
 
     named = {name: getattr(options, name) for name in (*NGRAM_OPTIONS, "prune_entropy", "prune_to", "k", "compat")}
-    bench = estimate(
+    lm = estimate(
         *options.texts,
         out=options.out,
         vocab_size=options.vocab_size,
@@ -53,11 +53,11 @@ def _run(options: argparse.Namespace) -> int:
         reporter=reporter_of(options),
         **{name: value for name, value in named.items() if value is not None},
     )
-    results = bench.manifest["results"]
+    results = lm.manifest["results"]
     if options.json:
-        print_json({"run": str(bench.folder), "vocab_size": bench.codec.vocab_size, **results})
+        print_json({"run": str(lm.folder), "vocab_size": lm.tokenizer.vocab_size, **results})
         return 0
-    print(bench.folder)
+    print(lm.folder)
     for k, many in enumerate(results["ngrams"], 1):  # no table: it takes longer to load than a megabyte to count
         print(f"{k:>8}-grams {many:>15,}")
     print(f"estimated in {results['train_seconds']:.1f} s")

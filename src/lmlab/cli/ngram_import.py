@@ -19,12 +19,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, save, show."""
-    from lmlab.workbench.estimate import import_arpa
+    from lmlab.facade.estimate import import_arpa
 
-    bench = import_arpa(options.file, out=options.out, reporter=reporter_of(options))
-    ngrams = bench.manifest["results"]["ngrams"]
+    lm = import_arpa(options.file, out=options.out, reporter=reporter_of(options))
+    ngrams = lm.manifest["results"]["ngrams"]
     if options.json:
-        print_json({"run": str(bench.folder), "vocab_size": bench.codec.vocab_size, "ngrams": ngrams})
+        print_json({"run": str(lm.folder), "vocab_size": lm.tokenizer.vocab_size, "ngrams": ngrams})
         return 0
-    print_table([{"length": k, "n-grams": many} for k, many in enumerate(ngrams, 1)], title=str(bench.folder))
+    print_table([{"length": k, "n-grams": many} for k, many in enumerate(ngrams, 1)], title=str(lm.folder))
     return 0

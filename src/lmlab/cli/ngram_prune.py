@@ -30,19 +30,19 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prune, save, show."""
+    from lmlab.facade.estimate import ngram_of, with_trie
+    from lmlab.facade.text_model import TextModel
     from lmlab.models.ngram import prune
-    from lmlab.workbench.bench import Bench
-    from lmlab.workbench.estimate import ngram_of, with_trie
 
     if (options.threshold is None) == (options.ngrams is None):
         raise UsageError("how much to prune is not said once", "give --threshold or --ngrams")
     if Path(options.out).exists():
         raise RunExistsError(options.out)
-    bench = Bench.load(options.run_folder)
-    before = ngram_of(bench).ngrams
+    lm = TextModel.load(options.run_folder)
+    before = ngram_of(lm).ngrams
     with reporter_of(options).stage("pruning"):
-        trie = prune.by_entropy(ngram_of(bench).fast_trie, threshold=options.threshold, ngrams=options.ngrams)
-    pruned = with_trie(bench, trie, f"pruned by entropy from {sum(before):,} n-grams")
+        trie = prune.by_entropy(ngram_of(lm).fast_trie, threshold=options.threshold, ngrams=options.ngrams)
+    pruned = with_trie(lm, trie, f"pruned by entropy from {sum(before):,} n-grams")
     pruned.save(options.out)
     after = ngram_of(pruned).ngrams
     if options.json:

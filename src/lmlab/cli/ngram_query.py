@@ -16,8 +16,8 @@ import numpy as np
 
 from lmlab.cli.parser import Parser
 from lmlab.cli.show import print_json
-from lmlab.codecs.scan import WordScanner, chunks, opened, scanner
-from lmlab.vocab import BOS, EOS, SPECIALS, UNK
+from lmlab.tokens.scan import WordScanner, chunks, opened, scanner
+from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 
 EXAMPLES = """\
   echo "to be or not to be" | lmlab ngram query runs/kn5

@@ -20,11 +20,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Count and weigh."""
-    from lmlab.workbench.bench import Bench
-    from lmlab.workbench.estimate import ngram_of
+    from lmlab.facade.estimate import ngram_of
+    from lmlab.facade.text_model import TextModel
 
-    bench = Bench.load(options.run_folder)
-    model = ngram_of(bench)
+    lm = TextModel.load(options.run_folder)
+    model = ngram_of(lm)
     total, folder = sum(model.ngrams), Path(options.run_folder)
     on_disk = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".npy", ".bin"))
     figures = {

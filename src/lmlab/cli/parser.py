@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
     def add_learning(self) -> None:
         """What is trained, how long, on what."""
         group = self.add_argument_group("model and training")
-        group.add_argument("--codec", metavar="KIND", help="tokens: char, byte, word, code or bpe")
+        group.add_argument("--tokenizer", metavar="KIND", help="tokens: char, byte, word, code or bpe")
         group.add_argument("--minutes", metavar="M", help="budget of training in minutes")
         group.add_argument("--steps", metavar="N", help="budget in steps")
         group.add_argument("--epochs", metavar="N", help="budget in passes over the text")

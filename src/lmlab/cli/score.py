@@ -26,11 +26,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, print the table and the totals."""
-    from lmlab.workbench.bench import Bench
+    from lmlab.facade.text_model import TextModel
 
     text = read_text(options.text, options.errors)
-    bench = Bench.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
-    scores = bench.score(text)
+    lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
+    scores = lm.score(text)
     if options.json:
         print_json({**scores.total, "scores": scores.rows})
         return 0

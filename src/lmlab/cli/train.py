@@ -19,8 +19,8 @@ from lmlab.models.base import is_unnormalised
 from lmlab.training.ranks import is_first
 
 EXAMPLES = """\
-  lmlab train tinyshakespeare --codec char --model lstm --minutes 3 -o runs/lstm
-  lmlab train my.txt --codec word --model ngram --order 5 -o runs/kn5
+  lmlab train tinyshakespeare --tokenizer char --model lstm --minutes 3 -o runs/lstm
+  lmlab train my.txt --tokenizer word --model ngram --order 5 -o runs/kn5
   lmlab train papers.jsonl --template "{title} ; {summary}" --max-chars 512 -o runs/papers
   lmlab train --recipe codesearchnet-cnn --set model.layers=3 -o runs/cnn
   lmlab train --resume runs/lstm
@@ -40,9 +40,9 @@ def add_arguments(parser: Parser) -> None:
 
 def named_tree(options: argparse.Namespace) -> dict[str, Any]:
     """What the options name, as groups of settings."""
-    from lmlab.workbench.configure import tree_of
+    from lmlab.facade.configure import tree_of
 
-    loose = {name: getattr(options, name) for name in ("codec", "minutes", "steps", "epochs", *NGRAM_OPTIONS)}
+    loose = {name: getattr(options, name) for name in ("tokenizer", "minutes", "steps", "epochs", *NGRAM_OPTIONS)}
     loose["model"] = getattr(options, "model", None)
     if loose["model"] is None and any(loose[name] is not None for name in NGRAM_OPTIONS):
         loose["model"] = "ngram"
@@ -53,15 +53,15 @@ def named_tree(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """Train, save, show."""
-    from lmlab.workbench import learn
+    from lmlab.facade import learn
 
     reporter = reporter_of(options)
     if options.resume:
         _check_same(options)
-        bench = learn.resume(options.resume, reporter)
+        lm = learn.resume(options.resume, reporter)
     else:
         named = named_tree(options)
-        bench = learn.train(
+        lm = learn.train(
             options.source,
             recipe=options.recipe,
             out=options.out or _free_name(options, named),
@@ -69,11 +69,11 @@ def run(options: argparse.Namespace) -> int:
             settings=named,
             reporter=reporter,
         )
-    return _show(bench, options)
+    return _show(lm, options)
 
 
 def _free_name(options: argparse.Namespace, named: dict[str, Any]) -> str:
-    from lmlab.workbench.configure import DEFAULT_MODEL
+    from lmlab.facade.configure import DEFAULT_MODEL
 
     text = "stdin" if options.source == "-" else Path(options.source or "/").resolve().name.split(".")[0]
     recipe = Path(options.recipe).stem if options.recipe else DEFAULT_MODEL
@@ -102,23 +102,23 @@ def _check_same(options: argparse.Namespace) -> None:
             )
 
 
-def _show(bench: Any, options: argparse.Namespace) -> int:
-    results, kind = bench.manifest["results"], bench.config["model"]["kind"]
-    interrupted = bench.manifest["status"] == "interrupted"
+def _show(lm: Any, options: argparse.Namespace) -> int:
+    results, kind = lm.manifest["results"], lm.config["model"]["kind"]
+    interrupted = lm.manifest["status"] == "interrupted"
     if not is_first():
         return 130 if interrupted else 0
     if options.json:
-        print_json({"run": str(bench.folder), "model": kind, "status": bench.manifest["status"], **results})
+        print_json({"run": str(lm.folder), "model": kind, "status": lm.manifest["status"], **results})
     elif not interrupted:
-        _table(bench, results, kind)
+        _table(lm, results, kind)
     if interrupted:
-        said = f"interrupted at step {results['steps']}, all saved; go on with: lmlab train --resume {bench.folder}"
+        said = f"interrupted at step {results['steps']}, all saved; go on with: lmlab train --resume {lm.folder}"
         print(f"lmlab: {said}", file=sys.stderr)
         return 130
     return 0
 
 
-def _table(bench: Any, results: dict[str, Any], kind: str) -> None:
+def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
     rows = []
     baselines = results.get("baselines", {})
     if "xz" in baselines:
@@ -126,13 +126,13 @@ def _table(bench: Any, results: dict[str, Any], kind: str) -> None:
     if "ngram" in baselines:
         ngram = baselines["ngram"]
         rows.append(figures_row(f"{ngram['order']}-gram (baseline)", ngram, seconds=ngram["seconds"], MB=None))
-    size = bench.model.nbytes / 1e6
+    size = lm.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
-    title = f"validation split of {bench.manifest['data']['name']}"
+    title = f"validation split of {lm.manifest['data']['name']}"
     if "valid" not in results:
-        lacking = "its scores do not sum to one" if is_unnormalised(bench.model) else "no text held out"
-        title, note = f"trained on {bench.manifest['data']['name']}; no figures: {lacking}", ""
+        lacking = "its scores do not sum to one" if is_unnormalised(lm.model) else "no text held out"
+        title, note = f"trained on {lm.manifest['data']['name']}; no figures: {lacking}", ""
     print_table(rows, title=title, note=note)
     if "ngram" in baselines and "valid" in results:
         gain = baselines["ngram"]["nats_per_token"] - results["valid"]["nats_per_token"]
@@ -140,5 +140,5 @@ def _table(bench: Any, results: dict[str, Any], kind: str) -> None:
             print(f"The {kind} is not yet worth its time: the n-gram is {-gain:.4f} nats/token better. Train longer.")
         else:
             print(f"The {kind} beats the n-gram by {gain:.4f} nats/token.")
-    print(f"saved in {bench.folder}", end="")
-    print("; its learning curve is curve.png there" if (bench.folder / "curve.png").exists() else "")
+    print(f"saved in {lm.folder}", end="")
+    print("; its learning curve is curve.png there" if (lm.folder / "curve.png").exists() else "")

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lmlab import store
-from lmlab.codecs.word import WordCodec
 from lmlab.errors import ArtifactError, LmlabError
 from lmlab.models.ngram.model import Ngram
-from lmlab.vocab import SPECIALS
+from lmlab.tokens.word import WordTokenizer
+from lmlab.vocabulary import SPECIALS
 
 _BINARY = b"mmap lm http://kheafield.com/code"
 
@@ -89,7 +89,7 @@ class Model:
     """An n-gram model as kenlm offers it. Threads may share it; pickling keeps its path alone.
 
     Args:
-        path: a model directory of ours, its codec `word` with `split space`; or an ARPA file, `.gz` or not.
+        path: a model directory of ours, its tokenizer `word` with `split space`; or an ARPA file, `.gz` or not.
         config: taken and ignored.
 
     Attributes:
@@ -106,7 +106,7 @@ class Model:
             trie, words = read(Path(os.fsdecode(self.path)))
         except (LmlabError, OSError) as error:
             raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
-        from lmlab.models.ngram import calls  # loads Numba
+        from lmlab.kernels.ngram import calls  # loads Numba
 
         self.order, self.words = trie.order, words
         self._begin, self._empty = calls.begin(trie), calls.EMPTY
@@ -186,12 +186,12 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
 
         return arpa.read(path)
     stored = store.load(path)
-    match stored.model, stored.codec:
-        case Ngram() as model, WordCodec() as codec if codec.settings == type(codec.settings)(
-            codec.settings.vocab_size, codec.settings.min_count, split="space"
+    match stored.model, stored.tokenizer:
+        case Ngram() as model, WordTokenizer() as tokenizer if tokenizer.settings == type(tokenizer.settings)(
+            tokenizer.settings.vocab_size, tokenizer.settings.min_count, split="space"
         ):
             return model.trie if compact else model.fast_trie, [
-                token.encode() for token in codec.tokens[len(SPECIALS) :]
+                token.encode() for token in tokenizer.tokens[len(SPECIALS) :]
             ]
-    kinds = f"model {stored.config['model']['kind']} on {stored.config['codec']}"
-    raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with codec word, split space")
+    kinds = f"model {stored.config['model']['kind']} on {stored.config['tokenizer']}"
+    raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with tokenizer word, split space")

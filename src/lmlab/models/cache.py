@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD
+from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, PAD
 
 _PIECE = 256  # positions scored together
 

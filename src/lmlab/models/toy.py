@@ -24,7 +24,7 @@ from torch import Tensor
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, LmlabError, SettingError
-from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, SPECIALS
+from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, SPECIALS
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmlab import registry, score
-from lmlab.score import Report
-from lmlab.tokens import TokenStore
+from lmlab import registry, scoring
+from lmlab.scoring import Report
+from lmlab.tokens.id_store import TokenStore
 
 ORDERS = {"char": 6, "byte": 6, "bpe": 4, "word": 4, "code": 5}
 _MOST_IDS = 20_000_000  # the n-gram sees at most so many ids: seconds, not minutes
@@ -29,13 +29,13 @@ class Baseline:
     report: Report
 
 
-def ngram_baseline(train: TokenStore, held_out: TokenStore, codec_kind: str, vocab_size: int) -> Baseline:
+def ngram_baseline(train: TokenStore, held_out: TokenStore, tokenizer_kind: str, vocab_size: int) -> Baseline:
     """Fit a Kneser-Ney model on the training split and score the held-out one."""
     began = time.perf_counter()
     model_class = registry.resolve("model", "ngram")
-    order = ORDERS.get(codec_kind, 4)
+    order = ORDERS.get(tokenizer_kind, 4)
     model = model_class.estimate(model_class.Settings(order=order), vocab_size, np.asarray(train.ids[:_MOST_IDS]))
-    report = score.evaluate(model, held_out)
+    report = scoring.evaluate(model, held_out)
     return Baseline(order, time.perf_counter() - began, report)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lmlab.batches import Batch
 from lmlab.models.neural.base import NeuralModel
+from lmlab.tokens.batches import Batch
 
 ENOUGH = 20_000
 """Tokens that are read, at most."""

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmlab.batches import Batch, Batches
 from lmlab.errors import NonFiniteError, SettingError
 from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.models.neural.dropout import drop
+from lmlab.tokens.batches import Batch, Batches
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training import machine
 from lmlab.training.checkpoint import Checkpoint

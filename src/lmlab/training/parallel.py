@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lmlab.batches import Batch, block_of
+from lmlab.kernels.engine import block_of
 from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.models.neural.dropout import drawn_from
+from lmlab.tokens.batches import Batch
 from lmlab.training.ranks import Ranks
-from lmlab.vocab import IGNORE, PAD
+from lmlab.vocabulary import IGNORE, PAD
 
 Key = tuple[int, ...]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from lmlab import engine
 from lmlab.errors import UsageError
+from lmlab.kernels import engine
 
 if TYPE_CHECKING:
     from torch import Tensor

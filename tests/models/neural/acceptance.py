@@ -6,7 +6,7 @@ Shapes: B sequences, T positions, V the vocabulary, H features.
 import torch
 
 from lmlab import registry
-from lmlab.vocab import BOS, EOS, IGNORE, PAD
+from lmlab.vocabulary import BOS, EOS, IGNORE, PAD
 
 V = 12
 SMALL = {

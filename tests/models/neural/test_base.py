@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from lmlab.batches import Columns, Lines
 from lmlab.errors import ArtifactError, UsageError
 from lmlab.models.neural import base
 from lmlab.models.neural.base import TensorState
-from lmlab.vocab import BOS, EOS, IGNORE, NEVER_PREDICTED, PAD
+from lmlab.tokens.batches import Columns, Lines
+from lmlab.vocabulary import BOS, EOS, IGNORE, NEVER_PREDICTED, PAD
 from tests.models.neural.acceptance import SMALL, V, documents, gap, in_pieces, make, text
 from tests.stores import of_documents, random_stream
 
@@ -216,7 +216,7 @@ def test_the_embedding_learns_as_torchs_does():
 
 @EVERY
 def test_the_compiled_loss_teaches_what_the_plain_one_does(kind, monkeypatch):
-    from lmlab.models.neural import loss as module
+    from lmlab.kernels.neural import loss as module
 
     found = []
     for worth in (0, 1 << 60):

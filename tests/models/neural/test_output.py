@@ -10,7 +10,7 @@ from lmlab.models.neural.output import AdaptiveSoftmax
 from lmlab.models.neural.rnn import LSTM
 from lmlab.models.neural.transformer import Transformer
 from lmlab.testing import check_laws
-from lmlab.vocab import BOS, IGNORE, PAD
+from lmlab.vocabulary import BOS, IGNORE, PAD
 
 H, V, N = 80, 3000, 400
 

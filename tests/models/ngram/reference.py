@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from lmlab.vocab import BOS, EOS, NEVER_PREDICTED
+from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED
 
 Words = tuple[int, ...]
 

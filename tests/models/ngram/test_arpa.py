@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab import engine
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.kernels import engine
 from lmlab.models.ngram import Ngram, arpa
 from lmlab.models.ngram.smoothing import SMOOTHINGS
 from lmlab.models.ngram.trie import Trie
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.vocabulary import BOS, EOS, UNK
 
 from .reference import lay
 

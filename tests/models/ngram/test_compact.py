@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab import engine
 from lmlab.errors import ArtifactError
-from lmlab.models.ngram import Ngram, compact_kernels
+from lmlab.kernels import engine
+from lmlab.kernels.ngram import compact as compact_kernels
+from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.compact import CompactTrie, _steps
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import SMOOTHINGS
-from lmlab.vocab import BOS
+from lmlab.vocabulary import BOS
 
 from .reference import lay
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab import engine
 from lmlab.errors import SettingError
+from lmlab.kernels import engine
 from lmlab.models.ngram import Ngram, counting
 from lmlab.models.ngram.counting import Counter, pieces_of
 from lmlab.models.ngram.counts import Counts, count_ngrams

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lmlab.errors import DataError, EmptyDataError
 from lmlab.models.ngram import counts
 from lmlab.models.ngram.counts import Counts, count_ngrams, high, low
-from lmlab.vocab import BOS, EOS, PAD
+from lmlab.vocabulary import BOS, EOS, PAD
 
 from .reference import lay
 

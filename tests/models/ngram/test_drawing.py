@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab import engine, jit
 from lmlab.errors import SettingError, UsageError
+from lmlab.kernels import engine, jit
 from lmlab.models.ngram import Ngram, drawing
 from lmlab.models.ngram.counts import pack
 from lmlab.models.ngram.smoothing import SMOOTHINGS
 from lmlab.models.ngram.trie import Contexts, Level, Trie
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.vocabulary import BOS, EOS, UNK
 
 from .reference import lay
 

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 
 import lmlab
-from lmlab import engine
 from lmlab.cli import main
-from lmlab.codecs import scan
 from lmlab.compat.kenlm import Model
 from lmlab.errors import LmlabError
+from lmlab.facade.estimate import ngram_of
+from lmlab.kernels import engine
 from lmlab.models.ngram import arpa
 from lmlab.models.ngram.smoothing import SMOOTHINGS
-from lmlab.workbench.estimate import ngram_of
+from lmlab.tokens import scan
 
 TEXT = b"to be or not to be\nthat is the question\n\nto be or to be\n\xc3\xa9t\xc3\xa9 to be\n"
 LONE = b"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\t-.5\n-.1\t</s>\n\n\\end\\\n"
@@ -83,8 +83,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text").write_bytes(TEXT)
     lmlab.estimate(folder / "text", order=3, out=folder / "packed", layout="compact")
-    bench = lmlab.estimate(folder / "text", order=3, out=folder / "model")
-    arpa.write(folder / "whole.arpa", ngram_of(bench).fast_trie, [token.encode() for token in bench.codec.tokens[4:]])
+    lm = lmlab.estimate(folder / "text", order=3, out=folder / "model")
+    arpa.write(folder / "whole.arpa", ngram_of(lm).fast_trie, [token.encode() for token in lm.tokenizer.tokens[4:]])
     (folder / "lone.arpa").write_bytes(LONE)
     (folder / "gaps.arpa").write_bytes(GAPS)
     (folder / "whole.arpa.gz").write_bytes(gzip.compress((folder / "whole.arpa").read_bytes(), mtime=0))
@@ -128,9 +128,9 @@ def corpus(case: Case, stored: Path) -> None:
     limits = {"min_count": case.choice((1, 2)), "vocab_size": case.choice((None, 6, 9))}
 
     def estimate() -> object:
-        bench = lmlab.estimate(path, **settings, **limits)
-        ids_N = np.array([2, 1, 4 % bench.codec.vocab_size, 3, 2, 3], dtype=np.uint32)
-        return asked(ngram_of(bench).trie, ids_N), bench.codec.tokens
+        lm = lmlab.estimate(path, **settings, **limits)
+        ids_N = np.array([2, 1, 4 % lm.tokenizer.vocab_size, 3, 2, 3], dtype=np.uint32)
+        return asked(ngram_of(lm).trie, ids_N), lm.tokenizer.tokens
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "CHUNK", case.choice((7, 64, scan.CHUNK)))
@@ -177,11 +177,11 @@ def folder(case: Case, stored: Path) -> None:
     damaged = case.damaged(sound)
     path.write_bytes(damaged)
     try:
-        bench = lmlab.load(path.parent)
+        lm = lmlab.load(path.parent)
         assert path.suffix != ".npy" or damaged == sound, "a damaged array was not refused"
-        trie = ngram_of(bench).trie
+        trie = ngram_of(lm).trie
         with_both_engines(lambda: asked(trie, np.array([2, 4, 5, 3, 2, 7, 1], dtype=np.uint32)))
-        bench.score("to be")
+        lm.score("to be")
     finally:
         path.write_bytes(sound)
 

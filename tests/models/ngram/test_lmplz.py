@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmlab import engine
-from lmlab.codecs.scan import scanner
+from lmlab.kernels import engine
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import Task, rule_of
-from lmlab.vocab import BOS, EOS, NEVER_PREDICTED, PAD, UNK
+from lmlab.tokens.scan import scanner
+from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, PAD, UNK
 
 TOLERANCE = 2e-6  # an ARPA file holds float32 in six or seven digits
 

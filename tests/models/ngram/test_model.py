@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from lmlab import engine
 from lmlab.errors import ArtifactError, SettingError
+from lmlab.kernels import engine
 from lmlab.memory import map_array, save_array
 from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, Storable, Unnormalised
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.smoothing import SMOOTHINGS
-from lmlab.vocab import BOS, EOS, PAD
+from lmlab.vocabulary import BOS, EOS, PAD
 
 from .reference import lay
 

@@ -16,7 +16,7 @@ import pytest
 from lmlab.models.ngram import smoothing
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.model import Ngram
-from lmlab.vocab import BOS, EOS, UNK
+from lmlab.vocabulary import BOS, EOS, UNK
 
 SENTENCES = ("abcd", "egadbe")
 IDS = {"<s>": 4, "a": 5, "b": 6, "c": 7, "d": 8, "z": 9, "</s>": EOS}  # e and g are no words: unknown

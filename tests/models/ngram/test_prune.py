@@ -12,7 +12,7 @@ from lmlab.models.ngram.counts import count_ngrams, high, low
 from lmlab.models.ngram.prune import by_entropy, histories
 from lmlab.models.ngram.smoothing import smooth
 from lmlab.models.ngram.trie import Trie
-from lmlab.vocab import BOS, EOS
+from lmlab.vocabulary import BOS, EOS
 
 from .reference import lay
 

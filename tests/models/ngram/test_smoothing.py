@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.smoothing import SMOOTHINGS, counts_of_counts, discounts
-from lmlab.vocab import BOS, NEVER_PREDICTED, UNK
+from lmlab.vocabulary import BOS, NEVER_PREDICTED, UNK
 
 from .reference import Plain, lay
 

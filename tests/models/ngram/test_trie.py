@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmlab.models.ngram import Ngram, trie
 from lmlab.models.ngram.smoothing import SMOOTHINGS
-from lmlab.vocab import BOS
+from lmlab.vocabulary import BOS
 
 from .reference import lay
 

@@ -27,7 +27,7 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, UsageError
 from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax, Sharp
-from lmlab.vocab import BOS, EOS, PAD
+from lmlab.vocabulary import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row

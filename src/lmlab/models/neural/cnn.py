@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmlab.config import setting
-from lmlab.models.neural import bridge, convolution
+from lmlab.kernels.neural import bridge, convolution
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
-from lmlab.vocab import PAD
+from lmlab.vocabulary import PAD
 
 
 @final

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab.models.neural.loss import cross_entropy_sum
-from lmlab.vocab import NEVER_PREDICTED, SPECIALS
+from lmlab.kernels.neural.loss import cross_entropy_sum
+from lmlab.vocabulary import NEVER_PREDICTED, SPECIALS
 
 _SHARES = (8, 2)  # the shortlist is an eighth of the vocabulary; the clusters end at a half of it, and at its end
 _NARROWEST = 64  # features of a cluster, at least: fewer save little, as a product then waits for memory

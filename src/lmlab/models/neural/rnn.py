@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from lmlab.config import setting
 from lmlab.errors import SettingError
-from lmlab.models.neural import recurrence
+from lmlab.kernels.neural import recurrent
+from lmlab.kernels.neural.bridge import few_tokens
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
-from lmlab.models.neural.bridge import few_tokens
 from lmlab.models.neural.dropout import Dropout
 
 
@@ -58,7 +58,7 @@ class Recurrent(NeuralModel):
     layer: ClassVar[Callable[..., Any]]
     cell: ClassVar[Callable[..., Any]]
     parts: ClassVar[int]  # tensors that a layer remembers: (h,) or (h, c)
-    compiled: ClassVar = True  # where `recurrence.suits`
+    compiled: ClassVar = True  # where `recurrent.suits`
 
     def __init__(self, settings: RecurrentSettings, vocab_size: int) -> None:
         tied = settings.input == "tied"
@@ -118,7 +118,7 @@ class Recurrent(NeuralModel):
         What a layer remembers is dropped in every row and at every position of the batch alike, so that fast kernels
         stay in use: as a column of the recurrent weights (weight dropout, Merity et al. 2018, section 2, by columns).
         """
-        ours = self.compiled and recurrence.suits(ids_TB, self.recurrent.hidden_size)
+        ours = self.compiled and recurrent.suits(ids_TB, self.recurrent.hidden_size)
         hidden_TBH, after = ids_TB, []
         for layer, weights in enumerate(self.recurrent.all_weights):
             drops = self.training and self.forgets.share
@@ -155,7 +155,7 @@ class Recurrent(NeuralModel):
         else:
             entered_TBE = self._enter(given) if given.ndim == 2 else given
             inputs, tokens_TB = F.linear(entered_TBE, enter_FE, enter_bias_F), None
-        return recurrence.layer(inputs, tokens_TB, state, recur_FH, bias_F, kept_H)
+        return recurrent.layer(inputs, tokens_TB, state, recur_FH, bias_F, kept_H)
 
     def _added_by_each_token(self, enter_FE: Tensor, bias_F: Tensor) -> Tensor:
         if self.embedding is None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lmlab.config import setting
 from lmlab.errors import SettingError
-from lmlab.models.neural import attention, bridge
+from lmlab.kernels.neural import attention, bridge
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 

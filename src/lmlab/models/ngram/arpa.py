@@ -38,12 +38,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from lmlab import disk, engine
+from lmlab import disk
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.kernels import engine
 from lmlab.memory import room
 from lmlab.models.ngram.counts import NONE, Counts, high, low, pack
 from lmlab.models.ngram.trie import Level, Trie
-from lmlab.vocab import BOS, EOS, PAD, SPECIALS, UNK
+from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 _SPELLED = {b"<unk>": UNK, b"<UNK>": UNK, b"<s>": BOS, b"</s>": EOS}
 _UNKNOWN = -100.0  # log10 p
@@ -427,9 +428,9 @@ def _spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
         raise UsageError(f"{len(words):,} spellings are not those of {len(trie.levels[0].key_G):,} ids", "give all")
     for word in words:
         if word in _SPELLED or not _WORD.fullmatch(word):
-            raise UsageError(f"the word {_shown(word)} cannot be written as ARPA", "use a codec without such words")
+            raise UsageError(f"the word {_shown(word)} cannot be written as ARPA", "use a tokenizer without such words")
     if len(set(words)) < len(words):
-        raise UsageError("two words are spelled the same and cannot be written as ARPA", "use another codec")
+        raise UsageError("two words are spelled the same and cannot be written as ARPA", "use another tokenizer")
     return [b"", b"<unk>", b"<s>", b"</s>", *words]
 
 
@@ -450,7 +451,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 def _loops(compiled: bool) -> type[Plain]:
     if not compiled:
         return Plain
-    from lmlab.models.ngram.arpa_kernels import Compiled
+    from lmlab.kernels.ngram.arpa import Compiled
 
     return Compiled
 

@@ -29,14 +29,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lmlab import engine
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.kernels import engine
+from lmlab.kernels.ngram import compact as kernels
+from lmlab.kernels.ngram.compact import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
 from lmlab.memory import fixed
-from lmlab.models.ngram import compact_kernels as kernels
-from lmlab.models.ngram.compact_kernels import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
 from lmlab.models.ngram.counts import NONE, UNSEEN, Counts, high, low
 from lmlab.models.ngram.smoothing import STUPID, STUPID_BACKOFF, Rule, Task, log_of, rule_of
-from lmlab.vocab import BOS, NEVER_PREDICTED
+from lmlab.vocabulary import BOS, NEVER_PREDICTED
 
 PIECE = 1 << 14  # words scored together: what they need stays in the second-level cache
 _STEPS = 4  # of a ladder, at most

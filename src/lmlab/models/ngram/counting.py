@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from lmlab import engine
 from lmlab.errors import EmptyDataError, UsageError
+from lmlab.kernels import engine
+from lmlab.kernels.ngram import count as kernels
 from lmlab.memory import Rows, forget, resident, room
-from lmlab.models.ngram import kernels
 from lmlab.models.ngram.combine import merge_level
 from lmlab.models.ngram.counts import NONE, Counts
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmlab import engine
 from lmlab.errors import DataError, EmptyDataError
+from lmlab.kernels import engine
 from lmlab.memory import fixed, forget, room
-from lmlab.vocab import BOS, PAD
+from lmlab.vocabulary import BOS, PAD
 
 NONE = 0xFFFFFFFF
 """In place of a node: the document does not reach so far back."""
@@ -87,7 +87,7 @@ def low(packed: np.ndarray) -> np.ndarray:
 def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
     """How many of a level have each suffix: uint32, one for each node one level down."""
     if engine.compiled(len(suffix_G)):
-        from lmlab.models.ngram import kernels
+        from lmlab.kernels.ngram import count as kernels
 
         count_F = room((nodes,), np.uint32)
         for start in range(0, len(suffix_G), _PIECE):
@@ -156,7 +156,9 @@ def _count_words(ids_N: np.ndarray, vocab_size: int) -> Counts:
     for start in range(0, len(ids_N), size):
         counted = np.bincount(ids_N[start : start + size], minlength=vocab_size)
         if len(counted) > vocab_size:
-            raise DataError(f"token id {len(counted) - 1} is outside 0..{vocab_size - 1}", "use the data's own codec")
+            raise DataError(
+                f"token id {len(counted) - 1} is outside 0..{vocab_size - 1}", "use the data's own tokenizer"
+            )
         count_V += counted
     if count_V[PAD]:
         raise DataError(f"{count_V[PAD]:,} padding tokens lie among the data", "leave padding out")

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmlab import engine
 from lmlab.errors import SettingError
+from lmlab.kernels import engine
 from lmlab.memory import room
 from lmlab.models.ngram.counts import high, low
-from lmlab.vocab import EOS
+from lmlab.vocabulary import EOS
 
 if TYPE_CHECKING:
     from lmlab.models.ngram.trie import Contexts, Level
@@ -109,7 +109,7 @@ class Drawing:
         Returns:
             Keys and logps of the words with other values; codes; values; how many others, and how many stay as is.
         """
-        from lmlab.jit import picks
+        from lmlab.kernels.jit import picks
 
         key_V, logp_V = self._levels[0].key_G, self._levels[0].logp_G
         value_U, value_V, many_U = np.unique(logp_V, return_inverse=True, return_counts=True)
@@ -174,7 +174,7 @@ class Drawing:
     @cached_property
     def rows(self) -> Callable[[Contexts], np.ndarray]:
         """What `Trie.rows` returns, compiled; with all at hand, as to look for it takes a twentieth of a row's time."""
-        from lmlab.models.ngram import drawing_kernels
+        from lmlab.kernels.ngram import draw as drawing_kernels
 
         fill, table, absent, words = drawing_kernels.rows, self._row_table, self._absent, len(self._levels[0].key_G)
 
@@ -275,7 +275,7 @@ class Drawing:
         return [np.array(self._sample_one(*one, max_tokens), dtype=np.uint32) for one in asked]
 
     def _sample_compiled(self, contexts: Contexts, stream_B: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-        from lmlab.models.ngram import drawing_kernels
+        from lmlab.kernels.ngram import draw as drawing_kernels
 
         texts: list[np.ndarray] = []
         piece = max(1, _TOKENS // max(1, max_tokens))

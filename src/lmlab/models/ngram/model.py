@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lmlab import config, engine
+from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
+from lmlab.kernels import engine
 from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Level, Trie
-from lmlab.vocab import BOS, EOS, PAD
+from lmlab.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,7 +31,7 @@ import numpy as np
 from lmlab.errors import SettingError, UsageError
 from lmlab.models.ngram.counts import Counts, high, low
 from lmlab.models.ngram.trie import Level, Trie
-from lmlab.vocab import BOS, EOS
+from lmlab.vocabulary import BOS, EOS
 
 _PIECE = 1 << 16
 _LEAST = 1e-12  # a left(h) that rounding took to 0 or below

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmlab import engine
 from lmlab.errors import UsageError
+from lmlab.kernels import engine
+from lmlab.kernels.ngram import score as scoring_kernels
 from lmlab.memory import fixed, room
-from lmlab.models.ngram import scoring_kernels
 from lmlab.models.ngram.trie import context_lengths
-from lmlab.vocab import BOS
+from lmlab.vocabulary import BOS
 
 if TYPE_CHECKING:
     from lmlab.models.ngram.trie import Level

@@ -27,10 +27,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmlab import engine
+from lmlab.kernels import engine
 from lmlab.memory import forget, room
 from lmlab.models.ngram.counts import Counts, high, tally
-from lmlab.vocab import BOS, NEVER_PREDICTED
+from lmlab.vocabulary import BOS, NEVER_PREDICTED
 
 STUPID_BACKOFF = "stupid-backoff"
 IMPORTED = "imported"
@@ -208,7 +208,7 @@ def _compiled_share(
     rule: Rule,
     shorter_F: np.ndarray,
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    from lmlab.models.ngram import kernels
+    from lmlab.kernels.ngram import count as kernels
 
     first, last = (int(context) for context in high(key_g)[[0, -1]])
     p_g, weight_c = np.empty(len(key_g)), np.ones(last - first + 1)

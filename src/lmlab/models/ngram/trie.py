@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmlab import engine
+from lmlab.kernels import engine
 from lmlab.memory import forget
 from lmlab.models.ngram.counts import Counts, high, low, pack
 from lmlab.models.ngram.smoothing import Smoothed
-from lmlab.vocab import BOS
+from lmlab.vocabulary import BOS
 
 if TYPE_CHECKING:
     from lmlab.models.ngram.drawing import Drawing

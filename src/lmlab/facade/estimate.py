@@ -1,0 +1,248 @@
+"""The straight way from text to an n-gram model: a line is a sentence, a run of non-space a word, every word is kept.
+
+What `lmplz` of KenLM does, and a model directory comes out that every verb knows. `learn.train` also splits, evaluates
+and knows other tokenizers; this reads the text once, as bytes, and holds neither it nor its ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmlab import store
+from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
+from lmlab.facade.configure import complete, settings_of
+from lmlab.facade.text_model import TextModel
+from lmlab.kernels import engine
+from lmlab.memory import parse_size
+from lmlab.models.ngram import Ngram
+from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.models.ngram.smoothing import IMPORTED
+from lmlab.models.ngram.trie import Trie
+from lmlab.progress import Advance, Reporter, default_reporter
+from lmlab.tokens.scan import WordScanner, chunks, opened, scanner
+from lmlab.tokens.word import WordTokenizer
+from lmlab.training.machine import keep_freed_memory
+from lmlab.vocabulary import SPECIALS
+
+_NORMALISATION = "Every run of white space (also newlines) becomes one space."
+
+
+def estimate(
+    *sources: str | Path,
+    out: str | Path | None = None,
+    vocab_size: int | None = None,
+    min_count: int = 1,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> TextModel:
+    """Estimate an n-gram model of the whitespace words of some text files.
+
+    Args:
+        *sources: UTF-8 text files, or "-" for standard input.
+        out: the model directory to write; None keeps the model in memory.
+        vocab_size: keep only the commonest words, so that there are so many ids with the four specials; None keeps all.
+        min_count: a word seen less often is unknown.
+        reporter: is told what goes on; None draws a bar in a terminal.
+        **settings: of the model, see `Ngram.Settings`: `order`, `smoothing`, `prune`...
+
+    Raises:
+        LmlabError: see `lmlab.errors`.
+    """
+    reporter = reporter or default_reporter()
+    if not sources:
+        raise UsageError("no text is named", "name a file, or - for standard input")
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
+    names = [str(source) for source in sources]
+    whole = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, names[0])
+    model_settings = settings_of(whole, "model")
+    texts = Texts(names, reporter, ended=model_settings.compat == "none")
+    began = time.perf_counter()
+    known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
+    words = scanner(texts.size, known or (), learn=known is None)
+    levels = _count(texts, model_settings, words, reporter)
+    with reporter.stage("smoothing"):
+        model: Any = Ngram.from_counts(model_settings, levels)
+    spelled = words.words()
+    del words, known  # each may take as much as the tokenizer
+    tokenizer = WordTokenizer(settings_of(whole, "tokenizer"), [*SPECIALS, *spelled])
+    for note in model.notes:
+        reporter.say(note)
+    lm = _text_model(model, tokenizer, whole, texts.describe(), time.perf_counter() - began)
+    if out is not None:
+        lm.model = model.reopened(lm.save(out))
+    return lm
+
+
+def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None) -> TextModel:
+    """A model from an ARPA file of KenLM, SRILM or IRSTLM, also gzipped.
+
+    Args:
+        path: the file.
+        out: the model directory to write; None keeps the model in memory.
+        reporter: is told what goes on; None draws a bar in a terminal.
+
+    Raises:
+        ArtifactError: it is no sound ARPA file.
+    """
+    from lmlab.models.ngram import arpa
+
+    reporter, path, began = reporter or default_reporter(), Path(path), time.perf_counter()
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
+    with reporter.stage(f"reading {path.name}"):
+        trie, words = arpa.read(path)
+    whole = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
+    tokenizer = WordTokenizer(settings_of(whole, "tokenizer"), [*SPECIALS, *(word.decode() for word in words)])
+    data: dict[str, Any] = {
+        "name": path.name,
+        "sha256": None,
+        "split_rule": "none",
+        "splits": {},
+        "normalisation": _NORMALISATION,
+    }
+    lm = _text_model(Ngram(settings_of(whole, "model"), trie), tokenizer, whole, data, time.perf_counter() - began)
+    if out is not None:
+        lm.save(out)
+    return lm
+
+
+def ngram_of(lm: TextModel) -> Ngram:
+    """The model of a text model.
+
+    Raises:
+        UsageError: it is no n-gram.
+    """
+    if not isinstance(lm.model, Ngram):
+        raise UsageError(f"{lm.folder or 'the model'} is no n-gram model", "name one")
+    return lm.model
+
+
+def words_of(lm: TextModel) -> list[bytes]:
+    """The spelling of every word of an n-gram model, from id 4 on.
+
+    Raises:
+        UsageError: its tokens are not runs of non-space.
+    """
+    where = lm.folder or "the model"
+    if lm.config["tokenizer"].get("split") != "space":
+        raise UsageError(f"the tokens of {where} are not words between spaces", "build it with `lmlab ngram estimate`")
+    return [token.encode() for token in lm.tokenizer.tokens[len(SPECIALS) :]]
+
+
+def with_trie(lm: TextModel, trie: Trie, note: str) -> TextModel:
+    """The same model with other n-grams, and a note of how they came about."""
+    model = ngram_of(lm)
+    changed: Any = Ngram(model.settings, trie, [*model.notes, note])
+    results = {**lm.manifest["results"], "notes": list(changed.notes), "ngrams": list(changed.ngrams)}
+    return TextModel(changed, lm.tokenizer, lm.config, {**lm.manifest, "results": results})
+
+
+def _configuration(model: Mapping[str, Any], tokenizer: Mapping[str, Any], source: str) -> dict[str, Any]:
+    tree = {
+        "model": {"kind": "ngram", **model},
+        "tokenizer": {"kind": "word", "vocab_size": None, "split": "space", **tokenizer},
+        "data": {"unit": "line", "split": "none"},
+    }
+    return complete(tree, source=source, seed=0)
+
+
+def _text_model(
+    model: Any, tokenizer: WordTokenizer, whole: dict[str, Any], data: Mapping[str, Any], seconds: float
+) -> TextModel:
+    whole = whole | {"vocab_size": tokenizer.vocab_size}
+    manifest = store.new_manifest(whole, data) | {"status": "done"}
+    manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), "ngrams": list(model.ngrams)}
+    return TextModel(model, tokenizer, whole, manifest)
+
+
+class Texts:
+    """The files to count, read as often as needed, with a bar."""
+
+    def __init__(self, names: Sequence[str], reporter: Reporter, *, ended: bool) -> None:
+        self._names, self._reporter, self._ended = names, reporter, ended
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    @property
+    def size(self) -> int | None:
+        """How many bytes they are; None where nobody knows beforehand."""
+        if "-" in self._names:
+            return None
+        return sum(path.stat().st_size for path in map(Path, self._names) if path.is_file())
+
+    def share(self) -> float:
+        """How much of them has been read this time."""
+        return self._bytes / (self.size or 1)
+
+    def ids(self, words: WordScanner, title: str) -> Iterator[np.ndarray]:
+        """Their ids, in pieces."""
+        self._digest, self._bytes = hashlib.sha256(), 0
+        with self._reporter.stage(title, self.size) as advance:
+            for name in self._names:
+                with opened(name) as file:
+                    for text in chunks(file):
+                        self._check(text, name, advance)
+                        yield words.feed(text)
+                last = words.close()
+                if self._ended:  # lmplz gives a last line without newline no end
+                    yield last
+
+    def _check(self, text: bytes, name: str, advance: Advance) -> None:
+        try:
+            str(text, "utf-8")
+        except UnicodeDecodeError as error:
+            place = f"{name}: byte {self._bytes + error.start:,} ({error.object[error.start]:#04x})"
+            raise DataError(f"{place} is not UTF-8", "convert it, with iconv for example") from error
+        self._digest.update(text)
+        self._bytes += len(text)
+        advance(self._bytes)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the manifest says of the data."""
+        return {
+            "name": ", ".join(Path(name).name for name in self._names),
+            "sha256": self._digest.hexdigest(),
+            "split_rule": "none",
+            "splits": {"train": {"bytes": self._bytes}},
+            "normalisation": _NORMALISATION,
+        }
+
+
+def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) -> list[Counts]:
+    pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
+    memory = parse_size(settings.memory) if settings.memory else None
+    if memory is None and texts.size is not None and not engine.compiled(texts.size):
+        keep_freed_memory()
+        ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
+        return count_ngrams(ids_N, settings.order, len(words))
+    from lmlab.models.ngram.counting import Counter
+
+    counter = Counter(settings.order, memory=memory, share=texts.share if texts.size else None)
+    counter.count(pieces)
+    words.seal()
+    with reporter.stage("bringing n-grams into order"):
+        return counter.levels(len(words), reporter.say)
+
+
+def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[str]:
+    """The words that are frequent enough, the commonest first, equals in order of appearance."""
+    words = scanner(texts.size)
+    count_V = np.zeros(0, dtype=np.int64)
+    for ids_M in texts.ids(words, "building the vocabulary"):
+        more_V = np.bincount(ids_M, minlength=len(count_V))
+        more_V[: len(count_V)] += count_V
+        count_V = more_V
+    count_W = count_V[len(SPECIALS) :]
+    order_W = np.argsort(-count_W, kind="stable")
+    order_W = order_W[count_W[order_W] >= min_count]
+    if not len(order_W):
+        raise EmptyDataError(f"no word occurs min_count={min_count} times", "give more text or lower min_count")
+    spelled = words.words()
+    return [spelled[i] for i in order_W[: None if vocab_size is None else vocab_size - len(SPECIALS)]]

@@ -1,0 +1,214 @@
+"""From a source to what models learn from: corpus, tokenizer (made from the training split), encoded splits, batches.
+
+The encoded splits are kept in the cache under a key of the text's hash, the split rule and the tokenizer's settings, so
+a text is encoded once however many models are trained on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmlab import corpora, disk, tokens
+from lmlab.corpora.document import Document
+from lmlab.corpora.settings import SPLITS
+from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, UnknownNameError, UsageError
+from lmlab.progress import Reporter
+from lmlab.tokens.base import Tokenizer
+from lmlab.tokens.id_store import TokenStore
+
+if TYPE_CHECKING:
+    from lmlab.corpora import Corpus, DataSettings
+    from lmlab.tokens.batches import Batches, Epoch
+
+IN_HAND = "(text in hand)"
+"""The source of a run whose text came as a string."""
+_KEY_VERSION = 1  # changes when the encoding does
+_LONG = 2  # documents this many times longer than a row are read in columns
+_VALIDATION_ROWS = 16
+_MOST_SCORED = 2_000_000  # characters of the validation split that the figures of training are taken on
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus, its tokenizer, and its encoded splits (`train`; `valid` and `test` where they are not empty)."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    stores: Mapping[str, TokenStore]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the data."""
+        sizes = {name: vars(size) | {"tokens": self.stores[name].tokens} for name, size in self._sizes().items()}
+        return {
+            "name": self.corpus.name,
+            "sha256": self.corpus.sha256,
+            "split_rule": self.corpus.rule,
+            "splits": sizes,
+            "normalisation": self.tokenizer.normalisation or "none: decoding gives the text back exactly",
+        }
+
+    def validation(self) -> TokenStore:
+        """The validation split, or its first two million characters: what every model of a run is measured on."""
+        if self.stores["valid"].text_chars <= _MOST_SCORED:
+            return self.stores["valid"]
+        return TokenStore.from_documents(self.tokenizer, _head(self.corpus.documents("valid"), _MOST_SCORED))
+
+    @property
+    def validation_tokens(self) -> int:
+        """About how many tokens `validation` has, without encoding anything; 0 where there is no such split."""
+        if "valid" not in self.stores:
+            return 0
+        valid = self.stores["valid"]
+        return int(valid.tokens * min(1.0, _MOST_SCORED / max(1, valid.text_chars)))
+
+    def _sizes(self) -> dict[str, Any]:
+        return {name: self.corpus.sizes[name] for name in SPLITS if name in self.stores}
+
+
+def open_source(source: str, settings: DataSettings, reporter: Reporter) -> Corpus:
+    """Open a corpus, showing progress."""
+    with reporter.stage(f"reading {source}") as advance:
+        return corpora.open_corpus(source, settings, progress=lambda done, total: advance(done))
+
+
+def prepare(corpus: Corpus, tokenizer_config: Mapping[str, Any], reporter: Reporter) -> Prepared:
+    """Build the tokenizer from the training split, encode every split, or find both in the cache."""
+    if not corpus.sizes["train"].documents:
+        raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
+    folder = corpora.cache_dir() / "tokens" / _key(corpus, tokenizer_config)
+    kind = tokenizer_config["kind"]
+    settings = {name: value for name, value in tokenizer_config.items() if name != "kind"}
+    tokenizer = _find_tokenizer(folder, kind, settings)
+    if tokenizer is None:
+        with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:
+            tokenizer = tokens.build_tokenizer(kind, settings, _counted(corpus.documents("train"), advance))
+        with disk.atomic_folder(folder / "tokenizer") as beside:
+            tokenizer.save(beside)
+    stores = {}
+    for split in SPLITS:
+        if corpus.sizes[split].documents:
+            stores[split] = _encoded(folder / split, corpus, tokenizer, split, reporter)
+    _tell_coverage(tokenizer, stores, reporter)
+    return Prepared(corpus, tokenizer, stores)
+
+
+def _tell_coverage(tokenizer: Tokenizer, stores: Mapping[str, TokenStore], reporter: Reporter) -> None:
+    shares = (f"{100 * s.unknown_tokens / max(1, s.tokens):.2g} % of {split}" for split, s in stores.items())
+    reporter.say(
+        f"{tokenizer.kind} tokenizer: vocabulary {tokenizer.vocab_size:,}; unknown tokens: {', '.join(shares)}"
+    )
+
+
+def _key(corpus: Corpus, tokenizer_config: Mapping[str, Any]) -> str:
+    parts = [_KEY_VERSION, corpus.sha256, corpus.rule, dict(tokenizer_config)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _find_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer | None:
+    if not (folder / "tokenizer").is_dir():
+        return None
+    try:
+        return tokens.load_tokenizer(folder / "tokenizer", kind, settings)
+    except ArtifactError:
+        shutil.rmtree(folder)  # damaged: made anew
+        return None
+
+
+def _encoded(folder: Path, corpus: Corpus, tokenizer: Tokenizer, split: str, reporter: Reporter) -> TokenStore:
+    if folder.is_dir():
+        try:
+            return TokenStore.open(folder)
+        except ArtifactError:
+            reporter.say(f"the cached tokens in {folder} are damaged; encoding again")
+            shutil.rmtree(folder)
+    with reporter.stage(f"encoding {split}", corpus.sizes[split].bytes) as advance:
+        try:
+            return TokenStore.build(folder, tokenizer, corpus.documents(split), advance)
+        except LmlabError:
+            if not folder.is_dir():
+                raise
+            return TokenStore.open(folder)  # another run that began at the same time was faster
+
+
+def _counted(documents: Iterable[Document], advance: Any) -> Iterable[Document]:
+    done = 0
+    for document in documents:
+        yield document
+        done += len(document.text)
+        advance(done)
+
+
+def _head(documents: Iterable[Document], chars: float) -> Iterable[Document]:
+    """Documents until they hold so many characters."""
+    for document in documents:
+        if chars <= 0:
+            return
+        chars -= len(document.text)
+        yield document
+
+
+def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
+    """The training split cut as the settings say."""
+    from lmlab.tokens.batches import Columns, Lines, Windows
+
+    kind = settings.batching
+    if kind == "auto":
+        kind = "columns" if tokens.tokens / len(tokens) > _LONG * settings.length else "lines"
+    if kind == "columns":
+        return Columns(tokens, settings.batch_size, settings.length, seed, restart=settings.restart)
+    if kind == "windows":
+        return Windows(tokens, settings.batch_size, settings.length, seed)
+    return Lines(
+        tokens, settings.batch_size, settings.length, seed, budget=settings.batch_tokens, bucket=settings.bucket
+    )
+
+
+def validation_batches(tokens: TokenStore | None, batches: Batches, settings: Any) -> Epoch | None:
+    """The validation split in order: columns for a run in columns, else lines as they come."""
+    from lmlab.tokens.batches import Columns, Lines
+
+    if tokens is None:
+        return None
+    if batches.carries:
+        return Columns(tokens, _VALIDATION_ROWS, 4 * settings.length, roll=False).epoch(0)
+    return Lines(tokens, _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
+
+
+def encode_held_out(
+    corpus: Corpus, tokenizer: Tokenizer, split: str, reporter: Reporter, chars: float = math.inf
+) -> TokenStore:
+    """Encode one split of another text, or about so many characters of it, for evaluation; kept in memory.
+
+    Raises:
+        UnknownNameError: there is no such split.
+    """
+    if split not in corpus.sizes:
+        raise UnknownNameError("split", split, corpus.sizes)
+    with reporter.stage(f"encoding {corpus.name}", corpus.sizes[split].bytes):
+        return TokenStore.from_documents(tokenizer, _head(corpus.documents(split), chars))
+
+
+def open_again(source: str, settings: DataSettings, manifest: Mapping[str, Any], reporter: Reporter) -> Corpus:
+    """Open the text behind a run.
+
+    Raises:
+        UsageError: it came as a string, which nothing keeps.
+        DataError: it is not what the run was trained on.
+    """
+    if source == IN_HAND:
+        raise UsageError("this run's text came as a string, which is not kept", "train from a file, or name a text")
+    corpus = open_source(source, settings, reporter)
+    before = manifest["data"]["sha256"]
+    if corpus.sha256 != before:
+        raise DataError(
+            f"{corpus.name} is not the text of this run (sha256 {corpus.sha256[:12]}, trained on {before[:12]})",
+            "put the old text back, or name a text with --on",
+        )
+    return corpus

@@ -1,0 +1,411 @@
+"""A trained model and its tokenizer, side by side on the text model: score, evaluate, generate, stream, save."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from lmlab import corpora, store
+from lmlab.config import merge
+from lmlab.errors import EmptyDataError, UsageError
+from lmlab.facade.configure import settings_of
+from lmlab.models.base import Registered
+from lmlab.progress import Reporter, Silent
+from lmlab.tokens.base import Tokenizer
+from lmlab.tokens.stream import TextStream
+from lmlab.vocabulary import EOS, UNK, spelling_nats
+
+if TYPE_CHECKING:
+    from lmlab.corpora import Corpus
+    from lmlab.decoding import Branch, Step
+    from lmlab.decoding.strategies import Strategy
+    from lmlab.tokens.id_store import TokenStore
+
+
+class Scores(NamedTuple):
+    """A text scored token by token.
+
+    Attributes:
+        total: the same figures as `TextModel.evaluate` gives.
+        rows: a dict a token: text, bits (surprisal), rank (1 is the likeliest), cumulative_bits, unknown.
+    """
+
+    total: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def table(self) -> Any:
+        """The rows as a pandas DataFrame where pandas is installed, else as they are."""
+        if importlib.util.find_spec("pandas") is None:
+            return self.rows
+        import pandas
+
+        return pandas.DataFrame(self.rows)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text.
+
+    Attributes:
+        text: what follows the prompt.
+        tokens: how many, `<eos>` not counted.
+        logp: the model's log-probability of them all, in nats, `<eos>` included where it was drawn.
+        end: why it ended: eos, stop or length.
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    logp: float
+    end: str
+
+
+class TextStep:
+    """One step of a generation, in text.
+
+    Attributes:
+        step: the step below, in ids.
+        new: text that the first sample gained and that is now certain; empty for beams, which may change their mind.
+    """
+
+    def __init__(self, step: Step, tokenizer: Tokenizer, prompt_ids: Sequence[int], new: str) -> None:
+        self.step = step
+        self.new = new
+        self._tokenizer, self._prompt_ids = tokenizer, prompt_ids
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The results as they stand: the best first for beams, in row order for samples."""
+        return tuple(_continuation(self._tokenizer, self._prompt_ids, branch.ids()) for branch in self.step.best)
+
+
+class TextModel:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: a member of the narrow waist (`lmlab.models.base`).
+        tokenizer: text to ids and back.
+        config: the whole configuration that made it.
+        manifest: what made it, on which data, with which result.
+        folder: where it lies, None if nowhere yet.
+        composition: what `composed` did, as the protocol tells it; empty where the model is the run's own.
+
+    A text model fresh from training also holds the encoded splits (`held_out`), so that its own text is not read again.
+    """
+
+    def __init__(
+        self,
+        model: Registered,
+        tokenizer: Tokenizer,
+        config: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        folder: Path | None = None,
+        held_out: Mapping[str, TokenStore] | None = None,
+        composition: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.config, self.manifest, self.folder = dict(config), dict(manifest), folder
+        self._held_out, self.composition = dict(held_out or {}), dict(composition or {})
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return f"<TextModel {self.config['model']['kind']} on {self.config['source']}{where}>"
+
+    def composed(
+        self, adapt: str | None = None, mix: Sequence[str] = (), reporter: Reporter | None = None
+    ) -> TextModel:
+        """This text model with its model adapted to what it reads, or mixed with others' models, or both.
+
+        What is not named is fitted on the run's validation split and kept in the cache.
+
+        Args:
+            adapt: "dynamic", "cache" or "dynamic+cache", with settings if wanted: "dynamic:lr=0.001,decay=0.01".
+            mix: other runs of the same vocabulary, each with its weight if wanted: "runs/kn6:0.3".
+            reporter: is told of progress.
+
+        Raises:
+            UsageError: a specification that cannot be, or a model or vocabulary that does not fit it.
+            ArtifactError: a run that cannot be read.
+        """
+        if adapt is None and not mix:
+            return self
+        from lmlab.facade.compose import compose
+
+        model, said = compose(self, adapt, mix, reporter or Silent())
+        composed = cast(Registered, model)  # but for saving, which is refused
+        return TextModel(composed, self.tokenizer, self.config, self.manifest, self.folder, self._held_out, said)
+
+    # -- scoring --------------------------------------------------------------------------------------------------
+
+    def score(self, text: str) -> Scores:
+        """Surprisal of every token of a text, read as one document: `<bos>` before it, `<eos>` predicted after it.
+
+        Raises:
+            EmptyDataError: the text is empty.
+        """
+        from lmlab import scoring
+        from lmlab.tokens.id_store import TokenStore
+
+        corpus = corpora.open_text(text, corpora.DataSettings(unit="document", split="none"))
+        tokens = TokenStore.from_documents(self.tokenizer, corpus.documents("all"))
+        ids = tokens.document(0)[1:]
+        pieces = [piece for document in corpus.documents("all") for piece in self.tokenizer.spans(document.text)] + [""]
+        rows, cumulative = [], 0.0
+        for scored, piece in zip(scoring.token_scores(self.model, ids), pieces, strict=True):
+            nats = -scored.logp
+            if scored.id == UNK:
+                nats += spelling_nats(1, len(piece.encode()))
+            cumulative += nats / math.log(2)
+            rows.append(
+                {
+                    "text": "<eos>" if scored.id == EOS else piece,
+                    "bits": nats / math.log(2),
+                    "rank": scored.rank,
+                    "cumulative_bits": cumulative,
+                    "unknown": scored.id == UNK,
+                }
+            )
+        return Scores(self._figures(tokens, corpus.sha256, "text"), rows)
+
+    def evaluate(
+        self,
+        on: str | None = None,
+        *,
+        split: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        reporter: Reporter | None = None,
+    ) -> dict[str, Any]:
+        """Figures on a text that the model was not trained on.
+
+        Args:
+            on: a file, folder, named corpus or "-"; None is the run's own corpus.
+            split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
+            data: how `on` is read, where it is not read as the run's own text was.
+            reporter: is told of progress.
+
+        Returns:
+            A dict ready for JSON; see `scoring.Report` for the figures, and `protocol` for how they were taken.
+
+        Raises:
+            EmptyDataError: there is nothing to score.
+            DataError: the run's own text has changed.
+        """
+        from lmlab.facade.prepare import encode_held_out
+
+        reporter = reporter or Silent()
+        if on is not None:
+            corpus = self._open_other(on, split, data or {}, reporter)
+            split = split or "all"
+        else:
+            split = split or self._held_out_split()
+            if split in self._held_out:
+                own = self.manifest["data"]
+                return self._scored(self._held_out[split], own["sha256"], own["name"], split, reporter)
+            corpus = self._open_own(reporter)
+        tokens = encode_held_out(corpus, self.tokenizer, split, reporter)
+        return self._scored(tokens, corpus.sha256, corpus.name, split, reporter)
+
+    def held_out(self, split: str, reporter: Reporter | None = None, chars: float = math.inf) -> TokenStore | None:
+        """An encoded split of the run's own text, or about so many characters of it; None where nothing keeps it.
+
+        Raises:
+            DataError: the text has changed.
+        """
+        from lmlab.facade.prepare import IN_HAND, encode_held_out
+
+        if split in self._held_out:
+            return self._held_out[split]
+        if split not in self.manifest["data"].get("splits", ()) or self.config["source"] in ("-", IN_HAND):
+            return None
+        reporter = reporter or Silent()
+        return encode_held_out(self._open_own(reporter), self.tokenizer, split, reporter, chars)
+
+    def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
+        """Another text, whole, whatever part of its own text the run was trained on."""
+        from lmlab.facade.prepare import open_source
+
+        whole = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
+        return open_source(on, settings_of(merge(self.config, {"data": whole}, {"data": data}), "data"), reporter)
+
+    def _open_own(self, reporter: Reporter) -> Corpus:
+        from lmlab.facade.prepare import open_again
+
+        source = self.config["source"]
+        if source == "-":
+            raise UsageError("this run's text came from standard input, which is gone", "name a text with --on")
+        return open_again(source, settings_of(self.config, "data"), self.manifest, reporter)
+
+    def _held_out_split(self) -> str:
+        held_out = [split for split in ("test", "valid") if split in self.manifest["data"]["splits"]]
+        if not held_out:
+            raise EmptyDataError("this run held no text out", "name a text with --on, or leave a share with --split")
+        return held_out[0]
+
+    def _scored(self, tokens: TokenStore, sha256: str, name: str, split: str, reporter: Reporter) -> dict[str, Any]:
+        with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
+            return self._figures(tokens, sha256, name, split, advance)
+
+    def _figures(
+        self,
+        tokens: TokenStore,
+        sha256: str,
+        name: str,
+        split: str = "all",
+        advance: Callable[[int], None] | None = None,
+    ) -> dict[str, Any]:
+        from lmlab import scoring
+
+        report = scoring.evaluate(self.model, tokens, advance)
+        protocol = {
+            **scoring.PROTOCOL,
+            "normalisation": self.tokenizer.normalisation or "none",
+            "data": name,
+            "split": split,
+            "data_sha256": sha256,
+            "tokens": f"{self.config['tokenizer']['kind']} tokens, vocabulary {self.tokenizer.vocab_size}",
+            **self.composition,
+        }
+        run = str(self.folder) if self.folder else None
+        return {"run": run, "model": self.config["model"]["kind"], **asdict(report), "protocol": protocol}
+
+    # -- generating -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str = "",
+        strategy: Strategy | None = None,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+        allow_unknown: bool = False,
+    ) -> list[Generation]:
+        """Continue a prompt.
+
+        Args:
+            prompt: text to go on from; may be empty.
+            strategy: `Greedy()`, `Sample(...)` (the default) or `Beam(...)`.
+            n: how many continuations.
+            max_tokens: at most so many tokens each.
+            stop: end a continuation where one of these strings appears; it is left out.
+            allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prompt.
+
+        Raises:
+            UsageError: the prompt has characters or words that the model does not know.
+        """
+        from lmlab.decoding import Sample, finish
+
+        strategy = strategy or Sample()
+        ids = self._prompt(prompt, allow_unknown)
+        branches = finish(self._steps(ids, strategy, n, max_tokens, stop))
+        return [self._generation(prompt, ids, branch, stop) for branch in branches]
+
+    def stream(
+        self,
+        prompt: str = "",
+        strategy: Strategy | None = None,
+        *,
+        n: int = 1,
+        max_tokens: int = 200,
+        stop: Sequence[str] = (),
+        allow_unknown: bool = False,
+    ) -> Iterator[TextStep]:
+        """The same, step by step: `generate` is this iterator drained."""
+        from lmlab.decoding import Beam, Sample
+
+        strategy = strategy or Sample()
+        ids = self._prompt(prompt, allow_unknown)
+        certain = TextStream(self.tokenizer)
+        for id in ids:
+            certain.push(id)
+        said, shown, followed = "", 0, None  # of the first row
+        for step in self._steps(ids, strategy, n, max_tokens, stop):
+            if not isinstance(strategy, Beam):
+                if step.best[0] is not followed:
+                    followed = step.best[0]
+                    said += certain.push(followed.token)
+                if followed.end:
+                    said += certain.flush()
+                before, shown = shown, max(shown, _certain_until(said, stop, ended=followed.end is not None))
+                yield TextStep(step, self.tokenizer, ids, said[before:shown])
+            else:
+                yield TextStep(step, self.tokenizer, ids, "")
+
+    def _steps(
+        self, ids: Sequence[int], strategy: Strategy, n: int, max_tokens: int, stop: Sequence[str]
+    ) -> Iterator[Step]:
+        from lmlab.decoding import StopText, decode
+
+        stopper = StopText(self.tokenizer.decode, tuple(stop)) if stop else None
+        return decode(self.model, ids, strategy, n=n, max_tokens=max_tokens, stop=stopper)
+
+    def _prompt(self, prompt: str, allow_unknown: bool) -> list[int]:
+        encoded = self.tokenizer.encode(prompt)
+        if encoded.unknown_bytes and not allow_unknown:
+            pieces = zip(self.tokenizer.spans(prompt), encoded.ids, strict=True)
+            unknown = sorted({piece for piece, id in pieces if id == UNK})
+            shown = ", ".join(map(repr, unknown[:5]))
+            raise UsageError(
+                f"the prompt has {shown}, which the vocabulary of {self.tokenizer.vocab_size} lacks",
+                "write it otherwise, or allow unknown tokens (--allow-unknown)",
+            )
+        return [int(id) for id in encoded.ids]
+
+    def _generation(self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str]) -> Generation:
+        generated = branch.ids()
+        text = _continuation(self.tokenizer, ids, generated)
+        text = text[: _certain_until(text, stop, ended=True)]
+        return Generation(prompt, text, len(generated), branch.total, branch.end or "length")
+
+    # -- keeping --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a model directory; never over an existing one.
+
+        Raises:
+            RunExistsError: `path` is already there.
+            UsageError: the model is composed.
+        """
+        if self.composition:
+            raise UsageError("a composed model is not kept", "save the run itself, and compose it again")
+        store.save(Path(path), self.model, self.tokenizer, self.config, self.manifest, self.folder)
+        self.folder = Path(path)
+        return self.folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextModel:
+        """Read a model directory.
+
+        Raises:
+            ArtifactError: it is none, or damaged.
+        """
+        stored = store.load(Path(path))
+        return cls(stored.model, stored.tokenizer, stored.config, stored.manifest, Path(path))
+
+
+def _certain_until(text: str, stop: Sequence[str], *, ended: bool) -> int:
+    """How much of a text will stand: up to the first stop string, or what may yet become one.
+
+    >>> _certain_until("to be. Or", [". And"], ended=False), _certain_until("to be. A", [". And"], ended=False)
+    (9, 5)
+    """
+    cuts = [text.find(mark) for mark in stop if mark in text]
+    if cuts:
+        return min(cuts)
+    if ended:
+        return len(text)
+    held = (size for mark in stop for size in range(1, len(mark)) if text.endswith(mark[:size]))
+    return len(text) - max(held, default=0)
+
+
+def _continuation(tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of `ids` as it stands after the prompt: a word tokenizer puts the space between them."""
+    before = tokenizer.decode(prompt_ids)
+    whole = tokenizer.decode([*prompt_ids, *ids])
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids)

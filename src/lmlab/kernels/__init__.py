@@ -1,0 +1,1 @@
+"""Everything compiled, and the choice between compiled and plain."""

@@ -1,0 +1,1 @@
+"""Compiled loops of n-gram counting, scoring and sampling."""

@@ -1,0 +1,250 @@
+"""Counts of the text that is being read, on top of any model: what a text has said, it says again.
+
+A hierarchy of contexts, each falling back on the one a token shorter, the shortest on the model itself (a Pitman-Yor
+hierarchy as in Teh 2006, section 4, with one table a word; Kuhn and De Mori 1990 gave the idea of a cache):
+
+    q_k(w) = (max(c_k(w) - discount, 0) + (strength + discount * types_k) * q_{k-1}(w)) / (total_k + strength)
+    p(w)   = weight * q_longest(w) + (1 - weight) * model(w)            q_{shortest - 1} = model
+
+where c_k(w) is how often w followed the last k tokens in the text so far. Nothing is learned by gradient, so it costs
+next to nothing, and it works around counted models and mixtures as well as neural ones. A token is counted after it was
+predicted.
+
+    model = Recount(Mixture(...), Recount.Settings())
+
+Shapes: B texts, V words, N tokens, K lengths of contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmlab import config
+from lmlab.config import setting
+from lmlab.errors import SettingError
+from lmlab.models.base import LanguageModel, State, is_unnormalised
+from lmlab.models.mixture import fit_weights
+from lmlab.vocabulary import BOS
+
+SPAN = 1 << 22  # tokens that are remembered; then the memory begins anew
+
+
+@dataclass(frozen=True)
+class RecountState:
+    """What the model remembers, and what each text has said: ids from `<bos>` on."""
+
+    inner: State
+    said: tuple[np.ndarray, ...]
+
+    def select(self, rows_K: Tensor) -> RecountState:
+        """The state of these rows; texts are shared, never altered."""
+        return RecountState(self.inner.select(rows_K), tuple(self.said[row] for row in rows_K.tolist()))
+
+
+class Recount:
+    """A model that also counts what it reads.
+
+    Args:
+        inner: any model whose rows sum to one.
+        settings: which contexts count, and how much.
+    """
+
+    @dataclass(frozen=True)
+    class Settings(config.Settings):
+        """How the text's own counts are weighed."""
+
+        shortest: int = setting(4, "tokens of the shortest context that is counted", ge=0)
+        longest: int = setting(8, "tokens of the longest", ge=0)
+        discount: float = setting(0.8, "taken from every count, and given to the shorter context", ge=0, lt=1)
+        strength: float = setting(0.5, "as how many tokens the shorter context's distribution counts", ge=0)
+        weight: float = setting(0.4, "of the counts, beside the model itself", ge=0, le=1)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.longest < self.shortest:
+                raise SettingError("longest", self.longest, f"at least the shortest, {self.shortest}")
+
+    family: ClassVar[str] = "composed"
+
+    def __init__(self, inner: LanguageModel, settings: Recount.Settings | None = None) -> None:
+        self.inner, self.settings = inner, settings or Recount.Settings()
+        self.parts = (inner,)
+        self.vocab_size, self.bos, self.eos = inner.vocab_size, inner.bos, inner.eos
+        self.unnormalised = is_unnormalised(inner)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, RecountState]:
+        """logp_BV of what follows `<bos>` and each prompt, and the state."""
+        logp_BV, inner = self.inner.start(prompts)
+        said = tuple(_recent(np.array([self.bos, *prompt], np.int64)) for prompt in prompts)
+        return self._revised(logp_BV, said), RecountState(inner, said)
+
+    def step(self, state: RecountState, tokens_B: Tensor) -> tuple[Tensor, RecountState]:
+        """logp_BV one token further, and the new state."""
+        logp_BV, inner = self.inner.step(state.inner, tokens_B)
+        said = tuple(
+            _recent(np.append(row_N, token)) for row_N, token in zip(state.said, tokens_B.tolist(), strict=True)
+        )
+        return self._revised(logp_BV, said), RecountState(inner, said)
+
+    def _revised(self, logp_BV: Tensor, said: Sequence[np.ndarray]) -> Tensor:
+        rows = [self._row(logp_V, said_N) for logp_V, said_N in zip(logp_BV.double().numpy(), said, strict=True)]
+        return torch.from_numpy(np.stack(rows)).to(logp_BV.dtype)
+
+    def _row(self, logp_V: np.ndarray, said_N: np.ndarray) -> np.ndarray:
+        """The plain reading of the formula, for a whole row."""
+        settings, model_V = self.settings, np.exp(logp_V)
+        row_V, followed = model_V, np.arange(1, len(said_N))  # where a token follows the context, as yet empty
+        for length in range(settings.longest + 1):
+            if length:
+                followed = followed[followed >= length]  # none is, where the text is no longer than that
+                followed = followed[said_N[followed - length] == said_N[-min(length, len(said_N))]]
+            if not len(followed):
+                break
+            if length >= settings.shortest:
+                count_V = np.bincount(said_N[followed], minlength=self.vocab_size)
+                kept_V = np.maximum(count_V - settings.discount, 0)
+                backed = settings.strength + settings.discount * np.count_nonzero(count_V)
+                row_V = (kept_V + backed * row_V) / (len(followed) + settings.strength)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(settings.weight * row_V + (1 - settings.weight) * model_V))
+
+    def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """See `Blend.blend`: one stream of documents, their counts carried on."""
+        left_N = np.empty(0, np.float32)
+        for ids_N in _spans(documents):
+            given_N, kept_N = shares(ids_N, self.settings)
+            at = 0
+            while at < len(given_N):
+                if not len(left_N):
+                    (left_N,) = next(logp)
+                take = min(len(left_N), len(given_N) - at)
+                with np.errstate(divide="ignore"):
+                    counted_N, model_N = np.log(given_N[at : at + take]), np.log(kept_N[at : at + take])
+                yield np.logaddexp(counted_N, model_N + left_N[:take])
+                left_N, at = left_N[take:], at + take
+
+
+def shares(ids_N: np.ndarray, settings: Recount.Settings) -> tuple[np.ndarray, np.ndarray]:
+    """What every token of a stream (each `<bos>` opens a document) gets from counts, and what share of the model's.
+
+    The recursion is linear in the model's probability, so two numbers a token say it all: p = given + kept * model.
+    """
+    given_N, kept_N = np.zeros(len(ids_N)), np.ones(len(ids_N))
+    for count_N, types_N, total_N in _followers(ids_N, settings.shortest, settings.longest):
+        seen_N = total_N > 0
+        norm_N = np.where(seen_N, total_N + settings.strength, 1)
+        backed_N = np.where(seen_N, settings.strength + settings.discount * types_N, 1) / norm_N
+        given_N = np.maximum(count_N - settings.discount, 0) / norm_N + backed_N * given_N
+        kept_N = backed_N * kept_N
+    predicted_N, weight = ids_N != BOS, settings.weight
+    return weight * given_N[predicted_N], (weight * kept_N + 1 - weight)[predicted_N]
+
+
+_TRIED: dict[str, tuple[dict[str, float], ...]] = {
+    "contexts": tuple({"shortest": length, "longest": length + 4} for length in range(7)),
+    "discount": tuple({"discount": value} for value in (0.5, 0.6, 0.7, 0.9)),
+    "strength": tuple({"strength": value} for value in (0.1, 2.0, 8.0)),
+}
+
+
+def fit_counts(
+    documents: Sequence[np.ndarray], logp_N: np.ndarray, settings: Recount.Settings, free: Sequence[str]
+) -> Recount.Settings:
+    """The settings that suit held-out documents best, one after the other; the weight by expectation maximisation.
+
+    Args:
+        documents: ids_N each, `<bos>` first, of one span at most.
+        logp_N: what the model gives their tokens, in order.
+        settings: to begin with.
+        free: what may change: contexts (shortest and longest), discount, strength, weight.
+    """
+    ids_N, logp_N = np.concatenate(documents), logp_N.astype(np.float64)
+
+    def weighed(tried: Recount.Settings) -> tuple[float, Recount.Settings]:
+        given_N, kept_N = shares(ids_N, replace(tried, weight=1.0))
+        both_2N = np.stack([np.log(given_N + kept_N * np.exp(logp_N)), logp_N])
+        weights_2 = fit_weights(both_2N) if "weight" in free else np.array([tried.weight, 1 - tried.weight])
+        with np.errstate(divide="ignore"):
+            nats = -float(np.logaddexp.reduce(both_2N + np.log(weights_2)[:, None]).mean())
+        return nats, replace(tried, weight=float(min(1.0, weights_2[0])))
+
+    least, best = weighed(settings)
+    for name in _TRIED:
+        for values in _TRIED[name] if name in free else ():
+            nats, tried = weighed(replace(best, **values))  # type: ignore[arg-type]
+            if nats < least:
+                least, best = nats, tried
+    return best
+
+
+def _recent(said_N: np.ndarray) -> np.ndarray:
+    """What is remembered of a text: all since the last span was full."""
+    return said_N[len(said_N) // SPAN * SPAN :]
+
+
+def _spans(documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Documents laid end to end, cut after every span of tokens."""
+    parts: list[np.ndarray] = []
+    room = SPAN
+    for ids_N in documents:
+        while len(ids_N) >= room:
+            yield np.concatenate([*parts, ids_N[:room]])
+            ids_N, parts, room = ids_N[room:], [], SPAN
+        parts.append(ids_N)
+        room -= len(ids_N)
+    if room < SPAN:
+        yield np.concatenate(parts)
+
+
+def _followers(ids_N: np.ndarray, shortest: int, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each length of context: how often each token followed it before, how many types did, how many tokens did.
+
+    Contexts do not reach across a document's `<bos>`, which itself is never counted.
+    """
+    ids_N = ids_N.astype(np.int64)
+    size = int(ids_N.max()) + 1
+    place_N = np.arange(len(ids_N))
+    inside_N = place_N - np.maximum.accumulate(np.where(ids_N == BOS, place_N, 0))  # tokens before it in its document
+    context_N = np.zeros(len(ids_N), np.int64)
+    for length in range(longest + 1):
+        if length:
+            before_N = np.where(inside_N >= length, np.roll(ids_N, length), -1) + 1
+            context_N = np.unique(context_N * (size + 1) + before_N, return_inverse=True)[1]
+        if length >= shortest:
+            counted_N = (inside_N >= max(1, length)) & (ids_N != BOS)
+            yield _ranks(context_N, ids_N, counted_N, size)
+
+
+def _ranks(
+    context_N: np.ndarray, ids_N: np.ndarray, counted_N: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every counted token: earlier ones alike after the same context, earlier types after it, earlier tokens."""
+    answers: Any = np.zeros((3, len(ids_N)), np.int64)
+    place_M = np.flatnonzero(counted_N)
+    context_M = context_N[place_M]
+    alike_M = _rank(context_M * size + ids_N[place_M])
+    order_M = np.argsort(context_M, kind="stable")
+    new_M = (alike_M[order_M] == 0).astype(np.int64)
+    total_M = _rank(context_M)
+    types_M = np.cumsum(new_M) - new_M  # before each, over all contexts; less what lies before its own
+    first_M = total_M[order_M] == 0
+    types_M -= np.maximum.accumulate(np.where(first_M, types_M, 0))
+    answers[0, place_M], answers[2, place_M] = alike_M, total_M
+    answers[1, place_M[order_M]] = types_M
+    return answers[0], answers[1], answers[2]
+
+
+def _rank(key_M: np.ndarray) -> np.ndarray:
+    """How many earlier elements are equal to each."""
+    order_M = np.argsort(key_M, kind="stable")
+    sorted_M, place_M = key_M[order_M], np.arange(len(key_M))
+    begins_M = np.concatenate([[True], sorted_M[1:] != sorted_M[:-1]]) if len(key_M) else np.empty(0, bool)
+    rank_M = np.empty(len(key_M), np.int64)
+    rank_M[order_M] = place_M - np.maximum.accumulate(np.where(begins_M, place_M, 0))
+    return rank_M

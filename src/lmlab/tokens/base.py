@@ -1,0 +1,268 @@
+"""What a tokenizer is: text to ids, ids to text, and a file that the `tokenizers` library can read.
+
+    tokenizer = build_tokenizer("char", {"lower": True}, documents)  # the vocabulary comes from these documents alone
+    ids = tokenizer.encode("To be").ids                        # without <bos> and <eos>
+    text = tokenizer.decode(ids)
+
+Ids 0 to 3 are the specials of `lmlab.vocabulary` in every tokenizer. No text ever encodes to PAD, BOS or EOS: a literal
+`<bos>` is spelled like any other text, and a word tokenizer takes it for an unknown one
+where it could be a word of its own.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+
+from lmlab import registry
+from lmlab.config import Settings
+from lmlab.errors import ArtifactError, EmptyDataError, UsageError
+from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as HFTokenizer
+
+    from lmlab.corpora.document import Document
+
+FILE = "tokenizer.json"
+SILENT = (PAD, BOS, EOS)
+"""Specials that decode to no text."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Encoded(NamedTuple):
+    """A text as ids.
+
+    Attributes:
+        ids: uint32, without `<bos>` and `<eos>`.
+        unknown_bytes: the UTF-8 bytes of all tokens that became `[UNK]`, to be charged by `vocab.spelling_nats`.
+    """
+
+    ids: np.ndarray
+    unknown_bytes: int = 0
+
+    @property
+    def unknown_tokens(self) -> int:
+        """How many tokens became `[UNK]`."""
+        return int(np.count_nonzero(self.ids == UNK))
+
+
+class Tokenizer(abc.ABC):
+    """Text to ids and back. Made by `train` or `load`.
+
+    Args:
+        settings: of the tokenizer's own `Settings`.
+        tokens: the spelling of every id, the specials first.
+        merges: pairs of tokens in the order in which bpe merges them; empty for the others.
+    """
+
+    kind: ClassVar[str]
+    Settings: ClassVar[type[Settings]]
+
+    def __init__(self, settings: Any, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
+        self.settings = settings
+        self.tokens = tuple(tokens)
+        self.vocab_size = len(self.tokens)
+
+    @property
+    @abc.abstractmethod
+    def normalisation(self) -> str:
+        """What `decode(encode(text))` changes, in one sentence; empty when it changes nothing."""
+
+    @classmethod
+    @abc.abstractmethod
+    def train(cls, documents: Iterable[Document], settings: Any) -> Self:
+        """A tokenizer whose vocabulary comes from these documents (the training split) alone.
+
+        Raises:
+            EmptyDataError: there is not one token.
+        """
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> Encoded:
+        """The ids of a text. Never fails: what is not known becomes `[UNK]`, a lone surrogate is read as U+FFFD."""
+
+    @abc.abstractmethod
+    def encode_document(self, document: Document) -> Encoded:
+        """The ids of a document; where the tokenizer has words, `document.tokens` are taken as they are."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids. PAD, BOS and EOS are silent; UNK is U+FFFD, or `[UNK]` where the tokenizer has words.
+
+        Raises:
+            UsageError: an id outside the vocabulary.
+        """
+
+    @abc.abstractmethod
+    def surface(self, id: int, previous: int | None) -> bytes:
+        """The UTF-8 bytes that an id adds to the text after the `previous` id that was not silent."""
+
+    @abc.abstractmethod
+    def normalise(self, text: str) -> str:
+        """What `decode(encode(text))` is when every token is known."""
+
+    @abc.abstractmethod
+    def token_text(self, id: int) -> str:
+        r"""How an id is shown: specials by their names, a byte of an unfinished character as `\xNN`."""
+
+    @abc.abstractmethod
+    def spans(self, text: str) -> list[str]:
+        r"""The piece of the (lower-cased, stripped) text behind every id of `encode(text)`.
+
+        A byte that is only part of a character is shown as `\xNN`.
+        """
+
+    @abc.abstractmethod
+    def reference(self) -> HFTokenizer:
+        """The same tokenizer in the `tokenizers` library; word and code expect words, `is_pretokenized=True`."""
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into an existing folder; the settings are the caller's to keep."""
+        (folder / FILE).write_text(self.reference().to_str(pretty=True), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, folder: Path, settings: Any) -> Self:
+        """Build from what `save` wrote.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        tokens, merges = _read_model(folder / FILE)
+        return cls(settings, tokens, merges)
+
+    def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The ids as an int64 array.
+
+        Raises:
+            UsageError: an id outside the vocabulary.
+        """
+        ids_N = np.asarray(ids, dtype=np.int64)
+        if ids_N.size and (ids_N.min() < 0 or ids_N.max() >= self.vocab_size):
+            wrong = ids_N[(ids_N < 0) | (ids_N >= self.vocab_size)][0]
+            raise UsageError(
+                f"id {wrong} is outside the {self.vocab_size} ids of this {self.kind} tokenizer",
+                "decode with the tokenizer that made the ids",
+            )
+        return ids_N
+
+
+def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[Document]) -> Tokenizer:
+    """A tokenizer of a registered kind, trained on documents; settings may be given as text.
+
+    >>> from lmlab.corpora.document import Document
+    >>> build_tokenizer("char", {"lower": True}, [Document("Abba")]).encode("bab").ids.tolist()
+    [5, 4, 5]
+    """
+    cls = registry.resolve("tokenizer", kind)
+    return cls.train(documents, cls.Settings.make(settings, "tokenizer"))
+
+
+def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer of a registered kind from what its `save` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    cls = registry.resolve("tokenizer", kind)
+    return cls.load(folder, cls.Settings.make(settings, "tokenizer"))
+
+
+class Coverage(NamedTuple):
+    """How much of a text a vocabulary knows.
+
+    Attributes:
+        tokens: all tokens of the text.
+        unknown_tokens: those that became `[UNK]`.
+        unknown_bytes: their UTF-8 bytes.
+        types: how many entries of the vocabulary occur in the text, the specials not counted.
+        share: the known tokens' share of all, 1 when there are none.
+    """
+
+    tokens: int
+    unknown_tokens: int
+    unknown_bytes: int
+    types: int
+    share: float
+
+
+def coverage(tokenizer: Tokenizer, documents: Iterable[Document]) -> Coverage:
+    """How much of these documents a tokenizer's vocabulary knows, in bounded memory."""
+    tokens = unknown_tokens = unknown_bytes = 0
+    seen_V = np.zeros(tokenizer.vocab_size, dtype=bool)
+    for document in documents:
+        encoded = tokenizer.encode_document(document)
+        tokens += len(encoded.ids)
+        unknown_tokens += encoded.unknown_tokens
+        unknown_bytes += encoded.unknown_bytes
+        seen_V[encoded.ids] = True
+    types = int(np.count_nonzero(seen_V[len(SPECIALS) :]))
+    return Coverage(tokens, unknown_tokens, unknown_bytes, types, 1 - unknown_tokens / max(tokens, 1))
+
+
+def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> tuple[str, ...]:
+    """The specials, then the tokens by descending count and, among equals, by spelling.
+
+    >>> vocabulary({"b": 2, "a": 2, "c": 9, "d": 1}, size=7, min_count=1)[4:]
+    ('c', 'a', 'b')
+    """
+    kept = [token for token, count in counts.items() if count >= min_count and token not in SPECIALS]
+    kept.sort(key=lambda token: (-counts[token], token))
+    if not kept:
+        raise EmptyDataError(
+            f"no token occurs min_count={min_count} times in the training text, so there is no vocabulary",
+            "give more text or lower min_count",
+        )
+    return SPECIALS + tuple(kept if size is None else kept[: size - len(SPECIALS)])
+
+
+def clean(text: str) -> str:
+    r"""The text with every lone surrogate, which UTF-8 cannot spell, replaced by U+FFFD.
+
+    >>> clean("a\ud800b") == "a\ufffdb"
+    True
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def lower(text: str) -> str:
+    """Lower case, every character on its own: Σ is always σ, so that the result hangs on no neighbour.
+
+    >>> lower("ΟΔΟΣ"), "ΟΔΟΣ".lower()
+    ('οδοσ', 'οδος')
+    """
+    return text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
+
+
+def _read_model(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The tokens by id and the merges of a `tokenizer.json`."""
+    remedy = "copy the whole model directory again, or train it again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error})", remedy) from error
+    match content:
+        case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
+            pairs = [(pair[0], pair[1]) for pair in merges if isinstance(pair, list) and len(pair) == 2]
+        case {"model": {"vocab": dict(vocab)}}:
+            merges, pairs = [], []
+        case _:
+            raise ArtifactError(f"{path} holds no vocabulary", remedy)
+    tokens = {id: token for token, id in vocab.items() if isinstance(id, int)}
+    in_order = [tokens.get(id) for id in range(len(vocab))]
+    if tuple(in_order[: len(SPECIALS)]) != SPECIALS or None in in_order or len(pairs) != len(merges):
+        raise ArtifactError(f"{path} is not a vocabulary of ours: ids must run from 0, the specials first", remedy)
+    return [str(token) for token in in_order], pairs

@@ -1,0 +1,131 @@
+"""One id a character (Unicode code point), by a table look-up over UTF-32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as HFTokenizer
+
+from lmlab import config
+from lmlab.config import setting
+from lmlab.corpora.document import PIECE_CHARS, Document
+from lmlab.errors import ArtifactError
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, clean, lower, vocabulary
+from lmlab.vocabulary import SPECIALS, UNK
+
+CODE_POINTS = 0x110000
+
+
+@dataclass(frozen=True)
+class CharSettings(config.Settings):
+    """Settings of the char tokenizer."""
+
+    vocab_size: int | None = setting(None, "most ids, the four specials included; none: every character seen", ge=5)
+    min_count: int = setting(1, "a character seen less often is unknown", ge=1)
+    lower: bool = setting(False, "turn the text to lower case")
+
+
+class CharTokenizer(Tokenizer):
+    """One id a character.
+
+    >>> tokenizer = CharTokenizer.train([Document("hello")], CharSettings())
+    >>> tokenizer.decode(tokenizer.encode("hole?").ids)
+    'hole�'
+    """
+
+    kind = "char"
+    Settings = CharSettings
+    settings: CharSettings
+
+    def __init__(self, settings: CharSettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(settings, tokens, merges)
+        characters = "".join(self.tokens[len(SPECIALS) :])
+        if len(characters) != len(self.tokens) - len(SPECIALS):
+            raise ArtifactError("the vocabulary holds more than single characters", "load it as the kind it was saved")
+        self._point_V = np.full(self.vocab_size, ord(REPLACEMENT), dtype="<u4")
+        self._point_V[len(SPECIALS) :] = _points(characters)
+        self._id_P = np.full(CODE_POINTS, UNK, dtype=np.uint32)
+        self._id_P[_points(characters)] = np.arange(len(SPECIALS), self.vocab_size)
+
+    @property
+    def normalisation(self) -> str:
+        """See `Tokenizer`."""
+        return "Every character is turned to lower case on its own." if self.settings.lower else ""
+
+    @classmethod
+    def train(cls, documents: Iterable[Document], settings: Any) -> Self:
+        """See `Tokenizer`."""
+        count_P = np.zeros(CODE_POINTS, dtype=np.int64)
+        for text in _joined(documents):
+            count_P += np.bincount(_points(_normal(text, settings)), minlength=CODE_POINTS)
+        counts = {chr(point): int(count_P[point]) for point in np.flatnonzero(count_P)}
+        return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
+
+    def encode(self, text: str) -> Encoded:
+        """See `Tokenizer`."""
+        points_N = _points(self.normalise(text))
+        ids_N = self._id_P[points_N]
+        unknown_U = points_N[ids_N == UNK]
+        longer = sum(int(np.count_nonzero(unknown_U >= first)) for first in (0x80, 0x800, 0x10000))
+        return Encoded(ids_N, unknown_bytes=len(unknown_U) + longer)
+
+    def encode_document(self, document: Document) -> Encoded:
+        """See `Tokenizer`."""
+        return self.encode(document.text)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """See `Tokenizer`."""
+        ids_N = self.checked(ids)
+        spoken_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
+        return self._point_V[spoken_N].tobytes().decode("utf-32-le")
+
+    def surface(self, id: int, previous: int | None) -> bytes:
+        """See `Tokenizer`."""
+        return b"" if id in SILENT else chr(self._point_V[id]).encode()
+
+    def normalise(self, text: str) -> str:
+        """See `Tokenizer`."""
+        return _normal(text, self.settings)
+
+    def token_text(self, id: int) -> str:
+        """See `Tokenizer`."""
+        return self.tokens[id]
+
+    def spans(self, text: str) -> list[str]:
+        """See `Tokenizer`."""
+        return list(self.normalise(text))
+
+    def reference(self) -> HFTokenizer:
+        """See `Tokenizer`."""
+        ids = {token: id for id, token in enumerate(self.tokens)}
+        tokenizer = HFTokenizer(models.WordLevel(ids, unk_token=SPECIALS[UNK]))
+        if self.settings.lower:
+            tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+        return tokenizer
+
+
+def _normal(text: str, settings: CharSettings) -> str:
+    return lower(clean(text)) if settings.lower else clean(text)
+
+
+def _points(text: str) -> np.ndarray:
+    """The code points, uint32."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _joined(documents: Iterable[Document]) -> Iterator[str]:
+    """The texts, small ones put together, for counting a million short documents is as fast as one long one."""
+    held: list[str] = []
+    size = 0
+    for document in documents:
+        held.append(document.text)
+        size += len(document.text)
+        if size >= PIECE_CHARS:
+            yield "".join(held)
+            held, size = [], 0
+    yield "".join(held)

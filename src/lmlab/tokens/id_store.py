@@ -1,0 +1,253 @@
+"""The encoded split: ids of all documents end to end in one memory-mapped file, written in bounded memory.
+
+    ids.bin      <bos> ids <eos> of every document, uint16 where the vocabulary allows it, else uint32; little-endian
+    offsets.npy  where each document begins, and the end: int64, one more than there are documents
+    meta.json    the totals, and the sha256 of ids.bin
+
+D documents, N ids. A store is written beside its place and renamed when whole; an interrupted one leaves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeGuard
+
+import numpy as np
+
+from lmlab import disk
+from lmlab.corpora.document import Document
+from lmlab.errors import ArtifactError
+from lmlab.tokens.base import Tokenizer
+from lmlab.vocabulary import BOS, EOS
+
+IDS, OFFSETS, META = "ids.bin", "offsets.npy", "meta.json"
+OFFSET = np.dtype("<i8")
+PROGRESS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """The ids of a split. Made by `build`, `open` or `from_documents`.
+
+    Attributes:
+        ids: uint16 or uint32, read-only: `<bos> ids <eos>` of every document.
+        offsets: int64, D + 1: document i is `ids[offsets[i]:offsets[i + 1]]`.
+        vocab_size: of the tokenizer.
+        documents: how many, D.
+        tokens: predicted tokens: every id and every `<eos>`, no `<bos>`.
+        text_bytes: UTF-8 bytes of the text as it stood before encoding.
+        text_chars: its characters.
+        unknown_tokens: how many tokens became `[UNK]`.
+        unknown_bytes: their UTF-8 bytes.
+        sha256: of the ids as they lie in ids.bin.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    vocab_size: int
+    documents: int
+    tokens: int
+    text_bytes: int
+    text_chars: int
+    unknown_tokens: int
+    unknown_bytes: int
+    sha256: str
+
+    @classmethod
+    def build(
+        cls,
+        folder: Path,
+        tokenizer: Tokenizer,
+        documents: Iterable[Document],
+        progress: Callable[[int], None] | None = None,
+    ) -> Self:
+        """Encode documents into a new folder, in memory that does not grow with them, and open it.
+
+        Args:
+            folder: must not exist.
+            tokenizer: encodes each document, or each piece of one, on its own.
+            documents: one with `last=False` is continued by the next.
+            progress: told the bytes of text done so far, about once a mebibyte and at the end.
+
+        Raises:
+            RunExistsError: the folder is there already.
+            StorageError: it cannot be written, because the disk is full for example; nothing is left behind.
+        """
+        with disk.atomic_folder(folder) as beside:
+            with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
+                totals = _lay(tokenizer, documents, ids_file, offsets_file, progress)
+            (beside / META).write_text(json.dumps(totals, indent=2), encoding="utf-8")
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Memory-map what `build` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, cut short or damaged.
+        """
+        remedy = "remove the folder and encode the text again"
+        try:
+            totals = json.loads((folder / META).read_text(encoding="utf-8"))
+            offsets = np.load(folder / OFFSETS, mmap_mode="r")
+            size = (folder / IDS).stat().st_size
+        except OSError as error:
+            raise ArtifactError(
+                f"the token store {folder} cannot be read ({error.strerror or error})", remedy
+            ) from error
+        except (ValueError, EOFError) as error:
+            raise ArtifactError(f"the token store {folder} is damaged ({error})", remedy) from error
+        if not _are_totals(totals):
+            raise ArtifactError(f"{folder / META} does not hold the totals of a token store", remedy)
+        if offsets.dtype != OFFSET or offsets.shape != (totals["documents"] + 1,):
+            raise ArtifactError(f"{folder / OFFSETS} is not of {totals['documents']} documents", remedy)
+        dtype = _dtype(totals["vocab_size"])
+        if size != offsets[-1] * dtype.itemsize:
+            raise ArtifactError(f"{folder / IDS} has {size} bytes, not {offsets[-1] * dtype.itemsize}", remedy)
+        ids = np.memmap(folder / IDS, dtype=dtype, mode="r") if size else np.empty(0, dtype=dtype)
+        return cls(ids, offsets, **totals)
+
+    @classmethod
+    def from_documents(cls, tokenizer: Tokenizer, documents: Iterable[Document]) -> Self:
+        """The same in memory, for texts that are small."""
+        ids_file, offsets_file = io.BytesIO(), io.BytesIO()
+        totals = _lay(tokenizer, documents, ids_file, offsets_file, None)
+        ids = np.frombuffer(ids_file.getvalue(), dtype=_dtype(tokenizer.vocab_size))
+        offsets_file.seek(0)
+        return cls(ids, np.load(offsets_file), **totals)
+
+    def document(self, i: int) -> np.ndarray:
+        """The ids of document i, `<bos>` and `<eos>` included.
+
+        >>> from lmlab.tokens import build_tokenizer
+        >>> store = TokenStore.from_documents(build_tokenizer("byte", {}, []), [Document("a"), Document("bc")])
+        >>> store.document(-1).tolist()
+        [2, 102, 103, 3]
+        """
+        i = range(len(self))[i]
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many ids each document has, `<bos>` and `<eos>` included: int64, D."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return self.documents
+
+
+TOTALS = {field.name for field in dataclasses.fields(TokenStore)} - {"ids", "offsets"}
+
+
+class _Sink(Protocol):
+    """Where the bytes go: a file, or memory."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def seek(self, position: int, /) -> object: ...
+
+
+def _lay(
+    tokenizer: Tokenizer,
+    documents: Iterable[Document],
+    ids_file: _Sink,
+    offsets_file: _Sink,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Write the ids and offsets of documents end to end, and return the totals."""
+    writer = _Writer(tokenizer, ids_file, offsets_file)
+    announced = 0
+    for document in documents:
+        writer.add(document)
+        if progress and writer.text_bytes - announced >= PROGRESS_BYTES:
+            announced = writer.text_bytes
+            progress(announced)
+    totals = writer.finish()
+    if progress:
+        progress(writer.text_bytes)
+    return totals
+
+
+class _Writer:
+    """Lays documents end to end and keeps the totals; holds one piece of one document at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, ids_file: _Sink, offsets_file: _Sink) -> None:
+        self._tokenizer = tokenizer
+        self._ids_file = ids_file
+        self._offsets_file = offsets_file
+        self._dtype = _dtype(tokenizer.vocab_size)
+        self._bos, self._eos = (np.array([special], dtype=self._dtype) for special in (BOS, EOS))
+        self._digest = hashlib.sha256()
+        self._end = 0
+        self._inside = False
+        self.documents = self.text_bytes = self.text_chars = self.unknown_tokens = self.unknown_bytes = 0
+        _write_header(offsets_file, 0)
+        self._write_offset()
+
+    def add(self, document: Document) -> None:
+        """Encode a document, or the next piece of one."""
+        if not self._inside:
+            self._write_ids(self._bos)
+        encoded = self._tokenizer.encode_document(document)
+        self._write_ids(encoded.ids)
+        self.text_bytes += len(document.text.encode("utf-8", "surrogatepass"))
+        self.text_chars += len(document.text)
+        self.unknown_tokens += encoded.unknown_tokens
+        self.unknown_bytes += encoded.unknown_bytes
+        self._inside = True
+        if document.last:
+            self._end_document()
+
+    def finish(self) -> dict[str, Any]:
+        """End a document that was left open, complete the files, and return the totals."""
+        if self._inside:
+            self._end_document()
+        self._offsets_file.seek(0)
+        _write_header(self._offsets_file, self.documents + 1)
+        return {
+            "vocab_size": self._tokenizer.vocab_size,
+            "documents": self.documents,
+            "tokens": self._end - self.documents,
+            "text_bytes": self.text_bytes,
+            "text_chars": self.text_chars,
+            "unknown_tokens": self.unknown_tokens,
+            "unknown_bytes": self.unknown_bytes,
+            "sha256": self._digest.hexdigest(),
+        }
+
+    def _end_document(self) -> None:
+        self._write_ids(self._eos)
+        self._write_offset()
+        self.documents += 1
+        self._inside = False
+
+    def _write_ids(self, ids_N: np.ndarray) -> None:
+        data = ids_N.astype(self._dtype, copy=False).tobytes()
+        self._digest.update(data)
+        self._ids_file.write(data)
+        self._end += len(ids_N)
+
+    def _write_offset(self) -> None:
+        self._offsets_file.write(self._end.to_bytes(OFFSET.itemsize, "little"))
+
+
+def _dtype(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def _write_header(file: _Sink, length: int) -> None:
+    """The head of an .npy file; NumPy pads it to the same size whatever the length, so it can be written over."""
+    head = {"descr": OFFSET.str, "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(file, head)
+
+
+def _are_totals(content: object) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(content, dict) or content.keys() != TOTALS:
+        return False
+    return all(isinstance(value, str if name == "sha256" else int) for name, value in content.items())

@@ -1,0 +1,44 @@
+"""Ids to text, one at a time: the text that no later id can change."""
+
+from __future__ import annotations
+
+import codecs
+
+from lmlab.tokens.base import SILENT, Tokenizer
+
+
+class TextStream:
+    """Decodes ids as they come. All that `push` and the final `flush` return, joined, is `tokenizer.decode(ids)`.
+
+    Args:
+        tokenizer: what the ids were made by.
+
+    >>> from lmlab.tokens import build_tokenizer
+    >>> stream = TextStream(build_tokenizer("byte", {}, []))
+    >>> [stream.push(4 + byte) for byte in "né".encode()], stream.flush()
+    (['n', '', 'é'], '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._previous: int | None = None
+
+    def push(self, id: int) -> str:
+        """The text that is now certain: empty while a character is unfinished.
+
+        Raises:
+            UsageError: the id is outside the vocabulary.
+        """
+        self._tokenizer.checked([id])
+        text = self._decoder.decode(self._tokenizer.surface(id, self._previous))
+        if id not in SILENT:
+            self._previous = id
+        return text
+
+    def flush(self) -> str:
+        """What was held back; the stream is then new."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        self._previous = None
+        return text

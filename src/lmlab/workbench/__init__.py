@@ -1,1 +1,0 @@
-"""The facade: the one place that knows a model and its codec together, and speaks text."""

@@ -1,0 +1,254 @@
+import gzip
+import io
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+import lmlab
+from lmlab import registry
+from lmlab.config import recipe_names
+from lmlab.errors import EmptyDataError, RunExistsError, UnknownNameError, UsageError
+from lmlab.facade.learn import compare
+from lmlab.progress import Silent
+from tests.texts import QUICK, TEXT, TINY
+
+SENTENCES = TEXT.splitlines()
+
+
+class CtrlC(Silent):
+    """Interrupts once, at a step."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def event(self, event):
+        if self._step is not None and getattr(event, "step", 0) >= self._step:
+            self._step = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def poem(tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+def sources(folder):
+    """The same sentences in every container."""
+    (folder / "a.txt").write_text(TEXT, encoding="utf-8")
+    with gzip.open(folder / "a.txt.gz", "wt", encoding="utf-8") as file:
+        file.write(TEXT)
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in SENTENCES))
+    (folder / "a.csv").write_text("text\n" + "".join(f'"{line}"\n' for line in SENTENCES), encoding="utf-8")
+    (folder / "src").mkdir()
+    for number in range(30):
+        (folder / "src" / f"{number}.py").write_text("\n".join(SENTENCES[number * 5 : number * 5 + 5]))
+    return {name: str(folder / name) for name in ("a.txt", "a.txt.gz", "a.jsonl", "a.csv", "src")}
+
+
+@pytest.mark.parametrize("container", ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "src"])
+@pytest.mark.parametrize("model", ["ngram", "lstm"])
+def test_any_container_trains(tmp_path, container, model):
+    settings = {"order": 3} if model == "ngram" else TINY
+    lm = lmlab.train(sources(tmp_path)[container], model=model, tokenizer="char", **settings)
+    assert lm.manifest["status"] == "done"
+    assert lm.manifest["results"]["valid"]["nats_per_token"] < 4.0  # below uniform over some 35 characters, roughly
+    assert lm.config["source"] == str(tmp_path / container)
+
+
+def test_text_in_hand_and_standard_input_train(monkeypatch):
+    in_hand = lmlab.train(text=TEXT, model="ngram", order=3)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    piped = lmlab.train("-", model="ngram", order=3)
+    assert in_hand.evaluate() == piped.evaluate() | {"protocol": in_hand.evaluate()["protocol"]}
+
+
+def test_a_source_is_named_once(poem):
+    with pytest.raises(UsageError, match="one source"):
+        lmlab.train()
+    with pytest.raises(UsageError, match="one source"):
+        lmlab.train(poem, text=TEXT)
+
+
+def test_text_in_hand_stands_in_for_a_recipes_source():
+    lm = lmlab.train(text=TEXT, recipe="shakespeare-words-lstm", **QUICK)
+    assert lm.config["tokenizer"]["kind"] == "word"
+    assert lm.config["train"]["lr"] == 0.01
+
+
+def test_what_is_there_is_never_overwritten(tmp_path, poem):
+    out = tmp_path / "run"
+    lmlab.train(poem, model="ngram", order=2, out=out)
+    before = sorted((file.name, file.read_bytes()) for file in out.iterdir())
+    for model in ("ngram", "lstm"):
+        with pytest.raises(RunExistsError, match="--resume"):
+            lmlab.train(poem, model=model, out=out)
+    assert sorted((file.name, file.read_bytes()) for file in out.iterdir()) == before
+
+
+def test_a_run_repeats_bit_for_bit_from_its_own_directory(tmp_path, poem):
+    first, again, other = tmp_path / "first", tmp_path / "again", tmp_path / "other"
+    lm = lmlab.train(poem, model="gru", seed=5, out=first, **TINY)
+    lmlab.train(recipe=str(first), out=again)
+    lmlab.train(recipe=str(first), out=other, seed=6)
+    assert weights(first) == weights(again)
+    assert weights(first) != weights(other)
+    assert lmlab.load(again).config == json.loads(json.dumps(lm.config))
+
+
+@pytest.mark.slow
+def test_a_timed_run_repeats_bit_for_bit_by_its_plan(tmp_path, poem):
+    first, again = tmp_path / "first", tmp_path / "again"
+    lmlab.train(poem, out=first, **{**TINY, "steps": None, "minutes": 0.03})
+    lmlab.train(recipe=str(first), out=again)
+    assert weights(first) == weights(again)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, poem):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = {**TINY, "steps": 8, "evaluations": 2, "dropout": 0.1}
+
+    lmlab.train(poem, out=whole, **settings)
+    stopped = lmlab.train(poem, out=broken, reporter=CtrlC(5), **settings)
+    assert stopped.manifest["status"] == "interrupted"
+    assert stopped.manifest["results"]["steps"] < 8
+    assert lmlab.resume(broken).manifest["status"] == "done"
+    assert weights(whole) == weights(broken)
+    assert lmlab.resume(broken).manifest["results"]["steps"] == 8  # nothing is left to do
+
+
+def test_a_changed_text_is_not_gone_on_with(tmp_path, poem):
+    out = tmp_path / "run"
+    lmlab.train(poem, out=out, reporter=CtrlC(1), **TINY)
+    with open(poem, "a") as file:
+        file.write("more")
+    with pytest.raises(lmlab.LmlabError, match="is not the text of this run"):
+        lmlab.resume(out)
+
+
+def test_nothing_is_written_where_a_setting_is_wrong(tmp_path, poem):
+    for wrong in ({"hidden": 0}, {"seed": -1}, {"hidden": 8, "nope": 1}, {"split": "1,2,3"}, {"minutes": 1}):
+        with pytest.raises(UsageError):
+            lmlab.train(poem, out=tmp_path / "run", **{**TINY, **wrong})
+        assert not (tmp_path / "run").exists()
+
+
+def test_each_run_shows_an_ngram_and_xz_beside(poem):
+    results = lmlab.train(poem, **{**TINY, "baseline": True}).manifest["results"]
+    assert results["baselines"]["ngram"]["nats_per_token"] < results["valid"]["nats_per_token"]
+    assert results["baselines"]["ngram"]["tokens"] == results["valid"]["tokens"]
+    assert 0 < results["baselines"]["xz"]["bits_per_byte"] < 8
+
+
+def test_the_weights_kept_are_those_of_the_best_validation(tmp_path, poem):
+    """A rate that is far too high makes every later evaluation worse than the first."""
+    out = tmp_path / "run"
+    lm = lmlab.train(poem, out=out, **{**TINY, "steps": 6, "evaluations": 6, "lr": 5.0, "warmup": 0.9})
+    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    evaluated = {event["step"]: event["valid_nats"] for event in events if event["event"] == "evaluated"}
+    best = min(evaluated, key=evaluated.get)
+    assert lm.manifest["results"]["best_step"] == best < 6
+    assert lm.manifest["results"]["valid"]["nats_per_token"] < max(evaluated.values())
+
+
+RECORDS = {
+    "agnews-onehot-lstm": {"title": "The cat", "description": "sat on the mat"},
+    "arxiv-cnn": {"title": "A proof", "abstract": "we show it"},
+    "arxiv-lstm": {"title": "A proof", "abstract": "we show it"},
+    "codesearchnet-cnn": {"code_tokens": ["def", "f", "(", "x", ")", ":", "return", "x"]},
+    "codesearchnet-lstm": {"code_tokens": ["def", "f", "(", "x", ")", ":", "return", "x"]},
+    "codesearchnet-ngram": {"code_tokens": ["def", "f", "(", "x", ")", ":", "return", "x"]},
+}
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_runs(tmp_path, recipe):
+    if recipe in RECORDS:
+        path = tmp_path / "records.jsonl"
+        records = [RECORDS[recipe] | {"partition": part} for part in ("train", "train", "valid", "test")]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        path = tmp_path / "poem.txt"
+        path.write_text(TEXT)
+    lm = lmlab.train(str(path), recipe=recipe, out=tmp_path / "run", **({} if "ngram" in recipe else QUICK))
+    assert lm.manifest["status"] == "done"
+    figures = lmlab.load(tmp_path / "run").evaluate()
+    assert figures["perplexity"] < figures["tokens"] * 1000
+    assert lmlab.load(tmp_path / "run").generate("", max_tokens=3)[0].tokens <= 3
+
+
+def test_compare_measures_all_on_one_ruler(tmp_path, poem):
+    out = tmp_path / "runs"
+    models = compare(
+        poem, ["ngram", "lstm"], out=out, settings={"ngram": {"model": {"order": 2}}, "lstm": {"model": {"hidden": 8}}},
+        tokenizer="char", train={name: value for name, value in QUICK.items() if name != "baseline"},
+    )  # fmt: skip
+    figures = [lm.manifest["results"]["test"] for lm in models]
+    assert [each["bytes"] for each in figures] == [figures[0]["bytes"]] * 2
+    assert figures[0]["split"] == "test"
+    for lm, each in zip(models, figures, strict=True):
+        kind = lm.config["model"]["kind"]
+        assert lmlab.load(out / kind).evaluate()["total_nats"] == pytest.approx(each["total_nats"])
+    assert models[0].config["model"]["order"] == 2
+
+
+@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+def test_what_is_trained_by_the_clock_is_planned_by_train_and_compare_alike(poem, kind):
+    architecture = registry.resolve("model", kind)
+    asked = {"tokenizer": "char", "minutes": 0.01, "train": {"samples": False, "baseline": False}}
+    one, (other,) = lmlab.train(poem, model=kind, **asked), compare(poem, [kind], **asked)
+    smallest = architecture.ladder[0]
+    assert smallest.items() <= one.config["model"].items()
+    assert smallest.items() <= other.config["model"].items()
+    assert all(getattr(architecture.Settings(), name) > width for name, width in smallest.items())
+
+
+def test_a_named_width_stands_where_others_are_planned(poem):
+    asked = {"tokenizer": "char", "minutes": 0.01, "train": {"samples": False, "baseline": False}}
+    planned = lmlab.train(poem, settings={"model": {"kind": "transformer", "width": 48, "dropout": 0.7}}, **asked)
+    chosen = planned.config["model"]
+    assert (chosen["width"], chosen["heads"], chosen["dropout"]) == (48, 6, 0.7)
+    assert planned.config["train"]["lr"] != registry.resolve("model", "transformer").training_defaults["lr"]
+
+
+@pytest.mark.parametrize("split", ["0.8,0.1,0.1", "0.9,0,0.1"])
+def test_the_sharpness_is_fitted_or_named_and_kept(tmp_path, poem, split):
+    asked = {**TINY, "model": "lstm", "split": split}
+    fitted = lmlab.train(poem, **asked, out=tmp_path / "fitted")
+    named = lmlab.train(poem, **asked, sharpness=0.5, out=tmp_path / "named")
+    assert (fitted.model.sharpness != 1) == ("valid" in fitted.manifest["data"]["splits"])
+    for lm, name in ((fitted, "fitted"), (named, "named")):
+        again = lmlab.load(tmp_path / name)
+        assert again.model.sharpness == lm.model.sharpness == lm.manifest["results"]["sharpness"]
+    assert named.model.sharpness == 0.5
+
+
+def test_compare_refuses_before_it_trains(tmp_path, poem):
+    for models, named, error in (
+        (["ngram", "ngram"], {}, UsageError),
+        ([], {}, UsageError),
+        (["ngram", "nope"], {}, UnknownNameError),
+        (["ngram", "lstm"], {"split": "none"}, EmptyDataError),
+        (["ngram", "lstm"], {"train": {"minutes": -1}}, UsageError),
+    ):
+        with pytest.raises(error):
+            compare(poem, models, out=tmp_path / "runs", **named)
+        assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RunExistsError):
+        compare(poem, ["ngram"], out=tmp_path / "runs")
+
+
+def test_compare_stops_where_it_is_interrupted(tmp_path, poem):
+    train = {name: value for name, value in QUICK.items() if name != "baseline"}
+    with pytest.raises(KeyboardInterrupt):
+        compare(poem, ["lstm", "gru"], out=tmp_path / "runs", train=train, reporter=CtrlC(1))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["lstm"]

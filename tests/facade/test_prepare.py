@@ -1,0 +1,128 @@
+import pytest
+
+from lmlab.corpora import DataSettings, open_text
+from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError
+from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again, open_source, prepare
+from lmlab.progress import Silent
+from lmlab.tokens.id_store import TokenStore
+from tests.texts import TEXT, some_text
+
+CHAR = {"kind": "char"}
+
+
+class Told(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "own-cache"))
+    return tmp_path / "own-cache"
+
+
+def ids(prepared):
+    return {split: store.ids.tolist() for split, store in prepared.stores.items()}
+
+
+def test_the_vocabulary_comes_from_the_training_split_alone(tmp_path):
+    (tmp_path / "a.txt").write_text("abc\n" * 50 + "xyz\n" * 5)
+    corpus = open_source(str(tmp_path / "a.txt"), DataSettings(split="0.8,0.1,0.1"), Silent())
+    prepared = prepare(corpus, CHAR, Silent())
+    assert set(prepared.tokenizer.tokens[4:]) == set("abc\n")
+    assert prepared.stores["test"].unknown_tokens == 15
+
+
+def test_the_second_time_everything_is_found(monkeypatch):
+    first = prepare(open_text(TEXT), CHAR, Silent())
+
+    def fail(*_, **__):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("lmlab.tokens.build_tokenizer", fail)
+    monkeypatch.setattr(TokenStore, "build", fail)
+    again = prepare(open_text(TEXT), CHAR, Silent())
+    assert again.tokenizer.tokens == first.tokenizer.tokens
+    assert ids(again) == ids(first)
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "tokenizer"),
+    [
+        (some_text(seed=1), {}, CHAR),
+        (TEXT, {"split": "0.5,0.25,0.25"}, CHAR),
+        (TEXT, {"split": "none"}, CHAR),
+        (TEXT, {}, {"kind": "char", "lower": True}),
+        (TEXT, {}, {"kind": "byte"}),
+    ],
+)
+def test_another_text_split_or_tokenizer_is_another_entry(cache, text, data, tokenizer):
+    prepare(open_text(TEXT), CHAR, Silent())
+    prepare(open_text(text, DataSettings(**data)), tokenizer, Silent())
+    assert len(list((cache / "tokens").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["train/ids.bin", "train/meta.json", "valid", "tokenizer/tokenizer.json"])
+def test_a_damaged_entry_is_made_anew(cache, damage):
+    first = prepare(open_text(TEXT), CHAR, Silent())
+    before, tokens = ids(first), first.tokenizer.tokens  # read now: what is mapped must not be cut short below
+    del first
+    (entry,) = (cache / "tokens").iterdir()
+    for file in [entry / damage] if (entry / damage).is_file() else (entry / damage).iterdir():
+        file.write_bytes(b"x")
+    for _ in range(2):  # the second time it is whole again
+        told = Told()
+        again = prepare(open_text(TEXT), CHAR, told)
+        assert ids(again) == before
+        assert again.tokenizer.tokens == tokens
+        del again
+    assert not any("damaged" in said for said in told.said)
+
+
+def test_two_that_begin_at_once_both_end_well(monkeypatch):
+    build = TokenStore.build.__func__
+
+    def slower(cls, folder, tokenizer, documents, progress=None):
+        documents = list(documents)
+        build(cls, folder, tokenizer, documents)  # another run's, meanwhile
+        return build(cls, folder, tokenizer, documents, progress)
+
+    monkeypatch.setattr(TokenStore, "build", classmethod(slower))
+    assert prepare(open_text(TEXT), CHAR, Silent()).stores["train"].documents == 1
+
+
+def test_an_empty_training_split_is_told():
+    with pytest.raises(EmptyDataError, match="training split empty"):
+        prepare(open_text(TEXT, DataSettings(split="0,0.5,0.5")), CHAR, Silent())
+
+
+def test_the_manifest_tells_sizes():
+    prepared = prepare(open_text(TEXT), CHAR, Silent())
+    splits = prepared.describe()["splits"]
+    assert sum(size["chars"] for size in splits.values()) == len(TEXT)
+    assert splits["train"]["tokens"] == splits["train"]["chars"] + 1  # one document, and its <eos>
+
+
+def test_an_unknown_split_is_named():
+    corpus = open_text(TEXT)
+    tokenizer = prepare(corpus, CHAR, Silent()).tokenizer
+    with pytest.raises(UnknownNameError, match="no split is called 'tset': did you mean 'test'"):
+        encode_held_out(corpus, tokenizer, "tset", Silent())
+
+
+def test_only_the_same_text_is_opened_again(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT)
+    corpus = open_source(str(path), DataSettings(), Silent())
+    manifest = {"data": {"sha256": corpus.sha256}}
+    assert open_again(str(path), DataSettings(), manifest, Silent()).sha256 == corpus.sha256
+    path.write_text(TEXT + "more")
+    with pytest.raises(DataError, match="is not the text of this run"):
+        open_again(str(path), DataSettings(), manifest, Silent())
+    with pytest.raises(UsageError, match="came as a string"):
+        open_again(IN_HAND, DataSettings(), manifest, Silent())

@@ -1,0 +1,206 @@
+import math
+
+import pytest
+import torch
+
+import lmlab
+from lmlab.errors import DataError, EmptyDataError, RunExistsError, UnknownNameError, UsageError
+from lmlab.vocabulary import spelling_nats
+from tests.texts import TEXT, TINY, some_text
+
+TOKENIZERS = ("char", "byte", "word", "bpe")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """An n-gram for each tokenizer, kept in memory."""
+    with pytest.MonkeyPatch.context() as patch, __import__("tempfile").TemporaryDirectory() as folder:
+        patch.setenv("LMLAB_CACHE", folder)
+        yield {
+            tokenizer: lmlab.train(text=TEXT, tokenizer=tokenizer, model="ngram", order=3) for tokenizer in TOKENIZERS
+        }
+
+
+@pytest.fixture
+def poem(tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+# -- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("text", ["the cat saw an owl.", "Zoë ¿qué?\n\n漢 zebra", " ", "x"])
+def test_the_bits_of_all_tokens_are_the_total(models, tokenizer, text):
+    scores = models[tokenizer].score(text)
+    bits = [row["bits"] for row in scores.rows]
+    assert sum(bits) == pytest.approx(scores.total["total_nats"] / math.log(2), rel=1e-5)
+    assert [row["cumulative_bits"] for row in scores.rows] == pytest.approx(torch.tensor(bits).double().cumsum(0))
+    assert sum(row["unknown"] for row in scores.rows) == scores.total["unk_tokens"]
+    assert len(scores.rows) == scores.total["tokens"]
+    assert scores.rows[-1]["text"] == "<eos>"
+    assert scores.total["chars"] == len(text)
+
+
+def test_an_unknown_token_pays_for_its_spelling(models):
+    known, unknown = models["char"].score("the cat"), models["char"].score("the ca☃")
+    row = unknown.rows[-2]
+    assert (row["text"], row["unknown"]) == ("☃", True)
+    assert row["bits"] * math.log(2) > spelling_nats(1, len("☃".encode()))
+    assert [r["bits"] for r in unknown.rows[:6]] == [r["bits"] for r in known.rows[:6]]
+
+
+def test_rank_one_is_what_greedy_writes(models):
+    lm = models["word"]
+    written = lm.generate("the cat", lmlab.Greedy(), max_tokens=5)[0].text
+    rows = lm.score("the cat" + written).rows
+    assert [row["rank"] for row in rows[2:7]] == [1] * 5
+    assert lm.score("the cat cat").rows[2]["rank"] > 1
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_text_is_read_as_a_file_would_be(models, tokenizer):
+    plain = models[tokenizer].score("the cat\nsaw\na dog")
+    assert models[tokenizer].score("\ufeffthe cat\r\nsaw\r\na dog") == plain
+
+
+def test_no_text_is_refused(models):
+    with pytest.raises(EmptyDataError):
+        models["char"].score("")
+    with pytest.raises(DataError, match=r"U\+0000"):
+        models["char"].score("a\0b")
+
+
+def test_the_table_is_a_frame(models):
+    table = models["char"].score("the cat").table
+    assert list(table["text"]) == [*"the cat", "<eos>"]
+    assert table["cumulative_bits"].is_monotonic_increasing
+
+
+# -- evaluating -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["ngram", "lstm"])
+def test_saved_loaded_and_in_memory_agree(tmp_path, poem, model):
+    settings = {"order": 3} if model == "ngram" else TINY
+    fresh = lmlab.train(poem, model=model, **settings)
+    before = fresh.evaluate()
+    fresh.save(tmp_path / "a")
+    loaded = lmlab.load(tmp_path / "a")
+    assert loaded.evaluate() == fresh.evaluate() == before | {"run": str(tmp_path / "a")}
+    asked = {"n": 2, "max_tokens": 9}
+    strategy = lmlab.Sample(seed=3)
+    assert loaded.generate("the", strategy, **asked) == fresh.generate("the", strategy, **asked)
+    with pytest.raises(RunExistsError):
+        fresh.save(tmp_path / "a")
+
+
+def test_its_own_test_split_is_what_it_never_saw(tmp_path, poem):
+    lm = lmlab.train(poem, model="ngram", order=3, out=tmp_path / "run")
+    own = lmlab.load(tmp_path / "run").evaluate()
+    assert own["protocol"]["split"] == "test"
+    assert own["chars"] == lm.manifest["data"]["splits"]["test"]["chars"]
+    assert lmlab.load(tmp_path / "run").evaluate(split="train")["perplexity"] < own["perplexity"]
+    whole = lmlab.load(tmp_path / "run").evaluate(split="all")
+    assert whole["chars"] == len(TEXT) == lm.evaluate(split="all")["chars"]
+
+
+def test_another_text_is_read_whole_whatever_the_run_was_trained_on(tmp_path):
+    for name, text in (("a.txt", TEXT), ("b.txt", some_text(seed=1))):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    settings = {"unit": "line", "limit": 60, "max_chars": 10, "split": "none", "model": "ngram", "order": 2}
+    lm = lmlab.train(str(tmp_path / "a.txt"), **settings)
+    figures = lm.evaluate(str(tmp_path / "b.txt"))
+    assert figures["documents"] == 150
+    assert figures["chars"] == len(some_text(seed=1)) - 150  # a line is a document, its end no part of it
+    assert figures["protocol"]["split"] == "all"
+    assert lm.evaluate(str(tmp_path / "b.txt"), data={"limit": 7})["documents"] == 7
+
+
+def test_words_and_characters_are_measured_on_the_same_bytes(models, tmp_path):
+    (tmp_path / "b.txt").write_text("the cat met a wombat", encoding="utf-8")
+    figures = [models[tokenizer].evaluate(str(tmp_path / "b.txt")) for tokenizer in TOKENIZERS]
+    assert {(each["chars"], each["bytes"]) for each in figures} == {(20, 20)}
+    assert figures[2]["unk_tokens"] == 2  # "met" and "wombat"
+    for each in figures:
+        assert each["bits_per_byte"] == pytest.approx(each["total_nats"] / math.log(2) / 20)
+
+
+def test_what_cannot_be_evaluated_is_told(models, tmp_path, poem):
+    with pytest.raises(UnknownNameError, match="no split is called 'tset'"):
+        lmlab.train(poem, model="ngram", order=2).evaluate(split="tset")
+    with pytest.raises(EmptyDataError, match="held no text out"):
+        lmlab.train(text=TEXT, model="ngram", order=2, split="none").evaluate()
+    models["char"].save(tmp_path / "run")
+    with pytest.raises(UsageError, match="came as a string"):
+        lmlab.load(tmp_path / "run").evaluate()
+    backoff = lmlab.train(text=TEXT, model="ngram", order=2, smoothing="stupid-backoff")
+    with pytest.raises(UsageError, match="do not sum to one"):
+        backoff.evaluate()
+
+
+# -- generating -------------------------------------------------------------------------------------------------------
+
+STRATEGIES = [
+    lmlab.Greedy(),
+    lmlab.Sample(seed=1),
+    lmlab.Sample(seed=2, temperature=1.5),
+    lmlab.Sample(seed=3, top_k=2),
+]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+@pytest.mark.parametrize("prompt", ["", "the 漢", "naïve Zoë saw"])
+@pytest.mark.parametrize("stop", [(), (" o", "n f"), ("\n",)], ids=str)
+def test_the_stream_is_the_text(models, tokenizer, strategy, prompt, stop):
+    asked = {"max_tokens": 25, "stop": stop, "allow_unknown": True}
+    (generated,) = models[tokenizer].generate(prompt, strategy, **asked)
+    assert "".join(step.new for step in models[tokenizer].stream(prompt, strategy, **asked)) == generated.text
+
+
+def test_the_stream_of_several_is_the_first_ones(models):
+    strategy, asked = lmlab.Sample(seed=4), {"n": 4, "max_tokens": 60, "stop": ("\n",)}
+    generated = models["char"].generate("the", strategy, **asked)
+    steps = list(models["char"].stream("the", strategy, **asked))
+    assert "".join(step.new for step in steps) == generated[0].text
+    assert len({len(each.text) for each in generated}) > 1  # they do end at different steps
+
+
+def test_the_texts_of_a_beam_end_in_the_result(models):
+    asked = {"n": 3, "max_tokens": 8}
+    *_, last = models["word"].stream("the cat", lmlab.Beam(width=3), **asked)
+    assert last.new == ""
+    assert list(last.texts) == [each.text for each in models["word"].generate("the cat", lmlab.Beam(width=3), **asked)]
+
+
+def test_a_stop_string_is_cut_off(models):
+    free = models["char"].generate("the", lmlab.Sample(seed=1), max_tokens=80)[0]
+    cut = models["char"].generate("the", lmlab.Sample(seed=1), max_tokens=80, stop=[".\n"])[0]
+    assert cut.text == free.text[: free.text.index(".\n")]
+    assert cut.end == "stop"
+    assert cut.tokens == len(cut.text) + 2
+
+
+@pytest.mark.parametrize(("tokenizer", "prompt", "named"), [("char", "the ☃", "☃"), ("word", "the wombat", "wombat")])
+def test_an_unknown_prompt_is_refused_unless_allowed(models, tokenizer, prompt, named):
+    with pytest.raises(UsageError, match=f"the prompt has '{named}'"):
+        models[tokenizer].generate(prompt)
+    with pytest.raises(UsageError, match=f"the prompt has '{named}'"):
+        next(models[tokenizer].stream(prompt))
+    (generated,) = models[tokenizer].generate(prompt, lmlab.Sample(seed=1), max_tokens=3, allow_unknown=True)
+    assert generated.prompt == prompt
+    assert generated.tokens >= 1
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe"])
+def test_bytes_know_every_prompt(models, tokenizer):
+    assert models[tokenizer].generate("☃ wombat", max_tokens=2)[0].tokens <= 2
+
+
+def test_a_word_after_the_prompt_keeps_its_space(models):
+    text = models["word"].generate("the", lmlab.Greedy(), max_tokens=1)[0].text
+    assert text.startswith(" ")
+    assert text.strip()

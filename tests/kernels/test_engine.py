@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmlab.kernels import engine
+
+
+def test_small_work_leaves_numba_alone() -> None:
+    code = "import sys; from lmlab.kernels import engine; "
+        "assert not engine.compiled(10_000); assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_holds_within_its_block() -> None:
+    with engine.only(True):
+        assert engine.compiled(1)
+        with engine.only(False):
+            assert not engine.compiled(10**12)
+        assert engine.compiled(1)
+    assert engine.compiled(10**12)
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_each_does_all_and_tells_what_fails(threads: int | None) -> None:
+    done: list[int] = []
+    engine.each(done.append, range(50), threads)
+    assert sorted(done) == list(range(50))
+    with pytest.raises(ZeroDivisionError):
+        engine.each(lambda x: done.append(1 // x), [1, 0, 2], threads)
+
+
+def test_what_was_begun_ends_before_a_failure_is_told() -> None:
+    ended: list[int] = []
+
+    def work(n: int) -> None:
+        if not n:
+            raise ZeroDivisionError
+        time.sleep(0.2)
+        ended.append(n)
+
+    with pytest.raises(ZeroDivisionError):
+        engine.each(work, [0, 1], 2)
+    assert ended == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = """
+import os
+from lmlab.kernels import engine
+engine.each(print, "ab", 2)
+child = os.fork()
+if not child:
+    engine.each(print, "cd", 2)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+def test_small_pieces_add_up() -> None:
+    code = """
+from lmlab.kernels import engine
+answers = [engine.compiled_by_now(1_000_000) for _ in range(6)]
+assert answers == [False, False, False, True, True, True], answers
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,201 @@
+"""Shapes: B documents, T positions, V the vocabulary, N ids."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmlab import scoring
+from lmlab.corpora.document import Document
+from lmlab.errors import EmptyDataError, UsageError
+from lmlab.models.adaptive.dynamic import Dynamic
+from lmlab.models.base import ArrayScorer, Blend, ParallelScorer
+from lmlab.models.mixture import Mixture, mix
+from lmlab.models.ngram import Ngram
+from lmlab.models.toy import Scripted, Uniform
+from lmlab.scoring import evaluate, token_logp, token_scores
+from lmlab.tokens import build_tokenizer
+from lmlab.tokens.id_store import TokenStore
+from lmlab.vocabulary import EOS, UNK
+from tests.models.neural.acceptance import make
+from tests.stores import of_documents
+
+V = 12
+DOCUMENTS = [[4, 5, 6], [], [5, UNK, 7, 4], [4] * 9, [6], [5, 5]]
+STORE = of_documents(DOCUMENTS, V, unknown_bytes=3)
+COUNTED = Ngram.estimate(Ngram.Settings(order=3), V, np.array(STORE.ids))
+
+
+def test_the_figures_by_hand():
+    """Two documents, "a" and "ab": 1/2 * 1/4, and 1/2 * 1/4 * 1."""
+    a, b = 4, 5
+    model = Scripted.make(
+        {
+            (): [0, 0, 0, 0.25, 0.5, 0.25],
+            (a,): [0, 0.5, 0, 0.25, 0, 0.25],
+            (a, b): [0, 0, 0, 1, 0, 0],
+        }
+    )
+    report = evaluate(model, of_documents([[a], [a, b]]))
+    nats = 6 * math.log(2)
+    assert (report.documents, report.tokens, report.chars, report.bytes) == (2, 5, 5, 10)
+    assert report.total_nats == pytest.approx(nats)
+    assert report.nats_per_token == pytest.approx(nats / 5)
+    assert report.perplexity == pytest.approx(2 ** (6 / 5))
+    assert report.bits_per_char == pytest.approx(6 / 5)
+    assert report.bits_per_byte == pytest.approx(6 / 10)
+    assert (report.unk_tokens, report.unk_spelling_nats) == (0, 0)
+    assert report.perplexity_unk_as_class == report.perplexity
+
+
+def test_a_uniform_model_has_the_perplexity_of_its_choices():
+    report = evaluate(Uniform(V), of_documents([[4, 5], [], [6]]))
+    assert report.perplexity == pytest.approx(V - 2)
+    assert report.tokens == 6
+
+
+def test_an_unknown_token_pays_for_its_spelling():
+    report = evaluate(Uniform(V), STORE)
+    spelled = (3 + 1) * math.log(257)
+    assert (report.unk_tokens, report.unk_spelling_nats) == (1, pytest.approx(spelled))
+    assert report.total_nats == pytest.approx(report.tokens * math.log(V - 2) + spelled)
+    assert report.perplexity_unk_as_class == pytest.approx(V - 2)
+    assert report.perplexity > report.perplexity_unk_as_class
+
+
+def test_sizes_are_those_of_the_text_before_encoding():
+    """A word tokenizer sees three tokens; bits are counted over the seven characters and eight bytes."""
+    tokenizer = build_tokenizer("word", {}, [Document("né a né")])
+    report = evaluate(Uniform(tokenizer.vocab_size), TokenStore.from_documents(tokenizer, [Document("né  a x")]))
+    bits = report.total_nats / math.log(2)
+    assert (report.tokens, report.chars, report.bytes, report.unk_tokens) == (4, 7, 8, 1)
+    assert report.bits_per_char == pytest.approx(bits / 7)
+    assert report.bits_per_byte == pytest.approx(bits / 8)
+
+
+def test_what_cannot_happen_has_infinite_perplexity():
+    never = Scripted.make({(): [0, 0, 0, 1, 0]})
+    assert evaluate(never, of_documents([[4]])).perplexity == math.inf
+
+
+class Stepwise:
+    """A model without any of the rare powers."""
+
+    def __init__(self, model):
+        self.vocab_size, self.bos, self.eos = model.vocab_size, model.bos, model.eos
+        self.start, self.step = model.start, model.step
+
+
+MODELS = {
+    "array": (COUNTED, ArrayScorer),
+    "parallel": (make("lstm"), ParallelScorer),
+    "parallel, window": (make("cnn"), ParallelScorer),
+    "uniform": (Uniform(V), ParallelScorer),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_path_gives_the_same_figures(name):
+    model, power = MODELS[name]
+    stepwise = Stepwise(model)
+    assert isinstance(model, power)
+    assert not isinstance(stepwise, ArrayScorer | ParallelScorer)
+    assert vars(evaluate(model, STORE)) == pytest.approx(vars(evaluate(stepwise, STORE)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [1, 7, 12, 1000])
+def test_figures_do_not_depend_on_batches(monkeypatch, name, size):
+    model, _ = MODELS[name]
+    before = vars(evaluate(model, STORE))
+    monkeypatch.setattr(scoring, "_BATCH_TOKENS", size)
+    monkeypatch.setattr(scoring, "_ARRAY_IDS", size)
+    progress = []
+    assert vars(evaluate(model, STORE, progress.append)) == pytest.approx(before, rel=1e-6)
+    assert progress == sorted(progress)
+    assert progress[-1] == STORE.tokens
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_documents_do_not_know_of_each_other(name):
+    model, _ = MODELS[name]
+    known = [[id for id in document if id != UNK] for document in DOCUMENTS]
+    alone = sum(evaluate(model, of_documents([document], V)).total_nats for document in known)
+    for order in (known, known[::-1]):
+        assert evaluate(model, of_documents(order, V)).total_nats == pytest.approx(alone, rel=1e-5)
+
+
+def test_scores_without_probabilities_are_refused():
+    model = Ngram.estimate(Ngram.Settings(order=2, smoothing="stupid-backoff"), V, np.array(STORE.ids))
+    with pytest.raises(UsageError, match=r"do not sum to one \(stupid backoff\), so it has no perplexity: train with"):
+        evaluate(model, STORE)
+
+
+def test_nothing_to_score_is_refused():
+    with pytest.raises(EmptyDataError, match="there is no document to score"):
+        evaluate(Uniform(V), of_documents([]))
+
+
+def test_tokens_are_ranked_among_all_and_ties_share_the_better_rank():
+    model = Scripted.make({(): [0, 0.1, 0, 0.1, 0.2, 0.6], (5,): [0, 0.25, 0, 0.25, 0.25, 0.25]})
+    found = list(token_scores(model, [5, EOS]))
+    assert [token.id for token in found] == [5, EOS]
+    assert [token.rank for token in found] == [1, 1]
+    assert [token.logp for token in found] == pytest.approx([math.log(0.6), math.log(0.25)])
+    assert [next(token_scores(model, [id])).rank for id in (5, 4, EOS, UNK)] == [1, 2, 3, 3]
+    assert next(token_scores(model, [0])).logp == -math.inf
+
+
+def test_token_scores_sum_to_the_report():
+    model = MODELS["parallel"][0]
+    store = of_documents([[4, 5, 6, 7]], V)
+    total = -sum(token.logp for token in token_scores(model, [4, 5, 6, 7, EOS]))
+    assert evaluate(model, store).total_nats == pytest.approx(total, rel=1e-5)
+
+
+def test_scoring_keeps_nothing_for_learning():
+    model = make("gru")
+    evaluate(model, STORE)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(isinstance(v, torch.Tensor) for v in vars(evaluate(model, STORE)).values())
+
+
+def dynamic(lr=0.05):
+    return Dynamic(make("lstm"), Dynamic.Settings(rule="sgd", lr=lr, segment=4))
+
+
+ORDERED = {**{name: model for name, (model, _) in MODELS.items()}, "stepwise": Stepwise(COUNTED), "stream": dynamic(0)}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+@pytest.mark.parametrize("size", [1, 12, 1000])
+def test_tokens_are_scored_in_the_order_of_the_store(monkeypatch, name, size):
+    monkeypatch.setattr(scoring, "_BATCH_TOKENS", size)
+    monkeypatch.setattr(scoring, "_ARRAY_IDS", size)
+    documents = [STORE.document(number)[1:] for number in range(len(STORE))]
+    expected = [token.logp for document in documents for token in token_scores(ORDERED[name], document)]
+    assert token_logp(ORDERED[name], STORE) == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_a_mixture_is_scored_part_by_part():
+    parts = [COUNTED, make("cnn"), Stepwise(make("gru")), dynamic(0)]
+    inner = mix(Mixture.Settings("linear", (0.5, 0.5)), parts[2:])
+    mixture = mix(Mixture.Settings("linear", (0.2, 0.5, 0.3)), [*parts[:2], inner])
+    assert isinstance(mixture, Blend)
+    assert vars(evaluate(mixture, STORE)) == pytest.approx(vars(evaluate(Stepwise(mixture), STORE)), rel=1e-5)
+
+
+def test_in_a_mixture_a_part_may_learn():
+    mixture = mix(Mixture.Settings("linear", (0.4, 0.6)), [COUNTED, dynamic()])
+    one = of_documents([[4, 5, 6, 7] * 9], V)
+    assert vars(evaluate(mixture, one)) == pytest.approx(vars(evaluate(Stepwise(mixture), one)), rel=1e-4)
+    two = of_documents([[4, 5, 6, 7] * 9] * 2, V)
+    assert evaluate(mixture, two).nats_per_token < evaluate(mixture, one).nats_per_token
+
+
+def test_a_stream_tells_its_progress():
+    progress = []
+    evaluate(dynamic(), STORE, progress.append)
+    assert len(progress) > len(STORE)
+    assert progress[-1] == STORE.tokens

@@ -1,0 +1,103 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as HFTokenizer
+
+from lmlab.corpora.document import Document
+from lmlab.tokens import build_tokenizer
+from lmlab.tokens.base import FILE
+from lmlab.tokens.word import CLOSERS, OPENERS
+
+TRICKY = st.text(
+    st.sampled_from("ab1_'\u2019\u2018-.,!([)\"“” \n\t\r\0é\u0301%ि\u200d\ufe0fΣ😀") | st.characters(), max_size=40
+)
+SETTINGS = st.fixed_dictionaries(
+    {"split": st.sampled_from(["punct", "space"]), "lower": st.booleans(), "strip_punctuation": st.booleans()}
+)
+
+
+def make(text="a", **settings):
+    return build_tokenizer("word", settings, [Document(text)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't stop, well-known O\u2019Neill!", ["Don't", "stop", ",", "well-known", "O\u2019Neill", "!"]),
+        ("a--b 'tis dogs' x-", ["a", "-", "-", "b", "'", "tis", "dogs", "'", "x", "-"]),
+        ("one\n\ntwo\r\nthree", ["one", "\n", "\n", "two", "\n", "three"]),
+        ("3.14 snake_case", ["3", ".", "14", "snake_case"]),
+        ("हिन्दी cafe\u0301 😀", ["हिन्दी", "cafe\u0301", "😀"]),
+    ],
+)
+def test_words_marks_and_newlines(text, words):
+    assert make().tokenise(text) == words
+
+
+def test_space_splits_at_the_white_space_of_kenlm_alone():
+    text = "a,b\0c\td\ne\rf g\x0bh\x0ci\u00a0j\u2003k"
+    assert make(split="space").tokenise(text) == ["a,b", "c", "d", "e", "f", "g\x0bh\x0ci\u00a0j\u2003k"]
+
+
+def test_strip_punctuation_keeps_words_and_newlines():
+    assert make(strip_punctuation=True).tokenise("Well, don't (go)\n- now!") == ["Well", "don't", "go", "\n", "now"]
+    assert make(strip_punctuation=True, split="space").tokenise("Well, don't\0(go)") == ["Well", "dont", "go"]
+
+
+def test_settings_apply_to_the_tokens_of_a_record():
+    record = Document("A , b", tokens=("A", ",", "b"))
+    assert make(lower=True, strip_punctuation=True).words(record) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["Well", ",", "he", "(", "Bob", ")", "said", ":", "\n", "no", "."], "Well, he (Bob) said:\nno."),
+        (["“", "go", "”", ",", "5", "%", "…"], "“go”, 5%…"),
+        (["a", "-", "b", "'", "c", "\u2019", "d"], "a - b ' c\u2019 d"),
+    ],
+)
+def test_gaps_are_put_back_by_rule(words, text):
+    tokenizer = make()
+    assert tokenizer.detokenise(words) == text
+    assert tokenizer.tokenise(text) == words
+
+
+@given(settings=SETTINGS, text=TRICKY)
+def test_detokenised_words_split_into_the_same_words(settings, text):
+    tokenizer = make(**settings)
+    words = tokenizer.tokenise(text)
+    again = tokenizer.detokenise(words)
+    assert tokenizer.tokenise(again) == words
+
+
+@given(words=st.lists(st.sampled_from([*sorted(OPENERS | CLOSERS), "'", "-", '"', "a", "b-c", "d\u2019e", "\u0301"])))
+def test_any_order_of_words_survives_detokenising(words):
+    tokenizer = make()
+    assert tokenizer.tokenise(tokenizer.detokenise(words)) == words
+
+
+@given(settings=SETTINGS, text=TRICKY)
+def test_decode_is_normalise_under_every_setting(settings, text):
+    tokenizer = make(text + " a", **settings)
+    specials = {"[PAD]", "[UNK]", "<bos>", "<eos>"}
+    if not specials & set(tokenizer.tokenise(text)):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == tokenizer.normalise(text)
+
+
+@given(settings=SETTINGS, train=TRICKY, text=TRICKY)
+def test_agrees_with_the_tokenizers_library(tmp_path_factory, settings, train, text):
+    tokenizer = make(train + " a", **settings)
+    folder = tmp_path_factory.mktemp("word")
+    tokenizer.save(folder)
+    reference = HFTokenizer.from_file(str(folder / FILE))
+    ids = reference.encode(tokenizer.tokenise(text), is_pretokenized=True).ids
+    assert ids == tokenizer.encode(text).ids.tolist()
+
+
+def test_every_setting_declares_what_it_changes():
+    assert "White space but newlines" in make().normalisation
+    assert "newlines" in make(split="space").normalisation
+    assert re.search("lower case; punctuation is dropped.$", make(lower=True, strip_punctuation=True).normalisation)
