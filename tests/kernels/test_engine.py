@@ -11,8 +11,10 @@ from lmlab.kernels import engine
 
 
 def test_small_work_leaves_numba_alone() -> None:
-    code = "import sys; from lmlab.kernels import engine; "
+    code = (
+        "import sys; from lmlab.kernels import engine; "
         "assert not engine.compiled(10_000); assert 'numba' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
