@@ -26,12 +26,12 @@ import torch
 import notebook_loops as loops
 from common import Endless, machine, rate, short, table
 from lmlab import scoring
-from lmlab.config import load_recipe, merge
+from lmlab.config import load_recipe
 from lmlab.decoding import Sample, decode, finish
-from lmlab.facade.configure import complete, settings_of
 from lmlab.facade.learn import train
 from lmlab.facade.prepare import Prepared, open_source, prepare
 from lmlab.progress import Console, Silent
+from lmlab.run_config import RunConfig, from_tables
 from lmlab.tokens.id_store import TokenStore
 
 LENGTHS = (100, 500)
@@ -155,9 +155,9 @@ def notebook_side(experiment: Experiment, minutes: float) -> Figures:
 
 def prepared_for(experiment: Experiment) -> Prepared:
     """The experiment's corpus, tokenizer and encoded splits, as our own training makes them."""
-    tree = merge(load_recipe(experiment.recipe), {"data": experiment.data})
-    whole = complete(tree, source=experiment.source, seed=SEED)
-    return prepare(open_source(experiment.source, settings_of(whole, "data"), Silent()), whole["tokenizer"], Silent())
+    named = from_tables(load_recipe(experiment.recipe)) | from_tables({"data": experiment.data})
+    config = RunConfig.build(named | {"source": experiment.source, "seed": SEED})
+    return prepare(open_source(experiment.source, config.data, Silent()), config.tokenizer, Silent())
 
 
 def _figures(
@@ -192,8 +192,8 @@ def lmlab_side(experiment: Experiment, minutes: float) -> Figures:
     return _figures(lm.evaluate(split="test"), tokens / results["train_seconds"], write, seconds, note)
 
 
-def _how(config: Mapping[str, Any]) -> str:
-    return f"{config['train']['precision']}, {config['train']['threads']} thread(s)"
+def _how(config: RunConfig) -> str:
+    return f"{config.train.precision}, {config.train.threads} thread(s)"
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

@@ -152,9 +152,9 @@ def _fit(row: Row, text: Any) -> tuple[Any, Callable[[int], tuple[int, float, st
 
     from lmlab import registry
     from lmlab.facade.prepare import training_batches
+    from lmlab.train_settings import TrainSettings
     from lmlab.training.events import Began, Event, Stepped
     from lmlab.training.fit import Fit
-    from lmlab.training.settings import TrainSettings
 
     torch.manual_seed(0)
     kind = registry.resolve("model", "cnn" if row.layers else row.kind)

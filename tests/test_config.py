@@ -1,5 +1,6 @@
 import importlib
 import json
+import math
 import pkgutil
 from dataclasses import dataclass
 
@@ -8,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lmlab
-from lmlab.config import Settings, described, load_recipe, merge, parse_assignments, recipe_names, setting, walk
+from lmlab.config import Settings, described, load_recipe, parse_assignments, schema, setting, walk
 from lmlab.corpora import DataSettings
 from lmlab.errors import SettingError, UnknownNameError, UsageError
-from lmlab.facade.configure import complete, settings_of
 from lmlab.training import TrainSettings
 
 
@@ -23,17 +23,19 @@ class Sample(Settings):
     on: bool = setting(True, "whether at all")
     limit: int | None = setting(None, "at most so many", ge=1)
     names: tuple[str, ...] = setting((), "what they are called")
+    drops: tuple[int, ...] = setting((), "what each loses", ge=0)
 
 
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("count", (1, 9), (0, 10, 1.5, "3", None, True)),
-        ("share", (1, 1.0, 0.001), (0, 0.0, 1.01, float("nan"), None, "half")),
+        ("count", (1, 9), (0, 10, 10**400, -(10**5000), 1.5, "3", None, True, [1], {"a": 1})),
+        ("share", (1, 1.0, 0.001), (0, 0.0, 1.01, float("nan"), math.inf, 10**400, None, "half", [0.5], {"a": 1})),
         ("shape", ("square",), ("Square", "", None, 1)),
         ("on", (True, False), (1, "yes", None)),
         ("limit", (None, 1), (0, "none", False)),
-        ("names", ((), ("a", "b")), (["a"], "a", None)),
+        ("names", ((), ("a", "b")), (["a"], "a", None, ("a", 1), ({},))),
+        ("drops", ((), (0, 3)), ((0, -1), (0, "x"), (0, 1.5), (True,), ((0,),))),
     ],
 )
 def test_a_value_keeps_its_bound(name, good, bad):
@@ -71,6 +73,10 @@ def test_settings_cannot_be_changed():
         ("names", "a,b", ("a", "b")),
         ("names", "", ()),
         ("names", ["a", "b"], ("a", "b")),
+        ("drops", "0,0,1", (0, 0, 1)),
+        ("drops", "0 0  1", (0, 0, 1)),
+        ("drops", "0, 1", (0, 1)),
+        ("drops", [0, 1], (0, 1)),
         ("count", 3, 3),
     ],
 )
@@ -80,10 +86,61 @@ def test_text_becomes_the_fields_type(name, text, value):
     assert type(made) is type(value)
 
 
-@pytest.mark.parametrize(("name", "text"), [("count", "3.5"), ("count", "none"), ("share", "much"), ("on", "maybe")])
-def test_text_that_is_no_such_value_names_the_group(name, text):
-    with pytest.raises(SettingError, match=rf"^group\.{name} is '{text}'"):
-        Sample.make({name: text}, "group")
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("count", "3.5", "'3.5'"),
+        ("count", "none", "'none'"),
+        ("count", 12, "12"),
+        ("count", "9" * 5000, "'9999"),
+        ("count", 10**400, "an integer of about 401 digits"),
+        ("share", "much", "'much'"),
+        ("on", "maybe", "'maybe'"),
+        ("shape", {"a": {"b": 10**5000}}, "a dict too large to show"),
+        ("drops", "0;1", "('0;1',)"),
+        ("drops", "0,1.5", "(0, '1.5')"),
+        ("drops", [0, "x"], "(0, 'x')"),
+        ("drops", "0,-1", "(0, -1)"),
+        ("limit", [[[]]], "[[[]]]"),
+    ],
+)
+def test_a_wrong_value_names_path_value_and_bound(name, value, shown):
+    bound = {field.name: field.bound for field in described(Sample)}[name]
+    with pytest.raises(SettingError) as caught:
+        Sample.make({name: value}, "group")
+    said = str(caught.value)
+    assert said.startswith(f"group.{name} is {shown}")
+    assert f", but must be {bound}: " in said
+    assert len(said) < 300
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("value", [math.inf, "inf", "1e999", "nan", -math.inf])
+def test_numbers_are_finite(value):
+    with pytest.raises(SettingError, match=r"^group\.share is -?(inf|nan), but must be finite: how much$"):
+        Sample.make({"share": value}, "group")
+
+
+def test_settings_that_do_not_go_together_are_told_with_their_path():
+    with pytest.raises(SettingError, match=r"^data\.text_field is 'a', but must be left out"):
+        DataSettings.make({"text_field": "a", "template": "{b}"}, "data")
+
+
+def test_a_group_is_described_in_json_schema():
+    whole_numbers = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    assert schema(Sample)["properties"] == {
+        "count": {"type": "integer", "minimum": 1, "exclusiveMaximum": 10, "description": "how many", "default": 2},
+        "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "how much", "default": 0.5},
+        "shape": {"type": "string", "enum": ["round", "square"], "description": "how it looks", "default": "round"},
+        "on": {"type": "boolean", "description": "whether at all", "default": True},
+        "limit": {
+            "anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1}],
+            "description": "at most so many",
+            "default": None,
+        },
+        "names": {"type": "array", "items": {"type": "string"}, "description": "what they are called", "default": ()},
+        "drops": {**whole_numbers, "description": "what each loses", "default": ()},
+    }
 
 
 def test_an_unknown_key_offers_the_nearest():
@@ -131,8 +188,8 @@ def test_every_setting_of_the_package_has_help_and_a_default_within_its_bound():
         kind()
 
 
-def test_assignments_become_a_tree():
-    assert parse_assignments(["a.b=1", "a.c=x=y", "d.e="]) == {"a": {"b": "1", "c": "x=y"}, "d": {"e": ""}}
+def test_assignments_name_paths():
+    assert parse_assignments(["a.b=1", "a.c=x=y", "d.e="]) == {"a.b": "1", "a.c": "x=y", "d.e": ""}
 
 
 @pytest.mark.parametrize("word", ["a=1", "a.b", ".b=1", "a.=1", ""])
@@ -141,44 +198,8 @@ def test_what_is_no_assignment_is_refused(word):
         parse_assignments([word])
 
 
-trees = st.recursive(
-    st.dictionaries(st.sampled_from("abc"), st.integers()),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner | st.integers()),
-    max_leaves=8,
-)
-
-
-@given(trees, trees)
-def test_merging_lets_the_later_win_and_leaves_its_parts_alone(one, two):
-    before = json.dumps([one, two])
-    whole = merge(one, two)
-    assert json.dumps([one, two]) == before
-    assert dict(walk(two)).items() <= dict(walk(whole)).items()
-    assert merge(one, {}) == merge({}, one) == one
-    assert merge(whole, two) == whole
-
-
-def test_a_merged_tree_shares_no_group_with_its_parts():
-    part = {"model": {"layers": 1}}
-    merge(part)["model"]["layers"] = 2
-    assert part == {"model": {"layers": 1}}
-
-
 def test_walk_gives_dotted_leaves():
     assert list(walk({"a": {"b": 1, "c": {"d": 2}}, "e": 3})) == [("a.b", 1), ("a.c.d", 2), ("e", 3)]
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_whole(name):
-    recipe = load_recipe(name)
-    whole = complete(recipe, source=recipe["source"], seed=0)
-    for group in ("data", "tokenizer", "model", "train"):
-        settings_of(whole, group)
-    asked = {path: value for path, value in walk(recipe) if path not in ("source", "seed")}
-    filled = dict(walk(whole))
-    for path, value in asked.items():
-        assert filled[path] == (tuple(value) if isinstance(value, list) else value), path
-    assert complete({**whole}, source=whole["source"], seed=0) == whole, "a whole configuration is itself a recipe"
 
 
 def test_a_run_is_a_recipe(tmp_path):
@@ -199,7 +220,10 @@ def test_an_unknown_recipe_offers_the_nearest(tmp_path):
         load_recipe(str(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.toml", b"= 1"), ("a.json", b"{"), ("a.toml", b"\xff\xfe")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.toml", b"= 1"), ("a.json", b"{"), ("a.toml", b"\xff\xfe"), ("a.json", b"[1]"), ("a.json", b"[" * 10**5)],
+)
 def test_a_damaged_recipe_is_told_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=r"cannot be read as a recipe") as caught:

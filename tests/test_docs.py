@@ -12,7 +12,7 @@ from lmlab import registry
 from lmlab.cli import VERBS, split_verb, verb_parser
 from lmlab.config import described
 from lmlab.corpora import DataSettings
-from lmlab.training.settings import TrainSettings
+from lmlab.train_settings import TrainSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -8,20 +8,15 @@ from lmlab import store
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
 from lmlab.models.neural.cnn import CNN
+from lmlab.run_config import RunConfig
 from lmlab.tokens import build_tokenizer
 
 # -- a model directory ------------------------------------------------------------------------------------------------
 
 TOKENIZER = build_tokenizer("char", {}, [Document("to be or not to be")])
-CONFIG = {
-    "source": "text",
-    "seed": 3,
-    "data": {},
-    "tokenizer": {"kind": "char"},
-    "model": {"kind": "cnn", "channels": 4, "embedding": 3, "layers": 1},
-    "train": {},
-    "vocab_size": TOKENIZER.vocab_size,
-}
+CONFIG = RunConfig.build(
+    {"source": "text", "seed": 3, "model.kind": "cnn", "model.channels": 4, "model.embedding": 3, "model.layers": 1}
+)
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def saved(tmp_path):
 
 def test_a_model_directory_comes_back(saved):
     found = store.load(saved)
-    assert (found.config, found.manifest["kind"], found.manifest["seed"]) == (CONFIG, "cnn", 3)
+    assert (found.config, found.manifest["kind"], found.manifest["config"]["seed"]) == (CONFIG, "cnn", 3)
     assert found.manifest["made_by"]["numpy"]
     assert found.tokenizer.encode("to").ids.tolist() == TOKENIZER.encode("to").ids.tolist()
     assert found.model.settings.channels == 4
@@ -81,17 +76,24 @@ DAMAGES = {
     "no config": (lambda run: (run / "config.json").unlink(), "is no model directory (no config.json)"),
     "another format": (
         lambda run: changed(run / "manifest.json", format=99),
-        "has format 99, but this version reads 1",
+        "has format 99, but this version reads 2",
     ),
-    "no format": (lambda run: (run / "manifest.json").write_text("{}"), "has format None, but this version reads 1"),
+    "no format": (lambda run: (run / "manifest.json").write_text("{}"), "has format None, but this version reads 2"),
     "a list": (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json is damaged (not an object)"),
     "half a manifest": (lambda run: half(run / "manifest.json"), "manifest.json is damaged"),
     "half a config": (lambda run: half(run / "config.json"), "config.json is damaged"),
     "an empty config": (lambda run: (run / "config.json").write_text("{}"), "config.json is damaged"),
     "no text": (lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is damaged"),
     "a model that is a word": (lambda run: changed(run / "config.json", model="cnn"), "config.json is damaged"),
-    "a vocabulary of text": (lambda run: changed(run / "config.json", vocab_size="many"), "config.json is damaged"),
-    "another vocabulary": (lambda run: changed(run / "config.json", vocab_size=999), "is inconsistent"),
+    "a kind that is a number": (lambda run: changed(run / "config.json", model={"kind": 3}), "config.json is damaged"),
+    "a setting out of bounds": (lambda run: changed(run / "config.json", train={"lr": -1}), "config.json is damaged"),
+    "named that is no list": (lambda run: changed(run / "config.json", named={"a": 1}), "config.json is damaged"),
+    "a vocabulary of text": (lambda run: changed(run / "manifest.json", vocab_size="many"), "is inconsistent"),
+    "another vocabulary": (lambda run: changed(run / "manifest.json", vocab_size=999), "is inconsistent"),
+    "the first format": (
+        lambda run: changed(run / "manifest.json", format=1),
+        "has format 1, but this version reads 2: make it again: lmlab train --recipe",
+    ),
     "no tokenizer": (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json"),
     "half a tokenizer": (lambda run: half(run / "tokenizer.json"), "tokenizer.json"),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), "model.safetensors cannot be read"),

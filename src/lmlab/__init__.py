@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "train": "lmlab.facade.learn",
     "resume": "lmlab.facade.learn",
-    "compare": "lmlab.facade.learn",
+    "compare": "lmlab.facade.compare",
     "estimate": "lmlab.facade.estimate",
     "TextModel": "lmlab.facade.text_model",
     "Greedy": "lmlab.decoding",

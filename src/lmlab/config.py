@@ -1,38 +1,50 @@
 """Settings: frozen dataclasses whose fields carry their help and their bounds.
 
-One description of a field serves the constructor's checks, the command line's help, the recipe reader and the
-generated documentation:
+One description of a field serves the constructor's checks, the command line's flags and their help, recipes, the
+generated documentation, the JSON schema and the keywords of `lmlab.train`:
 
     @dataclass(frozen=True)
     class Settings(config.Settings):
         layers: int = setting(1, "stacked layers", ge=1)
 
-A run's configuration is a plain nested dict, `{"data": {...}, "tokenizer": {"kind": "char"}, "model": {"kind": "lstm"},
-"train": {...}}`, the same in a recipe (TOML), in `config.json` and in memory.
+What somebody names is kept flat, by dotted paths: `{"model.kind": "lstm", "model.layers": 2, "train.minutes": 3}`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from lmlab.errors import SettingError, UnknownNameError, UsageError
+from lmlab.errors import SettingError, UnknownNameError, UsageError, shown
+
+Named = dict[str, Any]
+"""Values that somebody named, by dotted path."""
 
 _COMPARE = {
-    "ge": (lambda v, b: v >= b, ">="),
-    "gt": (lambda v, b: v > b, ">"),
-    "le": (lambda v, b: v <= b, "<="),
-    "lt": (lambda v, b: v < b, "<"),
+    "ge": (lambda v, b: v >= b, ">=", "minimum"),
+    "gt": (lambda v, b: v > b, ">", "exclusiveMinimum"),
+    "le": (lambda v, b: v <= b, "<=", "maximum"),
+    "lt": (lambda v, b: v < b, "<", "exclusiveMaximum"),
 }
+_KINDS: dict[Any, tuple[str, str]] = {  # of each type: in words, and in a JSON schema
+    int: ("an integer", "integer"),
+    float: ("a number", "number"),
+    str: ("text", "string"),
+    bool: ("true or false", "boolean"),
+    types.NoneType: ("none", "null"),
+}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def setting(default: Any, help: str, *, choices: Sequence[str] = (), **bounds: float) -> Any:
-    """A dataclass field with its help text and its bounds (`ge`, `gt`, `le`, `lt`, or `choices`)."""
+    """A dataclass field with its help and its bounds (`ge`, `gt`, `le`, `lt`, `choices`), which each of a list has."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "bounds": bounds})
 
 
@@ -42,7 +54,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in described(type(self)):
-            field.check(getattr(self, field.name))
+            field.check(field.name, getattr(self, field.name))
 
     @classmethod
     def make(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -53,13 +65,20 @@ class Settings:
             where: the group's name, for messages: `"model"`.
 
         Raises:
-            SettingError: an unknown name, a value of the wrong type, or one outside its bound.
+            UnknownNameError: no setting has that name.
+            SettingError: a value of the wrong type, or outside its bound; it names the path, `model.layers`.
         """
         known = {field.name: field for field in described(cls)}
-        for name in values:
+        made = {}
+        for name, value in values.items():
             if name not in known:
                 raise UnknownNameError(f"setting of {where}", name, known)
-        return cls(**{name: known[name].convert(value, where) for name, value in values.items()})
+            made[name] = known[name].convert(value)
+            known[name].check(f"{where}.{name}", made[name])
+        try:
+            return cls(**made)
+        except SettingError as error:  # settings that do not go together
+            raise error.within(where) from None
 
     def dump(self) -> dict[str, Any]:
         """The settings as a plain dict, ready for JSON."""
@@ -78,48 +97,102 @@ class Field(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """The bound in words."""
+        """The bound in words.
+
+        >>> Field("prune", tuple[int, ...], (), "drop what is rare", (), {"ge": 0}).bound
+        'a list of integers >= 0'
+        """
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        kind = " or ".join(_type_name(t) for t in _alternatives(self.type))
+        kind = " or ".join(_in_words(kind) for kind in _alternatives(self.type))
         limits = " and ".join(f"{_COMPARE[op][1]} {limit:g}" for op, limit in self.bounds.items())
         return f"{kind} {limits}".strip()
 
-    def check(self, value: Any) -> None:
-        """Raise SettingError unless the value lies within the bound; None is always allowed where it is the type's."""
-        allowed = _alternatives(self.type)
-        if value is None and types.NoneType in allowed:
-            return
-        if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        plain = tuple(typing.get_origin(t) or t for t in allowed)
-        wrong_type = not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain)
-        if wrong_type or (self.choices and value not in self.choices):
-            raise SettingError(self.name, value, self.bound, self.help)
-        if not all(_COMPARE[op][0](value, limit) for op, limit in self.bounds.items()):
-            raise SettingError(self.name, value, self.bound, self.help)
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The field in JSON Schema (draft 2020-12)."""
+        limits = {_COMPARE[op][2]: limit for op, limit in self.bounds.items()}
+        kinds = [_in_schema(kind, limits) for kind in _alternatives(self.type)]
+        kind = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        chosen = {"enum": list(self.choices)} if self.choices else {}
+        return {**kind, **chosen, "description": self.help, "default": self.default}
 
-    def convert(self, value: Any, where: str) -> Any:
-        """Text to the field's type, other values as they are."""
-        allowed = _alternatives(self.type)
-        if isinstance(value, list):
-            return tuple(value)
-        if types.NoneType in allowed and isinstance(value, str) and value.lower() in ("none", "null", ""):
-            return None
-        if not isinstance(value, str) or str in allowed:
+    def check(self, path: str, value: Any) -> None:
+        """Raise unless the value is of the type and within the bound; numbers are finite.
+
+        Raises:
+            SettingError: it is not; the message begins with `path`.
+        """
+        if any(self._is(kind, value) for kind in _alternatives(self.type)):
+            return
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        raise SettingError(path, value, "finite" if infinite else self.bound, self.help)
+
+    def _is(self, kind: Any, value: Any) -> bool:
+        if typing.get_origin(kind) is tuple:
+            return isinstance(value, tuple) and all(self._is(typing.get_args(kind)[0], each) for each in value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return False
+        if self.choices and value not in self.choices:
+            return False
+        if kind is float and not math.isfinite(value):
+            return False
+        return kind not in (int, float) or all(_COMPARE[op][0](value, limit) for op, limit in self.bounds.items())
+
+    def convert(self, value: Any) -> Any:
+        """Text to the field's type, a list to a tuple; what cannot be converted stays as it is, for `check` to refuse.
+
+        >>> field = Field("prune", tuple[int, ...], (), "drop what is rare", (), {})
+        >>> field.convert("0,0,1"), field.convert("0 0 1"), field.convert([0, 1]), field.convert("0;1")
+        ((0, 0, 1), (0, 0, 1), (0, 1), ('0;1',))
+        """
+        for kind in _alternatives(self.type):
+            converted = _converted(kind, value)
+            if converted is not value:
+                return converted
+        return value
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """The value as this type, or the value itself."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if isinstance(value, str):
+            value = [part for part in re.split(r"\s*,\s*" if inner is str else r"[\s,]+", value.strip()) if part]
+        return tuple(_converted(inner, part) for part in value) if isinstance(value, list) else value
+    if not isinstance(value, str):
+        return value
+    if kind is types.NoneType:
+        return None if value.lower() in ("none", "null", "") else value
+    if kind is bool:
+        return _BOOLEANS.get(value.lower(), value)
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
             return value
-        for kind in allowed:
-            if kind is bool and value.lower() in ("true", "false", "yes", "no", "1", "0"):
-                return value.lower() in ("true", "yes", "1")
-            if typing.get_origin(kind) is tuple:
-                inner = typing.get_args(kind)[0]
-                return tuple(inner(part.strip()) for part in value.split(",") if part.strip())
-            if kind in (int, float):
-                try:
-                    return kind(value)
-                except ValueError:
-                    continue
-        raise SettingError(f"{where}.{self.name}", value, self.bound, self.help)
+    return value
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, none first: `none` written for an optional text is no text."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return tuple(sorted(kinds, key=lambda one: one is not types.NoneType))
+
+
+def _in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is not tuple:
+        return _KINDS[kind][0]
+    inner = _KINDS[typing.get_args(kind)[0]][0].removeprefix("an ").removeprefix("a ")
+    return f"a list of {inner if inner == 'text' else inner + 's'}"
+
+
+def _in_schema(kind: Any, limits: Mapping[str, float]) -> dict[str, Any]:
+    if typing.get_origin(kind) is tuple:
+        return {"type": "array", "items": _in_schema(typing.get_args(kind)[0], limits)}
+    return {"type": _KINDS[kind][1], **(limits if kind in (int, float) else {})}
 
 
 def described(cls: type[Settings]) -> tuple[Field, ...]:
@@ -135,46 +208,29 @@ def described(cls: type[Settings]) -> tuple[Field, ...]:
     )
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+def schema(cls: type[Settings]) -> dict[str, Any]:
+    """A group of settings in JSON Schema."""
+    properties = {field.name: field.schema for field in described(cls)}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-def _type_name(kind: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
-    return names.get(kind, "a list")
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["model.layers=3"]` to `{"model": {"layers": "3"}}`.
+def parse_assignments(assignments: Sequence[str]) -> Named:
+    """What `--set` is given, by path.
 
     Raises:
         UsageError: a word that is not `group.name=value`.
 
     >>> parse_assignments(["model.layers=3", "train.lr=1e-3"])
-    {'model': {'layers': '3'}, 'train': {'lr': '1e-3'}}
+    {'model.layers': '3', 'train.lr': '1e-3'}
     """
-    tree: dict[str, Any] = {}
+    named: Named = {}
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         group, dot, name = path.partition(".")
         if not (equals and dot and group and name):
             raise UsageError(f"--set takes group.name=value, not {assignment!r}", "for example --set model.layers=3")
-        tree.setdefault(group, {})[name] = value
-    return tree
-
-
-def merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts laid over each other, the later one winning.
-
-    >>> merge({"model": {"kind": "cnn", "layers": 2}}, {"model": {"layers": 3}})
-    {'model': {'kind': 'cnn', 'layers': 3}}
-    """
-    result: dict[str, Any] = {}
-    for tree in trees:
-        for key, value in tree.items():
-            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-            result[key] = merge(result[key], value) if both else (merge(value) if isinstance(value, Mapping) else value)
-    return result
+        named[path] = value
+    return named
 
 
 def recipe_names() -> list[str]:
@@ -187,7 +243,7 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: no such recipe and no such file.
-        UsageError: the file is not TOML, or not JSON.
+        UsageError: the file is not TOML, or not JSON, or holds no table.
     """
     import tomllib
 
@@ -198,11 +254,15 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         path = _recipe_folder() / f"{name_or_path}.toml"
     if not path.is_file():
         raise UnknownNameError("recipe", name_or_path, recipe_names())
-    read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        recipe: dict[str, Any] = read(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        recipe = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as a recipe ({error})", "see docs/guide/recipes.md") from error
+    if not isinstance(recipe, dict):
+        raise UsageError(
+            f"{path} cannot be read as a recipe ({shown(recipe)} is no table)", "see docs/guide/recipes.md"
+        )
     return recipe
 
 

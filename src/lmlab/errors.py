@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LONGEST_SHOWN = 120  # characters of a value in a message
+
 
 class LmlabError(Exception):
     """The root: catch this to catch all of ours.
@@ -51,8 +53,27 @@ class SettingError(UsageError):
     """
 
     def __init__(self, name: str, value: object, bound: str, remedy: str = "") -> None:
-        shown = value if isinstance(value, (int, float)) else repr(value)
-        super().__init__(f"{name} is {shown}, but must be {bound}", remedy)
+        super().__init__(f"{name} is {shown(value)}, but must be {bound}", remedy)
+        self._name, self._said = name, (value, bound, remedy)
+
+    def within(self, group: str) -> SettingError:
+        """The same of a setting in a group: `model.layers` for `layers`."""
+        return SettingError(self._name if "." in self._name else f"{group}.{self._name}", *self._said)
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and in one line, whatever it is.
+
+    >>> shown(3), shown("three"), shown(10**400), shown("x" * 100)[:12]
+    ('3', "'three'", 'an integer of about 401 digits', "'xxxxxxxxxxx")
+    """
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of about {int(value.bit_length() * 0.30103) + 1} digits"
+    try:
+        text = str(value) if isinstance(value, (int, float)) else repr(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits, or tables thousands deep, within
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
 
 class UnknownNameError(UsageError):
@@ -69,7 +90,7 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        super().__init__(f"no {kind} is called {name!r}", f"{hint}There are {', '.join(known)}")
+        super().__init__(f"no {kind} is called {shown(name)}", f"{hint}There are {', '.join(known)}")
 
 
 class RunExistsError(UsageError):

@@ -1,12 +1,12 @@
 """Model directories: what lies in one, how it is written whole or not at all, how it is read back.
 
-    manifest.json      format number, kind, what made it: configuration, seed, data hash, versions; results
-    config.json        the configuration alone: data, tokenizer, model, train, seed
+    manifest.json      format number, kind, what made it: configuration, data hash, versions; results
+    config.json        the configuration alone, which is itself a recipe
     tokenizer.json     the tokenizer's vocabulary
     model.safetensors  the weights of a trained model, or the memory-mapped arrays of a counted one
     metrics.jsonl      a line an event of training
     curve.png          the learning curve
-    checkpoints/       what `--resume` needs; see training/checkpoint.py
+    checkpoints/       what `--resume` needs (`lmlab.training.checkpoint`)
 
 Every file and folder is written beside its place, synced, and renamed into it. Nothing is ever unpickled.
 """
@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 from lmlab import registry, tokens
 from lmlab.disk import atomic_folder, write_json, writing
-from lmlab.errors import ArtifactError
+from lmlab.errors import ArtifactError, UsageError
 from lmlab.models.base import Registered
+from lmlab.run_config import RunConfig
 from lmlab.tokens.base import FILE, Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
 VOCABULARY = "tokenizer_sha256"  # in the manifest
 
@@ -43,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"{path.parent} is no model directory (no {path.name})", "see `lmlab info`") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error})", "train it again") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} is damaged (not an object)", "train it again")
@@ -64,26 +65,31 @@ def versions() -> dict[str, str]:
     }
 
 
-def new_manifest(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def new_manifest(config: RunConfig, data: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a run that begins."""
     return {
         "format": FORMAT,
-        "kind": config["model"]["kind"],
+        "kind": config.model.kind,
         "status": "running",
-        "config": dict(config),
-        "seed": config["seed"],
+        "config": config.dump(),
         "data": dict(data),
         "made_by": versions(),
         "results": {},
     }
 
 
-def write_description(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any], manifest: dict[str, Any]) -> None:
-    """Everything of a model directory but the weights; the manifest receives the vocabulary's hash."""
+def write_description(folder: Path, tokenizer: Tokenizer, config: RunConfig, manifest: dict[str, Any]) -> None:
+    """Everything of a model directory but the weights; the manifest receives the vocabulary's size and hash."""
     with writing(folder):
         tokenizer.save(folder)
-        manifest[VOCABULARY] = _vocabulary_hash(folder)
-    write_json(folder / CONFIG, config)
+        manifest |= {"vocab_size": tokenizer.vocab_size, VOCABULARY: _vocabulary_hash(folder)}
+    write_results(folder, config, manifest)
+
+
+def write_results(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> None:
+    """Write the configuration and the manifest, which holds it too."""
+    manifest["config"] = config.dump()
+    write_json(folder / CONFIG, manifest["config"])
     write_json(folder / MANIFEST, manifest)
 
 
@@ -91,7 +97,7 @@ def save(
     path: Path,
     model: Registered,
     tokenizer: Tokenizer,
-    config: Mapping[str, Any],
+    config: RunConfig,
     manifest: dict[str, Any],
     curve: Path | None,
 ) -> None:
@@ -111,7 +117,7 @@ class Stored(NamedTuple):
 
     model: Registered
     tokenizer: Tokenizer
-    config: dict[str, Any]
+    config: RunConfig
     manifest: dict[str, Any]
 
 
@@ -121,24 +127,17 @@ def load(path: Path) -> Stored:
     Raises:
         ArtifactError: it is none, of another format, or damaged.
     """
-    manifest = read_manifest(path)
-    config = read_json(path / CONFIG)
-    try:
-        tokenizer_kind, model_kind = config["tokenizer"]["kind"], config["model"]["kind"]
-        vocab_size = int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ArtifactError(f"{path / CONFIG} is damaged (no {error})", "train it again") from error
-    tokenizer = tokens.load_tokenizer(path, tokenizer_kind, _without_kind(config["tokenizer"]))
+    manifest, config = read_manifest(path), read_config(path)
+    tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump())
     if manifest.get(VOCABULARY, now := _vocabulary_hash(path)) != now:
         raise ArtifactError(f"{path / FILE} is damaged (not what the manifest knows)", "train it again")
-    if tokenizer.vocab_size != vocab_size:
+    if manifest.get("vocab_size") != tokenizer.vocab_size:
         raise ArtifactError(
-            f"{path} is inconsistent: {tokenizer.vocab_size} tokens in tokenizer.json, {vocab_size} in config.json",
+            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {manifest.get('vocab_size')} in {MANIFEST}",
             "train it again",
         )
-    model_class = registry.resolve("model", model_kind)
-    settings = model_class.Settings.make(_without_kind(config["model"]), "model")
-    return Stored(model_class.load(path, settings, vocab_size), tokenizer, config, manifest)
+    model_class = registry.resolve("model", config.model.kind)
+    return Stored(model_class.load(path, config.model.settings, tokenizer.vocab_size), tokenizer, config, manifest)
 
 
 def _vocabulary_hash(folder: Path) -> str:
@@ -146,18 +145,36 @@ def _vocabulary_hash(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_config(path: Path) -> RunConfig:
+    """The configuration of a model directory.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    dumped = read_json(path / CONFIG)
+    try:
+        return RunConfig.load(dumped)
+    except UsageError as error:
+        raise ArtifactError(f"{path / CONFIG} is damaged ({error})", "train it again") from error
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a model directory, its format checked."""
+    """The manifest of a model directory, its format checked.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of another format.
+    """
     if not path.is_dir():
         raise ArtifactError(f"{path} is no model directory (no such folder)", "see `lmlab train --help`")
     manifest = read_json(path / MANIFEST)
+    if manifest.get("format") == 1:
+        raise ArtifactError(
+            f"{path} has format 1, but this version reads {FORMAT}",
+            f"make it again: lmlab train --recipe {path} -o NEW",
+        )
     if manifest.get("format") != FORMAT:
         raise ArtifactError(
             f"{path} has format {manifest.get('format')}, but this version reads {FORMAT}",
             "install the one that wrote it",
         )
     return manifest
-
-
-def _without_kind(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in group.items() if name != "kind"}

@@ -4,10 +4,13 @@ from lmlab.corpora import DataSettings, open_text
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError
 from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again, open_source, prepare
 from lmlab.progress import Silent
+from lmlab.run_config import RunConfig
 from lmlab.tokens.id_store import TokenStore
 from tests.texts import TEXT, some_text
 
-CHAR = {"kind": "char"}
+CHAR = RunConfig.build({}).tokenizer
+LOWER = RunConfig.build({"tokenizer.lower": True}).tokenizer
+BYTE = RunConfig.build({"tokenizer.kind": "byte"}).tokenizer
 
 
 class Told(Silent):
@@ -57,8 +60,8 @@ def test_the_second_time_everything_is_found(monkeypatch):
         (some_text(seed=1), {}, CHAR),
         (TEXT, {"split": "0.5,0.25,0.25"}, CHAR),
         (TEXT, {"split": "none"}, CHAR),
-        (TEXT, {}, {"kind": "char", "lower": True}),
-        (TEXT, {}, {"kind": "byte"}),
+        (TEXT, {}, LOWER),
+        (TEXT, {}, BYTE),
     ],
 )
 def test_another_text_split_or_tokenizer_is_another_entry(cache, text, data, tokenizer):
@@ -119,10 +122,10 @@ def test_only_the_same_text_is_opened_again(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(TEXT)
     corpus = open_source(str(path), DataSettings(), Silent())
-    manifest = {"data": {"sha256": corpus.sha256}}
-    assert open_again(str(path), DataSettings(), manifest, Silent()).sha256 == corpus.sha256
+    manifest, config = {"data": {"sha256": corpus.sha256}}, RunConfig.build({"source": str(path)})
+    assert open_again(config, manifest, Silent()).sha256 == corpus.sha256
     path.write_text(TEXT + "more")
     with pytest.raises(DataError, match="is not the text of this run"):
-        open_again(str(path), DataSettings(), manifest, Silent())
+        open_again(config, manifest, Silent())
     with pytest.raises(UsageError, match="came as a string"):
-        open_again(IN_HAND, DataSettings(), manifest, Silent())
+        open_again(RunConfig.build({"source": IN_HAND}), manifest, Silent())

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lmlab.cli.parser import Parser, reporter_of
+from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
 from lmlab.cli.show import figures_row, print_json, print_table
 from lmlab.errors import UsageError
 
@@ -30,22 +30,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train each, show one table."""
-    from lmlab.cli.train import named_tree
-    from lmlab.facade import learn
+    from lmlab.facade.compare import compare_named
 
     kinds = [name.strip() for name in options.models.split(",") if name.strip()]
     if not kinds:
         raise UsageError("--models names no model", "for example --models ngram,lstm")
-    order, options.order = options.order, None
-    models = learn.compare(
-        options.source,
-        kinds,
-        seed=options.seed or 0,
-        out=options.out,
-        settings={"ngram": {"model": {"order": order}}} if order else None,
-        reporter=reporter_of(options),
-        **named_tree(options),
-    )
+    given, flags = named(options), [f"model.{name}" for name in NGRAM]
+    own = {path: given.pop(path) for path in flags if getattr(options, path) is not None}
+    models = compare_named(given, kinds, {"ngram": own}, options.out, reporter_of(options))
     if options.out:
         draw(models, Path(options.out))
     if options.json:
@@ -62,7 +54,7 @@ def result(lm: Any) -> dict[str, Any]:
     results = lm.manifest["results"]
     return {
         "run": str(lm.folder) if lm.folder else None,
-        "model": lm.config["model"]["kind"],
+        "model": lm.config.model.kind,
         **results["test"],
         "train_seconds": results["train_seconds"],
         "model_bytes": lm.model.nbytes,
@@ -73,7 +65,7 @@ def print_comparison(models: list[Any], title: str) -> None:
     """One table of several models."""
     rows = [
         figures_row(
-            lm.config["model"]["kind"],
+            lm.config.model.kind,
             lm.manifest["results"]["test"],
             seconds=lm.manifest["results"]["train_seconds"],
             MB=lm.model.nbytes / 1e6,
@@ -91,7 +83,7 @@ def draw(models: list[Any], folder: Path) -> Path:
 
     curves, levels = {}, {}
     for lm in models:
-        kind = lm.config["model"]["kind"]
+        kind = lm.config.model.kind
         if lm.folder and (lm.folder / METRICS).is_file():
             curves[kind] = read_curve(lm.folder / METRICS)
         elif "valid" in lm.manifest["results"]:

@@ -37,13 +37,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train the three, compare, complete."""
-    from lmlab.facade import learn
+    from lmlab.facade.compare import compare
 
     out = Path(options.out)
     if out.exists():
         raise RunExistsError(out)
     reporter = reporter_of(options)
-    models = learn.compare(
+    models = compare(
         options.source,
         list(_SETTINGS),
         out=out,
@@ -80,7 +80,7 @@ def complete(lm: Any) -> list[dict[str, str]]:
         "sample, nucleus 0.9": Sample(top_p=0.9, seed=1),
         "beam, width 5": Beam(width=5),
     }
-    kind = lm.config["model"]["kind"]
+    kind = lm.config.model.kind
     return [
         {
             "model": kind,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from lmlab.cli.parser import Parser, data_named, reporter_of
+from lmlab.cli.parser import Parser, in_group, reporter_of
 from lmlab.cli.show import composition_lines, figures_row, print_json, print_table
 from lmlab.errors import UsageError
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Score each run, show one table."""
     from lmlab.facade.text_model import TextModel
 
-    reporter, data = reporter_of(options), data_named(options, shares=False)
+    reporter, data = reporter_of(options), in_group(options, "data")
     if data and options.on is None:
         raise UsageError(f"{', '.join(data)} say how a text is read, but --on names none", "name one with --on")
     models = [TextModel.load(path).composed(options.adapt, options.mix, reporter) for path in options.runs]

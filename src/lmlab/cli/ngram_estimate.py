@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 
-from lmlab.cli.parser import NGRAM_OPTIONS, Parser, reporter_of
+from lmlab.cli.parser import Parser, in_group, reporter_of
 from lmlab.cli.show import print_json
 
 EXAMPLES = """\
@@ -22,14 +22,10 @@ def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="UTF-8 text files, or - for standard input")
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
-    group = parser.add_argument_group("model")
-    parser.add_ngram(group)
-    group.add_argument("--prune-entropy", metavar="T", help="drop what changes perplexity less than this share: 1e-8")
-    group.add_argument("--prune-to", metavar="N", help="drop, by entropy, until so many n-grams are left")
-    group.add_argument("--k", metavar="K", help="what add-k adds to every count")
+    parser.add_ngram("prune_entropy", "prune_to", "k", "compat")
+    group = parser.add_argument_group("vocabulary")
     group.add_argument("--vocab-size", type=int, metavar="V", help="keep only the commonest words, V ids in all")
     group.add_argument("--min-count", type=int, default=1, metavar="N", help="a word seen less often is unknown")
-    group.add_argument("--compat", metavar="TOOL", help="lmplz: repeat its error in the counts of counts")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,14 +40,13 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from lmlab.facade.estimate import estimate
 
-    named = {name: getattr(options, name) for name in (*NGRAM_OPTIONS, "prune_entropy", "prune_to", "k", "compat")}
     lm = estimate(
         *options.texts,
         out=options.out,
         vocab_size=options.vocab_size,
         min_count=options.min_count,
         reporter=reporter_of(options),
-        **{name: value for name, value in named.items() if value is not None},
+        **in_group(options, "model"),
     )
     results = lm.manifest["results"]
     if options.json:

@@ -1,4 +1,8 @@
-"""argparse, with one-line errors, examples in the help, and the options that verbs share."""
+"""argparse, with one-line errors, examples in the help, and the options that verbs share.
+
+A flag of a setting has its name, its help and its place from the setting's own description, and keeps what is given
+under the setting's path; `named` collects them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,13 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lmlab.config import Field, Named, described, parse_assignments
 from lmlab.errors import UsageError
+
+DATA = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
+NGRAM = ("order", "smoothing", "prune", "layout", "memory")
+_METAVARS = {"int": "N", "float": "X", "str": "TEXT", "tuple": "A,B,C"}
+_KINDS = {"model.kind": "model", "tokenizer.kind": "tokenizer"}  # of these the help lists what is registered
 
 
 class _Unseen(argparse.HelpFormatter):
@@ -29,8 +39,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def format_help(self) -> str:
-        """As wide as the terminal."""
+        """As wide as the terminal, with the registered kinds of models and tokenizers."""
+        from lmlab import registry
+
         self.formatter_class = argparse.RawDescriptionHelpFormatter
+        for action in self._actions:
+            if action.dest in _KINDS:
+                action.help = ", ".join(registry.names(_KINDS[action.dest]))
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
@@ -46,18 +61,33 @@ class Parser(argparse.ArgumentParser):
 
     def add_data(self, *, shares: bool = True) -> None:
         """How a source of text is read, and in which shares it is split."""
-        group = self.add_argument_group("text")
-        group.add_argument("--unit", metavar="UNIT", help="what a document is: auto, document, line or record")
-        group.add_argument("--text-field", metavar="NAME", help="the field of a record that holds its text")
-        group.add_argument("--template", metavar="TEXT", help='a text made of fields: "{title} ; {summary}"')
-        group.add_argument("--columns", metavar="A,B,C", help="names of the columns of a CSV without header")
-        group.add_argument("--max-chars", metavar="N", help="cut each document after N characters")
-        if shares:
-            group.add_argument(
-                "--split", metavar="SHARES", help="none, or shares of train, valid and test: 0.9,0.05,0.05"
-            )
-        group.add_argument("--errors", metavar="HOW", help="bytes that are no UTF-8: strict or replace")
-        group.add_argument("--limit", metavar="N", help="read at most N documents")
+        from lmlab.corpora import DataSettings
+
+        names = [name for name in DATA if shares or name != "split"]
+        _add_settings(self.add_argument_group("text"), "data", DataSettings, names)
+
+    def add_ngram(self, *names: str) -> None:
+        """How an n-gram is counted and smoothed."""
+        from lmlab.models.ngram import Ngram
+
+        _add_settings(self.add_argument_group("n-gram"), "model", Ngram.Settings, (*NGRAM, *names))
+
+    def add_learning(self) -> None:
+        """What is trained, how long, on what."""
+        from lmlab.train_settings import TrainSettings
+
+        group = self.add_argument_group("model and training")
+        group.add_argument("--tokenizer", dest="tokenizer.kind", metavar="KIND", help="what a token is")
+        _add_settings(group, "train", TrainSettings, ("minutes", "steps", "epochs"))
+        group.add_argument("--seed", type=int, metavar="N", help="of everything random (default 0)")
+        group.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="GROUP.NAME=VALUE",
+            help="any other setting: --set model.layers=2 --set train.lr=1e-3 (docs/settings.md lists them)",
+        )
+        self.add_ngram()
 
     def add_composition(self) -> None:
         """A model that adapts to what it reads, or is mixed with others."""
@@ -75,40 +105,36 @@ class Parser(argparse.ArgumentParser):
             help="mix another run's model in; without a weight one is fitted on the validation split",
         )
 
-    def add_ngram(self, group: argparse._ArgumentGroup) -> None:
-        """How an n-gram is counted and smoothed."""
-        group.add_argument("--order", metavar="N", help="order of an n-gram")
-        group.add_argument("--smoothing", metavar="NAME", help="of an n-gram: kneser-ney, witten-bell, absolute...")
-        group.add_argument("--prune", metavar="A,B,C", help="drop n-grams that occur so often at most: 0,0,1")
-        group.add_argument("--layout", metavar="NAME", help="of an n-gram: fast, or compact: a tenth of the size")
-        group.add_argument("--memory", metavar="SIZE", help="what counting may take, the rest goes to disk: 1G")
 
-    def add_learning(self) -> None:
-        """What is trained, how long, on what."""
-        group = self.add_argument_group("model and training")
-        group.add_argument("--tokenizer", metavar="KIND", help="tokens: char, byte, word, code or bpe")
-        group.add_argument("--minutes", metavar="M", help="budget of training in minutes")
-        group.add_argument("--steps", metavar="N", help="budget in steps")
-        group.add_argument("--epochs", metavar="N", help="budget in passes over the text")
-        self.add_ngram(group)
-        group.add_argument("--seed", type=int, default=None, metavar="N", help="of everything random (default 0)")
-        group.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="GROUP.NAME=VALUE",
-            help="any other setting: --set model.layers=2 --set train.lr=1e-3 (see docs/settings.md)",
-        )
+def _add_settings(group: Any, of: str, settings: Any, names: Any) -> None:
+    fields = {field.name: field for field in described(settings)}
+    for name in names:
+        field = fields[name]
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, dest=f"{of}.{name}", metavar=_metavar(field), help=_help(field))
 
 
-NGRAM_OPTIONS = ("order", "smoothing", "prune", "memory", "layout")
-DATA_OPTIONS = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
+def _metavar(field: Field) -> str:
+    return "NAME" if field.choices else next(m for kind, m in _METAVARS.items() if kind in str(field.type))
 
 
-def data_named(options: argparse.Namespace, *, shares: bool = True) -> dict[str, Any]:
-    """The text options that were given, as the group `data`."""
-    names = [name for name in DATA_OPTIONS if shares or name != "split"]
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+def _help(field: Field) -> str:
+    choices = f" ({', '.join(field.choices)})" if field.choices else ""
+    return f"{field.help}{choices}".replace("%", "%%")
+
+
+def named(options: argparse.Namespace) -> Named:
+    """The settings that were given, by path, and the source and the seed where a verb has them."""
+    given = {path: value for path, value in vars(options).items() if "." in path and value is not None}
+    given |= parse_assignments(getattr(options, "set", []))
+    run = {name: getattr(options, name, None) for name in ("source", "seed")}
+    return given | {name: value for name, value in run.items() if value is not None}
+
+
+def in_group(options: argparse.Namespace, group: str) -> dict[str, Any]:
+    """The settings of one group that were given, by name."""
+    start = f"{group}."
+    return {path.removeprefix(start): value for path, value in named(options).items() if path.startswith(start)}
 
 
 def reporter_of(options: argparse.Namespace) -> Any:

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lmlab.cli.parser import NGRAM_OPTIONS, Parser, data_named, reporter_of
+from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
 from lmlab.cli.show import figures_row, print_json, print_table
-from lmlab.config import merge, parse_assignments, walk
+from lmlab.config import Named
 from lmlab.errors import UsageError
 from lmlab.models.base import is_unnormalised
 from lmlab.training.ranks import is_first
@@ -33,77 +33,62 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--out", metavar="DIR", help="the model directory to write (default runs/SOURCE-MODEL)")
     parser.add_argument("--resume", metavar="DIR", help="go on with a run that was stopped")
     parser.add_argument("--recipe", metavar="NAME", help="a named recipe, a TOML file, or a run to repeat")
+    parser.add_argument("--model", dest="model.kind", metavar="KIND", help="what is trained")
     parser.add_learning()
-    parser.add_argument("--model", metavar="KIND", help="ngram, cnn, rnn, lstm, gru or transformer")
     parser.add_data()
-
-
-def named_tree(options: argparse.Namespace) -> dict[str, Any]:
-    """What the options name, as groups of settings."""
-    from lmlab.facade.configure import tree_of
-
-    loose = {name: getattr(options, name) for name in ("tokenizer", "minutes", "steps", "epochs", *NGRAM_OPTIONS)}
-    loose["model"] = getattr(options, "model", None)
-    if loose["model"] is None and any(loose[name] is not None for name in NGRAM_OPTIONS):
-        loose["model"] = "ngram"
-    tree = tree_of(**loose)
-    data = data_named(options)
-    return merge(tree, {"data": data} if data else {}, parse_assignments(options.set))
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, save, show."""
+    from lmlab.config import load_recipe
     from lmlab.facade import learn
+    from lmlab.run_config import from_tables, merged
 
-    reporter = reporter_of(options)
+    reporter, given = reporter_of(options), named(options)
+    if "model.kind" not in given and any(getattr(options, f"model.{name}") is not None for name in NGRAM):
+        given["model.kind"] = "ngram"
     if options.resume:
-        _check_same(options)
-        lm = learn.resume(options.resume, reporter)
-    else:
-        named = named_tree(options)
-        lm = learn.train(
-            options.source,
-            recipe=options.recipe,
-            out=options.out or _free_name(options, named),
-            seed=options.seed,
-            settings=named,
-            reporter=reporter,
-        )
-    return _show(lm, options)
+        _check_same(Path(options.resume), given, options.out)
+        return _show(learn.resume(options.resume, reporter), options)
+    recipe = from_tables(load_recipe(options.recipe)) if options.recipe else {}
+    out = options.out or _free_name(options, given)
+    return _show(learn.train_named(merged(recipe, given), out=out, reporter=reporter), options)
 
 
-def _free_name(options: argparse.Namespace, named: dict[str, Any]) -> str:
-    from lmlab.facade.configure import DEFAULT_MODEL
+def _free_name(options: argparse.Namespace, given: Named) -> str:
+    from lmlab.run_config import DEFAULT_MODEL
 
     text = "stdin" if options.source == "-" else Path(options.source or "/").resolve().name.split(".")[0]
     recipe = Path(options.recipe).stem if options.recipe else DEFAULT_MODEL
-    base = "runs/" + "-".join(filter(None, (text, named.get("model", {}).get("kind", recipe))))
+    base = "runs/" + "-".join(filter(None, (text, str(given.get("model.kind", recipe)))))
     taken = 1
     while Path(base if taken == 1 else f"{base}-{taken}").exists():
         taken += 1
     return base if taken == 1 else f"{base}-{taken}"
 
 
-def _check_same(options: argparse.Namespace) -> None:
+def _check_same(folder: Path, given: Named, out: str | None) -> None:
     """A resumed run goes on as it was: what the command line names besides must be what the run has."""
     from lmlab import store
+    from lmlab.run_config import RunConfig, from_tables
 
-    folder = Path(options.resume)
+    if out and Path(out).resolve() != folder.resolve():
+        raise UsageError(f"--resume {folder} goes on in that folder, not in {out}", "leave out -o")
     store.read_manifest(folder)
-    stored = dict(walk(store.read_json(folder / store.CONFIG)))
-    named = dict(walk(named_tree(options)))
-    if options.out and Path(options.out).resolve() != folder.resolve():
-        raise UsageError(f"--resume {folder} goes on in that folder, not in {options.out}", "leave out -o")
-    for name, value in named.items():
-        if str(stored.get(name)) not in (str(value), f"{value}.0"):
+    before = from_tables(store.read_config(folder).dump())
+    for path in sorted(given, key=lambda path: not path.endswith(".kind")):  # a setting is one of its kind
+        if path == "source":
+            continue
+        asked = from_tables(RunConfig.build(before | {path: given[path]}).dump())[path]
+        if asked != before[path]:
             raise UsageError(
-                f"{name} is {stored.get(name)} in {folder}, not {value}: a resumed run goes on as it was",
+                f"{path} is {before[path]} in {folder}, not {asked}: a resumed run goes on as it was",
                 "leave it out, or start a new run",
             )
 
 
 def _show(lm: Any, options: argparse.Namespace) -> int:
-    results, kind = lm.manifest["results"], lm.config["model"]["kind"]
+    results, kind = lm.manifest["results"], lm.config.model.kind
     interrupted = lm.manifest["status"] == "interrupted"
     if not is_first():
         return 130 if interrupted else 0

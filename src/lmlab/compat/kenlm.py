@@ -193,5 +193,5 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
             return model.trie if compact else model.fast_trie, [
                 token.encode() for token in tokenizer.tokens[len(SPECIALS) :]
             ]
-    kinds = f"model {stored.config['model']['kind']} on {stored.config['tokenizer']}"
+    kinds = f"model {stored.config.model.kind} on {stored.config.tokenizer.dump()}"
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with tokenizer word, split space")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from lmlab import registry
-from lmlab.facade.configure import settings_of
 from lmlab.facade.prepare import Prepared, training_batches
 from lmlab.progress import Reporter
 
 if TYPE_CHECKING:
+    from lmlab.run_config import RunConfig
+    from lmlab.train_settings import TrainSettings
     from lmlab.training.planner import Size
 
 _MEASURED_SHARE = 0.005  # of the budget, for each size measured
@@ -26,14 +27,11 @@ class Clock:
     tokens: float | None = None
 
 
-def planned(
-    whole: dict[str, Any], named: Mapping[str, Any], prepared: Prepared, reporter: Reporter, clock: Clock
-) -> tuple[dict[str, Any], Clock]:
+def planned(config: RunConfig, prepared: Prepared, reporter: Reporter, clock: Clock) -> tuple[RunConfig, Clock]:
     """A configuration with the width, dropout and rate that suit its budget of minutes; what is named stands.
 
     Args:
-        whole: the whole configuration, defaults filled in.
-        named: what of it was named by the caller or a recipe.
+        config: of the run.
         prepared: the corpus.
         reporter: is told what was chosen.
         clock: since when the budget runs.
@@ -41,42 +39,40 @@ def planned(
     Returns:
         The configuration, and the clock with the tokens that are planned.
     """
-    model_class = registry.resolve("model", whole["model"]["kind"])
+    model_class = registry.resolve("model", config.model.kind)
     ladder = getattr(model_class, "ladder", ())
-    given = {**named.get("model", {}), **named.get("train", {})}
-    if not ladder or whole["train"]["minutes"] is None or whole["train"]["plan"]:
-        return whole, clock
+    if not ladder or config.train.minutes is None or config.train.plan:
+        return config, clock
     from lmlab.training import planner
 
     known = {field.name for field in fields(model_class.Settings)}
-    if set(given) >= {"lr", *ladder[0], *known & planner.DROPPED}:
-        return whole, clock
-    if set(ladder[0]) & set(given):
-        ladder = [{name: given[name] for name in ladder[0] if name in given}]
-    budget = 60 * whole["train"]["minutes"]
+    named_of_model, named_of_train = config.names_in("model"), config.names_in("train")
+    if "lr" in named_of_train and named_of_model >= {*ladder[0], *known & planner.DROPPED}:
+        return config, clock
+    if set(ladder[0]) & named_of_model:
+        ladder = [{name: getattr(config.model.settings, name) for name in ladder[0] if name in named_of_model}]
+    budget = 60 * config.train.minutes
     left = max(budget / 2, budget - (time.perf_counter() - clock.began))
     tokens = prepared.stores["train"].tokens
     with reporter.stage("measuring this machine"):
-        measure, rate = _measure(whole, prepared, left), model_class.training_defaults["lr"]
-        choice = planner.choose(ladder, measure, tokens, left, _batch_tokens(whole["train"]), rate)
-    model = {name: value for name, value in choice.model.items() if name in known and name not in given}
-    train = {name: value for name, value in choice.train.items() if name not in given}
+        measure, rate = _measure(config, prepared, left), model_class.training_defaults["lr"]
+        choice = planner.choose(ladder, measure, tokens, left, _batch_tokens(config.train), rate)
+    model = {name: value for name, value in choice.model.items() if name in known and name not in named_of_model}
+    train = {name: value for name, value in choice.train.items() if name not in named_of_train}
     reporter.say(f"planned for {left:.0f} s: {choice.sentence(model | train)}")
-    whole = {**whole, "model": {**whole["model"], **model}, "train": {**whole["train"], **train}}
-    return whole, replace(clock, tokens=choice.tokens)
+    return config.with_model(**model).with_train(**train), replace(clock, tokens=choice.tokens)
 
 
-def _measure(whole: Mapping[str, Any], prepared: Prepared, left: float) -> Callable[[Mapping[str, Any]], Size]:
+def _measure(config: RunConfig, prepared: Prepared, left: float) -> Callable[[Mapping[str, Any]], Size]:
     from lmlab.training.fit import Fit
     from lmlab.training.planner import Size
 
-    settings = settings_of(whole, "train")
-    batches = training_batches(prepared.stores["train"], settings, whole["seed"])
-    model_class = registry.resolve("model", whole["model"]["kind"])
+    batches = training_batches(prepared.stores["train"], config.train, config.seed)
+    model_class = registry.resolve("model", config.model.kind)
 
     def measure(size: Mapping[str, Any]) -> Size:
-        model = model_class(settings_of({"model": {**whole["model"], **size}}, "model"), prepared.tokenizer.vocab_size)
-        speed = Fit(model, batches, settings, whole["seed"]).pace(min(1.0, _MEASURED_SHARE * left))
+        model = model_class(replace(config.model.settings, **size), prepared.tokenizer.vocab_size)
+        speed = Fit(model, batches, config.train, config.seed).pace(min(1.0, _MEASURED_SHARE * left))
         return Size(size, model.core_parameters, speed)
 
     return measure
@@ -93,5 +89,5 @@ def expect(results: dict[str, Any], clock: Clock | None, reporter: Reporter) -> 
     reporter.say(f"to be expected on the validation split: about {nats:.2f} nats/token, give or take a tenth of it")
 
 
-def _batch_tokens(train: Mapping[str, Any]) -> int:
-    return (train["batch_tokens"] or train["batch_size"] * train["length"]) * train["accumulate"]
+def _batch_tokens(train: TrainSettings) -> int:
+    return (train.batch_tokens or train.batch_size * train.length) * train.accumulate

@@ -271,7 +271,7 @@ def _adapted(fitting: _Fitting, named: Mapping[str, Mapping[str, str]]) -> tuple
     if not named:
         return model, {}
     if not isinstance(model, NeuralModel):
-        kind = fitting.lm.config["model"]["kind"]
+        kind = fitting.lm.config.model.kind
         adapt = "+".join(named)
         raise UsageError(f"--adapt {adapt} needs a neural model, but this run's is {kind}", "mix one in with --mix")
     dynamic = Dynamic(model, Dynamic.Settings(lr=0))

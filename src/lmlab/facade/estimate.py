@@ -16,7 +16,6 @@ import numpy as np
 
 from lmlab import store
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
-from lmlab.facade.configure import complete, settings_of
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
 from lmlab.memory import parse_size
@@ -25,6 +24,7 @@ from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Advance, Reporter, default_reporter
+from lmlab.run_config import RunConfig, from_tables
 from lmlab.tokens.scan import WordScanner, chunks, opened, scanner
 from lmlab.tokens.word import WordTokenizer
 from lmlab.training.machine import keep_freed_memory
@@ -60,8 +60,8 @@ def estimate(
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
     names = [str(source) for source in sources]
-    whole = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, names[0])
-    model_settings = settings_of(whole, "model")
+    config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, names[0])
+    model_settings = config.model.settings
     texts = Texts(names, reporter, ended=model_settings.compat == "none")
     began = time.perf_counter()
     known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
@@ -71,10 +71,10 @@ def estimate(
         model: Any = Ngram.from_counts(model_settings, levels)
     spelled = words.words()
     del words, known  # each may take as much as the tokenizer
-    tokenizer = WordTokenizer(settings_of(whole, "tokenizer"), [*SPECIALS, *spelled])
+    tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *spelled])
     for note in model.notes:
         reporter.say(note)
-    lm = _text_model(model, tokenizer, whole, texts.describe(), time.perf_counter() - began)
+    lm = _text_model(model, tokenizer, config, texts.describe(), time.perf_counter() - began)
     if out is not None:
         lm.model = model.reopened(lm.save(out))
     return lm
@@ -98,8 +98,8 @@ def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Re
         raise RunExistsError(out)
     with reporter.stage(f"reading {path.name}"):
         trie, words = arpa.read(path)
-    whole = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
-    tokenizer = WordTokenizer(settings_of(whole, "tokenizer"), [*SPECIALS, *(word.decode() for word in words)])
+    config = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
+    tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *(word.decode() for word in words)])
     data: dict[str, Any] = {
         "name": path.name,
         "sha256": None,
@@ -107,7 +107,7 @@ def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Re
         "splits": {},
         "normalisation": _NORMALISATION,
     }
-    lm = _text_model(Ngram(settings_of(whole, "model"), trie), tokenizer, whole, data, time.perf_counter() - began)
+    lm = _text_model(Ngram(config.model.settings, trie), tokenizer, config, data, time.perf_counter() - began)
     if out is not None:
         lm.save(out)
     return lm
@@ -131,7 +131,7 @@ def words_of(lm: TextModel) -> list[bytes]:
         UsageError: its tokens are not runs of non-space.
     """
     where = lm.folder or "the model"
-    if lm.config["tokenizer"].get("split") != "space":
+    if getattr(lm.config.tokenizer.settings, "split", None) != "space":
         raise UsageError(f"the tokens of {where} are not words between spaces", "build it with `lmlab ngram estimate`")
     return [token.encode() for token in lm.tokenizer.tokens[len(SPECIALS) :]]
 
@@ -144,22 +144,21 @@ def with_trie(lm: TextModel, trie: Trie, note: str) -> TextModel:
     return TextModel(changed, lm.tokenizer, lm.config, {**lm.manifest, "results": results})
 
 
-def _configuration(model: Mapping[str, Any], tokenizer: Mapping[str, Any], source: str) -> dict[str, Any]:
-    tree = {
-        "model": {"kind": "ngram", **model},
-        "tokenizer": {"kind": "word", "vocab_size": None, "split": "space", **tokenizer},
-        "data": {"unit": "line", "split": "none"},
+def _configuration(model: Mapping[str, Any], tokenizer: Mapping[str, Any], source: str) -> RunConfig:
+    named = {
+        "source": source,
+        **from_tables({"model": {"kind": "ngram", **model}, "data": {"unit": "line", "split": "none"}}),
+        **from_tables({"tokenizer": {"kind": "word", "vocab_size": None, "split": "space", **tokenizer}}),
     }
-    return complete(tree, source=source, seed=0)
+    return RunConfig.build(named)
 
 
 def _text_model(
-    model: Any, tokenizer: WordTokenizer, whole: dict[str, Any], data: Mapping[str, Any], seconds: float
+    model: Any, tokenizer: WordTokenizer, config: RunConfig, data: Mapping[str, Any], seconds: float
 ) -> TextModel:
-    whole = whole | {"vocab_size": tokenizer.vocab_size}
-    manifest = store.new_manifest(whole, data) | {"status": "done"}
+    manifest = store.new_manifest(config, data) | {"status": "done"}
     manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), "ngrams": list(model.ngrams)}
-    return TextModel(model, tokenizer, whole, manifest)
+    return TextModel(model, tokenizer, config, manifest)
 
 
 class Texts:

@@ -25,7 +25,9 @@ from lmlab.tokens.id_store import TokenStore
 
 if TYPE_CHECKING:
     from lmlab.corpora import Corpus, DataSettings
+    from lmlab.run_config import Component, RunConfig
     from lmlab.tokens.batches import Batches, Epoch
+    from lmlab.train_settings import TrainSettings
 
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
@@ -78,17 +80,17 @@ def open_source(source: str, settings: DataSettings, reporter: Reporter) -> Corp
         return corpora.open_corpus(source, settings, progress=lambda done, total: advance(done))
 
 
-def prepare(corpus: Corpus, tokenizer_config: Mapping[str, Any], reporter: Reporter) -> Prepared:
+def prepare(corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
     """Build the tokenizer from the training split, encode every split, or find both in the cache."""
     if not corpus.sizes["train"].documents:
         raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
-    folder = corpora.cache_dir() / "tokens" / _key(corpus, tokenizer_config)
-    kind = tokenizer_config["kind"]
-    settings = {name: value for name, value in tokenizer_config.items() if name != "kind"}
-    tokenizer = _find_tokenizer(folder, kind, settings)
+    folder = corpora.cache_dir() / "tokens" / _key(corpus, wanted)
+    tokenizer = _find_tokenizer(folder, wanted)
     if tokenizer is None:
         with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:
-            tokenizer = tokens.build_tokenizer(kind, settings, _counted(corpus.documents("train"), advance))
+            tokenizer = tokens.build_tokenizer(
+                wanted.kind, wanted.settings.dump(), _counted(corpus.documents("train"), advance)
+            )
         with disk.atomic_folder(folder / "tokenizer") as beside:
             tokenizer.save(beside)
     stores = {}
@@ -106,16 +108,16 @@ def _tell_coverage(tokenizer: Tokenizer, stores: Mapping[str, TokenStore], repor
     )
 
 
-def _key(corpus: Corpus, tokenizer_config: Mapping[str, Any]) -> str:
-    parts = [_KEY_VERSION, corpus.sha256, corpus.rule, dict(tokenizer_config)]
+def _key(corpus: Corpus, wanted: Component) -> str:
+    parts = [_KEY_VERSION, corpus.sha256, corpus.rule, wanted.dump()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _find_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer | None:
+def _find_tokenizer(folder: Path, wanted: Component) -> Tokenizer | None:
     if not (folder / "tokenizer").is_dir():
         return None
     try:
-        return tokens.load_tokenizer(folder / "tokenizer", kind, settings)
+        return tokens.load_tokenizer(folder / "tokenizer", wanted.kind, wanted.settings.dump())
     except ArtifactError:
         shutil.rmtree(folder)  # damaged: made anew
         return None
@@ -154,7 +156,7 @@ def _head(documents: Iterable[Document], chars: float) -> Iterable[Document]:
         yield document
 
 
-def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
+def training_batches(tokens: TokenStore, settings: TrainSettings, seed: int) -> Batches:
     """The training split cut as the settings say."""
     from lmlab.tokens.batches import Columns, Lines, Windows
 
@@ -170,7 +172,7 @@ def training_batches(tokens: TokenStore, settings: Any, seed: int) -> Batches:
     )
 
 
-def validation_batches(tokens: TokenStore | None, batches: Batches, settings: Any) -> Epoch | None:
+def validation_batches(tokens: TokenStore | None, batches: Batches, settings: TrainSettings) -> Epoch | None:
     """The validation split in order: columns for a run in columns, else lines as they come."""
     from lmlab.tokens.batches import Columns, Lines
 
@@ -195,16 +197,18 @@ def encode_held_out(
         return TokenStore.from_documents(tokenizer, _head(corpus.documents(split), chars))
 
 
-def open_again(source: str, settings: DataSettings, manifest: Mapping[str, Any], reporter: Reporter) -> Corpus:
+def open_again(config: RunConfig, manifest: Mapping[str, Any], reporter: Reporter) -> Corpus:
     """Open the text behind a run.
 
     Raises:
-        UsageError: it came as a string, which nothing keeps.
+        UsageError: it came as a string or from standard input, which nothing keeps.
         DataError: it is not what the run was trained on.
     """
-    if source == IN_HAND:
+    if config.source in (None, IN_HAND):
         raise UsageError("this run's text came as a string, which is not kept", "train from a file, or name a text")
-    corpus = open_source(source, settings, reporter)
+    if config.source == "-":
+        raise UsageError("this run's text came from standard input, which is gone", "name a text with --on")
+    corpus = open_source(config.source, config.data, reporter)
     before = manifest["data"]["sha256"]
     if corpus.sha256 != before:
         raise DataError(

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lmlab import corpora, store
-from lmlab.config import merge
 from lmlab.errors import EmptyDataError, UsageError
-from lmlab.facade.configure import settings_of
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.tokens.base import Tokenizer
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from lmlab.corpora import Corpus
     from lmlab.decoding import Branch, Step
     from lmlab.decoding.strategies import Strategy
+    from lmlab.run_config import RunConfig
     from lmlab.tokens.id_store import TokenStore
 
 
@@ -103,19 +102,19 @@ class TextModel:
         self,
         model: Registered,
         tokenizer: Tokenizer,
-        config: Mapping[str, Any],
+        config: RunConfig,
         manifest: Mapping[str, Any],
         folder: Path | None = None,
         held_out: Mapping[str, TokenStore] | None = None,
         composition: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.config, self.manifest, self.folder = dict(config), dict(manifest), folder
+        self.config, self.manifest, self.folder = config, dict(manifest), folder
         self._held_out, self.composition = dict(held_out or {}), dict(composition or {})
 
     def __repr__(self) -> str:
         where = f" in {self.folder}" if self.folder else ""
-        return f"<TextModel {self.config['model']['kind']} on {self.config['source']}{where}>"
+        return f"<TextModel {self.config.model.kind} on {self.config.source}{where}>"
 
     def composed(
         self, adapt: str | None = None, mix: Sequence[str] = (), reporter: Reporter | None = None
@@ -196,7 +195,7 @@ class TextModel:
             EmptyDataError: there is nothing to score.
             DataError: the run's own text has changed.
         """
-        from lmlab.facade.prepare import encode_held_out
+        from lmlab.facade.prepare import encode_held_out, open_again
 
         reporter = reporter or Silent()
         if on is not None:
@@ -207,7 +206,7 @@ class TextModel:
             if split in self._held_out:
                 own = self.manifest["data"]
                 return self._scored(self._held_out[split], own["sha256"], own["name"], split, reporter)
-            corpus = self._open_own(reporter)
+            corpus = open_again(self.config, self.manifest, reporter)
         tokens = encode_held_out(corpus, self.tokenizer, split, reporter)
         return self._scored(tokens, corpus.sha256, corpus.name, split, reporter)
 
@@ -217,29 +216,23 @@ class TextModel:
         Raises:
             DataError: the text has changed.
         """
-        from lmlab.facade.prepare import IN_HAND, encode_held_out
+        from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again
 
         if split in self._held_out:
             return self._held_out[split]
-        if split not in self.manifest["data"].get("splits", ()) or self.config["source"] in ("-", IN_HAND):
+        if split not in self.manifest["data"].get("splits", ()) or self.config.source in ("-", IN_HAND):
             return None
         reporter = reporter or Silent()
-        return encode_held_out(self._open_own(reporter), self.tokenizer, split, reporter, chars)
+        corpus = open_again(self.config, self.manifest, reporter)
+        return encode_held_out(corpus, self.tokenizer, split, reporter, chars)
 
     def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
         """Another text, whole, whatever part of its own text the run was trained on."""
         from lmlab.facade.prepare import open_source
 
         whole = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
-        return open_source(on, settings_of(merge(self.config, {"data": whole}, {"data": data}), "data"), reporter)
-
-    def _open_own(self, reporter: Reporter) -> Corpus:
-        from lmlab.facade.prepare import open_again
-
-        source = self.config["source"]
-        if source == "-":
-            raise UsageError("this run's text came from standard input, which is gone", "name a text with --on")
-        return open_again(source, settings_of(self.config, "data"), self.manifest, reporter)
+        settings = corpora.DataSettings.make({**self.config.data.dump(), **whole, **data}, "data")
+        return open_source(on, settings, reporter)
 
     def _held_out_split(self) -> str:
         held_out = [split for split in ("test", "valid") if split in self.manifest["data"]["splits"]]
@@ -268,11 +261,11 @@ class TextModel:
             "data": name,
             "split": split,
             "data_sha256": sha256,
-            "tokens": f"{self.config['tokenizer']['kind']} tokens, vocabulary {self.tokenizer.vocab_size}",
+            "tokens": f"{self.config.tokenizer.kind} tokens, vocabulary {self.tokenizer.vocab_size}",
             **self.composition,
         }
         run = str(self.folder) if self.folder else None
-        return {"run": run, "model": self.config["model"]["kind"], **asdict(report), "protocol": protocol}
+        return {"run": run, "model": self.config.model.kind, **asdict(report), "protocol": protocol}
 
     # -- generating -----------------------------------------------------------------------------------------------
 

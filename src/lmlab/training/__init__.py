@@ -1,5 +1,5 @@
 """Training by gradient: one loop, its settings, events and checkpoints."""
 
-from lmlab.training.settings import TrainSettings
+from lmlab.train_settings import TrainSettings
 
 __all__ = ["TrainSettings"]

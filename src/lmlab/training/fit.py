@@ -28,6 +28,7 @@ from lmlab.errors import NonFiniteError, SettingError
 from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.models.neural.dropout import drop
 from lmlab.tokens.batches import Batch, Batches
+from lmlab.train_settings import TrainSettings
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training import machine
 from lmlab.training.checkpoint import Checkpoint
@@ -35,7 +36,6 @@ from lmlab.training.events import Began, Ended, Evaluated, Event, Listener, Samp
 from lmlab.training.optim import Plan, dropout_times, learning_rate, make_optimizer
 from lmlab.training.parallel import Gradients, rows_of
 from lmlab.training.ranks import Ranks
-from lmlab.training.settings import TrainSettings
 
 _LOGS = 200  # Stepped events of a whole run, about
 _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation

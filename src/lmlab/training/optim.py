@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from lmlab.errors import SettingError
-from lmlab.training.settings import TrainSettings
+from lmlab.train_settings import TrainSettings
 
 _MEMORY = ("exp_avg", "exp_avg_sq", "step")
 

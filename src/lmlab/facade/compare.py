@@ -1,0 +1,105 @@
+"""Several kinds of model trained on one text, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from lmlab import registry, scoring
+from lmlab.config import Named
+from lmlab.errors import EmptyDataError, RunExistsError, UsageError
+from lmlab.facade.budget import Clock, planned
+from lmlab.facade.learn import lasting, learn
+from lmlab.facade.prepare import Prepared, open_source, prepare
+from lmlab.facade.signature import takes_settings
+from lmlab.facade.text_model import TextModel
+from lmlab.progress import Reporter, default_reporter
+from lmlab.run_config import RunConfig, from_keywords, from_tables
+
+if TYPE_CHECKING:
+    from lmlab.facade.keywords import Keywords
+
+DEFAULT_KINDS = ("ngram", "cnn", "lstm")
+
+
+@takes_settings
+def compare(
+    source: str,
+    models: Sequence[str] = DEFAULT_KINDS,
+    *,
+    out: str | Path | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    reporter: Reporter | None = None,
+    **keywords: Unpack[Keywords],
+) -> list[TextModel]:
+    """Train several kinds of model on the same tokens, each for the same budget.
+
+    Args:
+        source: a file, folder, named corpus, or "-".
+        models: their kinds.
+        out: a new folder for the runs, one subfolder a model; None keeps none.
+        settings: groups of settings for one kind: `{"ngram": {"model": {"order": 4}}}`.
+        reporter: is told what goes on.
+        **keywords: settings for all, as in `lmlab.train`.
+
+    Returns:
+        A model a kind; `manifest["results"]["test"]` holds the figures of the test split.
+
+    Raises:
+        RunExistsError: `out` is already there.
+        EmptyDataError: there is no held-out text to compare on.
+        KeyboardInterrupt: one of them was interrupted; what it has is saved.
+    """
+    given: Mapping[str, Any] = keywords
+    own = {kind: from_tables(tables) for kind, tables in (settings or {}).items()}
+    return compare_named({"source": source} | from_keywords(given), models, own, out, reporter)
+
+
+def compare_named(
+    named: Named,
+    models: Sequence[str],
+    own: Mapping[str, Named],
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> list[TextModel]:
+    """Train and score what is named by path for all models, and for some of them alone (`own`)."""
+    reporter = reporter or default_reporter()
+    _check_kinds(models)
+    if out is not None and Path(out).exists():
+        raise RunExistsError(out)
+    shared = {"train.baseline": False, **named}
+    configs = [RunConfig.build({**shared, "model.kind": kind, **own.get(kind, {})}) for kind in models]
+    source = str(named["source"])
+    corpus = open_source(source, configs[0].data, reporter)
+    if not (corpus.sizes["test"].documents or corpus.sizes["valid"].documents):
+        raise EmptyDataError("there is no held-out text to compare on", "leave a share for it with --split")
+    configs = [dataclasses.replace(config, source=lasting(source)) for config in configs]
+    if corpus.pretokenised:
+        configs = [config.for_code() for config in configs]
+    prepared = prepare(corpus, configs[0].tokenizer, reporter)
+    return [_trained(prepared, config, Path(out) if out is not None else None, reporter) for config in configs]
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        registry.resolve("model", kind)
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice or not kinds:
+        raise UsageError(f"{twice} is named twice" if twice else "no model is named", "name each model once")
+
+
+def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: Reporter) -> TextModel:
+    kind = config.model.kind
+    reporter.say(f"{kind}:")
+    config, clock = planned(config, prepared, reporter, Clock(time.perf_counter()))
+    lm = learn(prepared, config, out / kind if out else None, reporter, clock=clock)
+    if lm.manifest["status"] == "interrupted":
+        raise KeyboardInterrupt
+    split = "test" if "test" in prepared.stores else "valid"
+    tokens = prepared.stores[split]
+    with reporter.stage("scoring the held-out split", tokens.tokens, " tokens") as advance:
+        lm.manifest["results"]["test"] = {"split": split, **vars(scoring.evaluate(lm.model, tokens, advance))}
+    return lm
