@@ -75,14 +75,18 @@ def overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns its exit code."""
+    """Run a command line; returns its exit code.
+
+    Args:
+        arguments: the words after `lmlab`; None are those of this process, which is then tuned for the work and ended.
+    """
+    if arguments is not None:
+        return _answer(list(arguments))
     from lmlab.training.machine import share_politely
 
     share_politely()
     _print_whatever()
-    if arguments is None:
-        _leave(_answer(sys.argv[1:]))
-    return _answer(list(arguments))
+    _leave(_answer(sys.argv[1:]))
 
 
 def _answer(words: list[str]) -> int:

@@ -232,17 +232,12 @@ def _fit(
     ranks: Ranks,
     clock: Clock | None = None,
 ) -> TextModel:
-    import torch
-
     from lmlab.training.fit import Fit
 
     settings, seed = config.train, config.seed
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise MissingExtraError("TensorBoard", "tensorboard")
-    model_class = registry.resolve("model", config.model.kind)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_class(config.model.settings, prepared.tokenizer.vocab_size)
+    model = _new_model(config, prepared.tokenizer.vocab_size)
     batches = training_batches(prepared.stores["train"], settings, seed)
     validation = validation_batches(prepared.stores.get("valid"), batches, settings)
     if ranks.first and settings.baseline and "baselines" not in manifest["results"]:
@@ -285,6 +280,15 @@ def _fit(
     if out is not None:
         store.write_results(out, config, manifest)
     return TextModel(model, prepared.tokenizer, config, manifest, out, prepared.stores)
+
+
+def _new_model(config: RunConfig, vocab_size: int) -> Any:
+    """The architecture with the weights that the seed gives, whatever else draws random numbers."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return registry.resolve("model", config.model.kind)(config.model.settings, vocab_size)
 
 
 def _calibration_tokens(prepared: Prepared, settings: TrainSettings) -> int:
