@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     share_politely()
     _print_whatever()
-    _leave(_answer(sys.argv[1:]))
+    return _leave(_answer(sys.argv[1:]))
 
 
 def _answer(words: list[str]) -> int:
