@@ -105,13 +105,18 @@ def test_train_an_ngram(lmlab):
     )
     assert called.code == 0
     assert called.json["run"] == "runs/kn5"
-    assert called.json["valid"]["perplexity"] > 1
+    (again,) = lmlab("eval", "runs/kn5", "--split", "valid", "--json").json
+    assert {key: again[key] for key in called.json["valid"]} == called.json["valid"]
+    assert 1 < again["perplexity"] < 4  # of the five names and five deeds of the text
+    assert lmlab("info", "runs/kn5", "--json").json["config"]["model"]["order"] == 5
 
 
 def test_train_from_standard_input(lmlab, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     assert lmlab("train", "-", "--model", "ngram", "-o", "runs/mine").code == 0
-    assert lmlab("info", "runs/mine", "--json").json["data"]["name"] == "standard input"
+    data = lmlab("info", "runs/mine", "--json").json["data"]
+    assert data["name"] == "standard input"
+    assert sum(split["chars"] for split in data["splits"].values()) == len(TEXT)
 
 
 def test_train_a_recipe_with_settings_on_top(lmlab, here):
@@ -234,6 +239,8 @@ def test_generate_as_the_issue_writes_it(lmlab):
     assert len(texts) == 3
     assert all(text["tokens"] <= 20 and text["seed"] == 1 and text["prompt"] == "the" for text in texts)
     assert lmlab(*words).json == texts
+    assert len({text["text"] for text in texts}) == 3  # drawn, each from a stream of its own
+    assert lmlab(*words[:-2], "2", "--json").json != texts
 
 
 def test_beams_come_best_first(lmlab):
