@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from lmlab.cli import VERBS, main, split_verb, verb_parser
+from lmlab.cli.generate import strategy_of
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -169,6 +170,17 @@ def test_eval_shows_one_table(lmlab):
     assert "unknown tokens" in called.out
 
 
+def test_the_table_of_eval_shows_what_its_json_says(lmlab):
+    (figures,) = lmlab("eval", "runs/lstm", "--on", "poem.txt", "--json").json
+    (row,) = (
+        line.split() for line in lmlab("eval", "runs/lstm", "--on", "poem.txt").out.splitlines() if "runs/lstm" in line
+    )
+    names = ("nats_per_token", "perplexity", "bits_per_char", "bits_per_byte", "unk_tokens", "perplexity_unk_as_class",
+             "tokens", "chars", "bytes")  # fmt: skip
+    assert [float(cell.replace(",", "")) for cell in row[1:]] == [pytest.approx(figures[n], abs=5e-5) for n in names]
+    assert len({figures[name] for name in ("bits_per_char", "bits_per_byte", "nats_per_token")}) == 3
+
+
 def test_eval_reads_another_text_as_it_is_told(lmlab, here):
     (here / "papers.jsonl").write_text('{"title": "the cat", "summary": "saw a dog"}\n')
     called = lmlab("eval", "runs/kn3", "--on", "papers.jsonl", "--template", "{title} {summary}", "--json")
@@ -249,6 +261,16 @@ def test_beams_come_best_first(lmlab):
     assert len({text["text"] for text in texts}) == 5
     means = [text["logp"] / (text["tokens"] + (text["end"] == "eos")) for text in texts]
     assert means == sorted(means, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "width"), [("", 5), ("-n 2", 5), ("-n 7", 7), ("--beams 3", 3), ("--beams 9 -n 7", 9)]
+)
+def test_a_beam_is_as_wide_as_asked_and_as_it_must_be(lmlab, options, width):
+    asked = verb_parser("generate").parse_args(["runs/kn3", "--strategy", "beam", *options.split()])
+    assert strategy_of(asked).width == width
+    texts = lmlab("generate", "runs/kn3", "--strategy", "beam", *options.split(), "--max-tokens", "4", "--json").json
+    assert len({text["text"] for text in texts}) == asked.n
 
 
 def test_a_drawn_seed_is_told_and_repeats(lmlab):
