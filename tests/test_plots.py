@@ -69,7 +69,7 @@ def test_the_first_training_losses_do_not_press_the_validation_curve_flat(tmp_pa
     curve = {"train": [(0.1, 90.0), (1.0, 2.2), (2.0, 1.6)], "valid": [(1.0, 2.0), (2.0, 1.5)]}
     draw_curves({"lstm": curve}, tmp_path / "a.png")
     rows = coloured(pixels(tmp_path / "a.png"), "#3b6fb6").any(1).nonzero()[0]
-    assert rows.max() - rows.min() > 150, "the thick line falls over a good part of the height"
+    assert len(rows) > 150, "the thick line falls over a good part of the height"
 
 
 @pytest.mark.parametrize(

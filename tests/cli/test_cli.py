@@ -2,10 +2,12 @@
 
 import io
 import json
+import math
 import os
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -221,6 +223,23 @@ def test_compare_shows_one_table_and_keeps_the_runs(lmlab, here):
         assert re.search(rf"^ +{kind} +\d", called.out, re.MULTILINE)
     assert {path.name for path in (here / "runs/all").iterdir()} == {"ngram", "cnn", "lstm", "curves.png"}
     assert lmlab("info", "runs/all/ngram", "--json").json["config"]["model"]["order"] == 2
+
+
+def test_the_picture_of_compare_holds_the_unit_of_its_axis(lmlab, here, monkeypatch):
+    """A counted model is a level beside curves that do not charge the spelling of unknown words."""
+    drawn = []
+    monkeypatch.setattr("lmlab.plots.draw_curves", lambda *given: drawn.append(given))
+    (here / "rare.txt").write_text(TEXT + "".join(f"the cat saw word{n}.\n" for n in range(40)), encoding="utf-8")
+    options = ["--tokenizer", "word", "--steps", "2", "--set", "train.evaluations=1", "--set", "train.threads=1"]
+    called = lmlab("compare", "rare.txt", "--models", "ngram,rnn", *options, "--order", "2", "-o", "runs/all")
+    assert called.code == 0
+    *_, (curves, path, levels) = drawn  # before it, the live curves of the run
+    valid = lmlab("eval", "runs/all/ngram", "--split", "valid", "--json").json[0]
+    assert valid["unk_tokens"] > 0
+    assert levels == {"ngram": pytest.approx(math.log(valid["perplexity_unk_as_class"]))}
+    assert list(curves) == ["rnn"]
+    assert len(curves["rnn"]["valid"]) == 1
+    assert path == Path("runs/all/curves.png")
 
 
 def test_info_of_a_run_and_of_the_machine(lmlab):

@@ -39,6 +39,13 @@ def added_by_xz(splits):
     return 8 * (after - before) / valid
 
 
+def written(folder):
+    """What a run's metrics say, but for the clock."""
+    events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(event["event"], event["step"], event.get("train_nats", event.get("valid_nats"))) for event in events
+            if event["event"] != "began"]  # fmt: skip
+
+
 def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
@@ -136,6 +143,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, poem):
     assert lmlab.resume(broken).manifest["status"] == "done"
     assert weights(whole) == weights(broken)
     assert lmlab.resume(broken).manifest["results"]["steps"] == 8  # nothing is left to do
+    assert written(broken) == written(whole)
+    assert [what for what, _, _ in written(broken)].count("ended") == 1
 
 
 def test_a_changed_text_is_not_gone_on_with(tmp_path, poem):
