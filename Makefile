@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test slow check lint types floors docs benchmarks clean
+.PHONY: demo test slow gpu check lint types floors docs benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/lmlab demo
@@ -15,6 +15,10 @@ test: .venv/developed
 
 slow: .venv/developed
 	$(BIN)/python -m pytest -m slow -n 0
+
+gpu: .venv/developed
+	$(BIN)/python -m pytest -m gpu -n 0
+	$(BIN)/python benchmarks/gpu.py
 
 check: lint types floors docs test
 

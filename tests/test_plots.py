@@ -30,6 +30,12 @@ def pixels(path):
     return imread(path)
 
 
+def coloured(image, colour):
+    """Where the picture has this colour, (height, width)."""
+    wanted = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    return (abs(image[..., :3] - wanted) < 0.02).all(-1)
+
+
 def test_a_curve_is_read_from_what_a_run_wrote(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for event in (stepped(1), evaluated(1), stepped(2), ENDED):
@@ -43,7 +49,7 @@ def test_the_picture_shows_the_curve(tmp_path):
     draw_curves({"lstm": CURVE}, tmp_path / "a.png")
     image = pixels(tmp_path / "a.png")
     assert image.shape == (540, 960, 4)
-    blue = (abs(image[..., :3] - [0x3B / 255, 0x6F / 255, 0xB6 / 255]) < 0.02).all(-1)
+    blue = coloured(image, "#3b6fb6")
     assert blue.sum() > 500, "the first run is drawn in blue"
     columns = blue.any(0).nonzero()[0]
     assert columns.max() - columns.min() > 400, "its line goes from side to side"
@@ -54,11 +60,16 @@ def test_two_runs_have_two_colours_and_a_model_without_a_curve_its_level(tmp_pat
     draw_curves({"lstm": CURVE, "cnn": CURVE | {"valid": [(1.0, 2.9), (2.0, 2.4)]}}, tmp_path / "two.png")
     draw_curves({"lstm": CURVE}, tmp_path / "level.png", levels={"5-gram": 2.4})
     one, two, level = (pixels(tmp_path / f"{name}.png") for name in ("one", "two", "level"))
-    orange = (abs(two[..., :3] - [0xD1 / 255, 0x60 / 255, 0x3D / 255]) < 0.02).all(-1)
-    assert orange.sum() > 300
-    grey = (abs(level[..., :3] - 0x44 / 255) < 0.02).all(-1)
-    assert grey.sum(1).max() > 300, "a level line from side to side"
+    assert coloured(two, "#d1603d").sum() > 300
+    assert coloured(level, "#444444").sum(1).max() > 300, "a level line from side to side"
     assert (one != level).any()
+
+
+def test_the_first_training_losses_do_not_press_the_validation_curve_flat(tmp_path):
+    curve = {"train": [(0.1, 90.0), (1.0, 2.2), (2.0, 1.6)], "valid": [(1.0, 2.0), (2.0, 1.5)]}
+    draw_curves({"lstm": curve}, tmp_path / "a.png")
+    rows = coloured(pixels(tmp_path / "a.png"), "#3b6fb6").any(1).nonzero()[0]
+    assert len(rows) > 150, "the thick line falls over a good part of the height"
 
 
 @pytest.mark.parametrize(
@@ -71,12 +82,20 @@ def test_two_runs_have_two_colours_and_a_model_without_a_curve_its_level(tmp_pat
 )
 def test_hardly_any_points_are_a_picture_all_the_same(tmp_path, curve):
     draw_curves({"run": curve}, tmp_path / "a.png", levels={"5-gram": 1.0})
-    pixels(tmp_path / "a.png")
+    draw_curves({}, tmp_path / "level.png", levels={"5-gram": 1.0})
+    found, level = pixels(tmp_path / "a.png"), pixels(tmp_path / "level.png")
+    assert found.shape == level.shape
+    assert coloured(level, "#444444").sum(1).max() > 300, "the level alone goes from side to side"
+    assert coloured(found, "#3b6fb6").sum() > 20, "the run is in the legend at least"
+    assert not coloured(level, "#3b6fb6").any()
 
 
 def test_many_runs_are_drawn(tmp_path):
-    draw_curves({str(n): CURVE for n in range(9)}, tmp_path / "a.png", levels={str(n): 2.0 for n in range(6)})
-    pixels(tmp_path / "a.png")
+    curves = {str(n): {"train": [], "valid": [(1.0, 2.0 + n), (2.0, 1.5 + n)]} for n in range(9)}
+    draw_curves(curves, tmp_path / "a.png", levels={str(n): 2.0 for n in range(6)})
+    image = pixels(tmp_path / "a.png")
+    for colour in ("#3b6fb6", "#d1603d", "#4c9a6a", "#8c5aa8", "#b8902f", "#5f6b73"):
+        assert coloured(image, colour).sum() > 100, colour
 
 
 def test_a_picture_replaces_the_one_before_at_once(tmp_path):

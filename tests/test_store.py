@@ -43,11 +43,14 @@ def test_a_model_directory_comes_back(saved):
 
 
 def test_the_curve_of_the_run_goes_along(saved, tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("{}")
     found = store.load(saved)
-    store.save(tmp_path / "copy", found.model, found.tokenizer, found.config, found.manifest, tmp_path)
-    assert (tmp_path / "copy" / "metrics.jsonl").read_text() == "{}"
-    assert not (tmp_path / "copy" / "curve.png").exists()
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    store.save(tmp_path / "early", found.model, found.tokenizer, found.config, found.manifest, tmp_path)
+    assert (tmp_path / "early" / "metrics.jsonl").read_text() == "{}"
+    assert not (tmp_path / "early" / "curve.png").exists()
+    (tmp_path / "curve.png").write_bytes(b"a picture")
+    store.save(tmp_path / "late", found.model, found.tokenizer, found.config, found.manifest, tmp_path)
+    assert (tmp_path / "late" / "curve.png").read_bytes() == b"a picture"
 
 
 def test_a_directory_may_be_read_by_others(saved):

@@ -103,15 +103,22 @@ def test_the_layouts_score_alike(case):
 
 
 def test_a_process_is_weighed():
-    """From a small process, as the benchmark is one: a child's peak counts what its parent was when it was started."""
-    child = "x = bytearray(200_000_000)\nfor i in range(3_000_000): pass\nprint(7)"
+    """From a small process, as the benchmark is one: a child's peak counts what its parent was when it was started.
+
+    The child says itself what it took; what is weighed is that, and its start and end besides.
+    """
+    child = (
+        "import time; began = time.perf_counter(); x = bytearray(200_000_000)\nfor i in range(3_000_000): pass\n"
+        "print(time.process_time(), time.perf_counter() - began)"
+    )
     weigh = f"import sys, weighing; print(tuple(vars(weighing.run(sys.executable, '-c', {child!r})).values()))"
     known = {**os.environ, "PYTHONPATH": str(Path(weighing.__file__).parent)}
     done = subprocess.run([sys.executable, "-c", weigh], env=known, capture_output=True, text=True, check=True)
     cost = weighing.Cost(*ast.literal_eval(done.stdout))
+    cpu, wall = map(float, cost.said.split())
     assert 200 < cost.peak < 2000
-    assert 0.02 < cost.cpu < cost.wall + 0.5
-    assert cost.said == "7\n"
+    assert cost.cpu > 0.9 * cpu  # two clocks of the system, which do not tick alike
+    assert cost.wall > 0.9 * wall
 
 
 def test_a_ratio_above_one_is_ours_to_be_better():

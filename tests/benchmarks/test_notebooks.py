@@ -131,4 +131,4 @@ def test_the_whole_table_of_one_experiment(tmp_path, monkeypatch, capsys):
     notebooks.main(["--minutes", "0.03", "--only", name, "--sooner", "1", "2"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {name}")]
     assert [row[1].partition(",")[0] for row in rows] == ["notebook", "lmlab", "lmlab"]
-    assert all(0 < float(row[2]) < 60 and 0 < float(row[4]) < 3 for row in rows)
+    assert all(float(row[2]) > 0 and 0 < float(row[4]) < 3 for row in rows)

@@ -121,7 +121,9 @@ def test_empty_standard_input(refused, monkeypatch):
 def test_one_long_line(here, capsys):
     Path("long.txt").write_text("to be or not to be " * 55_000)
     assert call(capsys, "train", "long.txt", "--order", "3", "-o", "runs/new").code == 0
-    assert call(capsys, "eval", "runs/new", "--on", "long.txt").code == 0
+    (figures,) = call(capsys, "eval", "runs/new", "--on", "long.txt", "--json", "--quiet").json
+    assert (figures["documents"], figures["chars"]) == (1, len("to be or not to be ") * 55_000)
+    assert 1 < figures["perplexity"] < 2  # three characters nearly always tell the fourth
 
 
 def test_text_shorter_than_a_window(refused):
@@ -389,7 +391,8 @@ def test_names_with_spaces_and_more(here, capsys):
     name = "ein Gedicht\nüber 漢.txt"
     Path(name).write_text(TEXT, encoding="utf-8")
     assert call(capsys, "train", name, "--order", "2", "-o", "runs/der Lauf").code == 0
-    assert call(capsys, "eval", "runs/der Lauf").code == 0
+    (figures,) = call(capsys, "eval", "runs/der Lauf", "--json", "--quiet").json
+    assert (figures["run"], figures["protocol"]["data"]) == ("runs/der Lauf", name)
     called = call(capsys, "train", "no such\nfile", "-o", "runs/new")
     assert called.err.count("\n") == 1
 
@@ -407,3 +410,6 @@ def test_a_very_high_order_is_no_harm_and_few_words(here, capsys):
     called = call(capsys, "train", "short.txt", "--order", "60", "-o", "runs/new")
     assert called.code == 0
     assert called.err.count("\n") < 10
+    levels = call(capsys, "ngram", "stats", "runs/new", "--json").json["ngrams"]
+    assert len(levels) == 60
+    assert all(levels)  # the text is longer than that

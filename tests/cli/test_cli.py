@@ -2,14 +2,17 @@
 
 import io
 import json
+import math
 import os
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
 from lmlab.cli import VERBS, main, split_verb, verb_parser
+from lmlab.cli.generate import strategy_of
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -105,13 +108,18 @@ def test_train_an_ngram(lmlab):
     )
     assert called.code == 0
     assert called.json["run"] == "runs/kn5"
-    assert called.json["valid"]["perplexity"] > 1
+    (again,) = lmlab("eval", "runs/kn5", "--split", "valid", "--json").json
+    assert {key: again[key] for key in called.json["valid"]} == called.json["valid"]
+    assert 1 < again["perplexity"] < 4  # of the five names and five deeds of the text
+    assert lmlab("info", "runs/kn5", "--json").json["config"]["model"]["order"] == 5
 
 
 def test_train_from_standard_input(lmlab, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     assert lmlab("train", "-", "--model", "ngram", "-o", "runs/mine").code == 0
-    assert lmlab("info", "runs/mine", "--json").json["data"]["name"] == "standard input"
+    data = lmlab("info", "runs/mine", "--json").json["data"]
+    assert data["name"] == "standard input"
+    assert sum(split["chars"] for split in data["splits"].values()) == len(TEXT)
 
 
 def test_train_a_recipe_with_settings_on_top(lmlab, here):
@@ -164,6 +172,17 @@ def test_eval_shows_one_table(lmlab):
     assert "unknown tokens" in called.out
 
 
+def test_the_table_of_eval_shows_what_its_json_says(lmlab):
+    (figures,) = lmlab("eval", "runs/lstm", "--on", "poem.txt", "--json").json
+    (row,) = (
+        line.split() for line in lmlab("eval", "runs/lstm", "--on", "poem.txt").out.splitlines() if "runs/lstm" in line
+    )
+    names = ("nats_per_token", "perplexity", "bits_per_char", "bits_per_byte", "unk_tokens", "perplexity_unk_as_class",
+             "tokens", "chars", "bytes")  # fmt: skip
+    assert [float(cell.replace(",", "")) for cell in row[1:]] == [pytest.approx(figures[n], abs=5e-5) for n in names]
+    assert len({figures[name] for name in ("bits_per_char", "bits_per_byte", "nats_per_token")}) == 3
+
+
 def test_eval_reads_another_text_as_it_is_told(lmlab, here):
     (here / "papers.jsonl").write_text('{"title": "the cat", "summary": "saw a dog"}\n')
     called = lmlab("eval", "runs/kn3", "--on", "papers.jsonl", "--template", "{title} {summary}", "--json")
@@ -206,6 +225,23 @@ def test_compare_shows_one_table_and_keeps_the_runs(lmlab, here):
     assert lmlab("info", "runs/all/ngram", "--json").json["config"]["model"]["order"] == 2
 
 
+def test_the_picture_of_compare_holds_the_unit_of_its_axis(lmlab, here, monkeypatch):
+    """A counted model is a level beside curves that do not charge the spelling of unknown words."""
+    drawn = []
+    monkeypatch.setattr("lmlab.plots.draw_curves", lambda *given: drawn.append(given))
+    (here / "rare.txt").write_text(TEXT + "".join(f"the cat saw word{n}.\n" for n in range(40)), encoding="utf-8")
+    options = ["--tokenizer", "word", "--steps", "2", "--set", "train.evaluations=1", "--set", "train.threads=1"]
+    called = lmlab("compare", "rare.txt", "--models", "ngram,rnn", *options, "--order", "2", "-o", "runs/all")
+    assert called.code == 0
+    *_, (curves, path, levels) = drawn  # before it, the live curves of the run
+    valid = lmlab("eval", "runs/all/ngram", "--split", "valid", "--json").json[0]
+    assert valid["unk_tokens"] > 0
+    assert levels == {"ngram": pytest.approx(math.log(valid["perplexity_unk_as_class"]))}
+    assert list(curves) == ["rnn"]
+    assert len(curves["rnn"]["valid"]) == 1
+    assert path == Path("runs/all/curves.png")
+
+
 def test_info_of_a_run_and_of_the_machine(lmlab):
     assert lmlab("info", "runs/lstm", "--json").json["status"] == "done"
     assert "config.model.hidden" in lmlab("info", "runs/lstm").out
@@ -234,6 +270,8 @@ def test_generate_as_the_issue_writes_it(lmlab):
     assert len(texts) == 3
     assert all(text["tokens"] <= 20 and text["seed"] == 1 and text["prompt"] == "the" for text in texts)
     assert lmlab(*words).json == texts
+    assert len({text["text"] for text in texts}) == 3  # drawn, each from a stream of its own
+    assert lmlab(*words[:-2], "2", "--json").json != texts
 
 
 def test_beams_come_best_first(lmlab):
@@ -242,6 +280,16 @@ def test_beams_come_best_first(lmlab):
     assert len({text["text"] for text in texts}) == 5
     means = [text["logp"] / (text["tokens"] + (text["end"] == "eos")) for text in texts]
     assert means == sorted(means, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "width"), [("", 5), ("-n 2", 5), ("-n 7", 7), ("--beams 3", 3), ("--beams 9 -n 7", 9)]
+)
+def test_a_beam_is_as_wide_as_asked_and_as_it_must_be(lmlab, options, width):
+    asked = verb_parser("generate").parse_args(["runs/kn3", "--strategy", "beam", *options.split()])
+    assert strategy_of(asked).width == width
+    texts = lmlab("generate", "runs/kn3", "--strategy", "beam", *options.split(), "--max-tokens", "4", "--json").json
+    assert len({text["text"] for text in texts}) == asked.n
 
 
 def test_a_drawn_seed_is_told_and_repeats(lmlab):

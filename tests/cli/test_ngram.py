@@ -68,6 +68,28 @@ def test_query_agrees_with_eval(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert query["perplexity_with_oovs"] == pytest.approx(evaluated["perplexity"], rel=1e-5)
 
 
+def test_unknown_words_count_in_one_perplexity_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read in one piece as line by line; and by hand, from the log10 of each word."""
+    lines = [line.replace("saw", "beheld") for line in LINES.splitlines()[:9]]
+    Path("held-out.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["ngram", "query", "kn3", "held-out.txt", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main(["ngram", "query", "kn3", "held-out.txt"]) == 0
+    *sentences, including, excluding, unknown, tokens = capsys.readouterr().out.splitlines()
+    words = [word.partition("=") for line in sentences for word in line.split("\t")[:-1]]
+    log10 = {known: [float(figures.split()[2]) for word, _, figures in words if (word != "beheld") == known]
+             for known in (True, False)}  # fmt: skip
+    assert len(log10[False]) == whole["oovs"] == int(unknown.split()[1]) > 0
+    assert len(words) == whole["tokens"] == int(tokens.split()[1])
+    for expected, line, name in (
+        (10 ** (-sum(log10[True] + log10[False]) / len(words)), including, "perplexity_with_oovs"),
+        (10 ** (-sum(log10[True]) / len(log10[True])), excluding, "perplexity_without_oovs"),
+    ):
+        assert whole[name] == pytest.approx(expected, rel=1e-5)
+        assert float(line.split("\t")[1]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_arpa_there_and_back(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ngram", "arpa", "kn3", "kn3.arpa", "--quiet"]) == 0
     assert main(["ngram", "import", "kn3.arpa", "-o", "back", "--quiet"]) == 0
@@ -82,12 +104,18 @@ def test_arpa_there_and_back(run: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    for how in (["--threshold", "1e-4"], ["--ngrams", "60"]):
-        assert main(["ngram", "prune", "kn3", "-o", how[0][2:], *how, "--json", "--quiet"]) == 0
+    costs = {}
+    for name, how in {
+        "mild": ["--threshold", "1e-4"],
+        "small": ["--ngrams", "60"],
+        "whole": ["--threshold", "0"],
+    }.items():
+        assert main(["ngram", "prune", "kn3", "-o", name, *how, "--json", "--quiet"]) == 0
         said = json.loads(capsys.readouterr().out)
-        assert sum(said["ngrams"]) < sum(said["before"])
-        assert main(["ngram", "query", how[0][2:], "my.txt", "-v", "summary"]) == 0
-        capsys.readouterr()
+        assert sum(said["ngrams"]) <= {"mild": sum(said["before"]) - 1, "small": 60, "whole": sum(said["before"])}[name]
+        assert main(["ngram", "query", name, "my.txt", "--json"]) == 0
+        costs[name] = json.loads(capsys.readouterr().out)["perplexity_with_oovs"]
+    assert costs["whole"] < costs["mild"] < costs["small"]  # on its own text, what goes is missed
     assert main(["ngram", "estimate", "my.txt", "-o", "to", "--order", "3", "--prune-to", "60", "--json"]) == 0
     assert sum(json.loads(capsys.readouterr().out)["ngrams"]) <= 60
     assert main(["ngram", "prune", "kn3", "-o", "x"]) == 2

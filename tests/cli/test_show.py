@@ -42,3 +42,4 @@ def test_cells_are_not_markup(capsys):
 
 def test_no_rows_is_no_error(capsys):
     print_table([], title="nothing")
+    assert capsys.readouterr().out == "\n"

@@ -1,6 +1,8 @@
 import gzip
 import io
 import json
+import lzma
+import math
 import os
 import signal
 import sys
@@ -30,6 +32,20 @@ class CtrlC(Silent):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def added_by_xz(splits):
+    """Bits a byte by which the compressed training text grows where the validation text is put after it."""
+    train, valid = splits["train"]["bytes"], splits["valid"]["bytes"]
+    before, after = (len(lzma.compress(TEXT.encode()[:end])) for end in (train, train + valid))
+    return 8 * (after - before) / valid
+
+
+def written(folder):
+    """What a run's metrics say, but for the clock."""
+    events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(event["event"], event["step"], event.get("train_nats", event.get("valid_nats"))) for event in events
+            if event["event"] != "began"]  # fmt: skip
+
+
 def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
@@ -57,10 +73,14 @@ def sources(folder):
 @pytest.mark.parametrize("container", ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "src"])
 @pytest.mark.parametrize("model", ["ngram", "lstm"])
 def test_any_container_trains(tmp_path, container, model):
-    settings = {"order": 3} if model == "ngram" else TINY
+    settings = {"order": 3} if model == "ngram" else {**TINY, "steps": 12, "lr": 0.05}
     lm = lmlab.train(sources(tmp_path)[container], model=model, tokenizer="char", **settings)
     assert lm.manifest["status"] == "done"
-    assert lm.manifest["results"]["valid"]["nats_per_token"] < 4.0  # below uniform over some 35 characters, roughly
+    valid, splits = lm.manifest["results"]["valid"], lm.manifest["data"]["splits"]
+    assert valid["nats_per_token"] < math.log(lm.tokenizer.vocab_size - 2)  # better than guessing
+    assert valid["chars"] == splits["valid"]["chars"]
+    line_ends = {"a.txt": 150, "a.txt.gz": 150, "src": 150 - 30}.get(container, 0)  # a record has none, a file no last
+    assert sum(split["chars"] for split in splits.values()) == len(TEXT) - 150 + line_ends
     assert lm.config.source == str(tmp_path / container)
 
 
@@ -130,6 +150,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, poem):
     assert lmlab.resume(broken).manifest["status"] == "done"
     assert weights(whole) == weights(broken)
     assert lmlab.resume(broken).manifest["results"]["steps"] == 8  # nothing is left to do
+    assert written(broken) == written(whole)
+    assert [what for what, _, _ in written(broken)].count("ended") == 1
 
 
 def test_a_changed_text_is_not_gone_on_with(tmp_path, poem):
@@ -149,10 +171,11 @@ def test_nothing_is_written_where_a_setting_is_wrong(tmp_path, poem):
 
 
 def test_each_run_shows_an_ngram_and_xz_beside(poem):
-    results = lmlab.train(poem, **{**TINY, "baseline": True}).manifest["results"]
+    manifest = lmlab.train(poem, **{**TINY, "baseline": True}).manifest
+    results = manifest["results"]
     assert results["baselines"]["ngram"]["nats_per_token"] < results["valid"]["nats_per_token"]
     assert results["baselines"]["ngram"]["tokens"] == results["valid"]["tokens"]
-    assert 0 < results["baselines"]["xz"]["bits_per_byte"] < 8
+    assert results["baselines"]["xz"]["bits_per_byte"] == pytest.approx(added_by_xz(manifest["data"]["splits"]))
 
 
 def test_the_weights_kept_are_those_of_the_best_validation(tmp_path, poem):
@@ -187,9 +210,15 @@ def test_every_recipe_runs(tmp_path, recipe):
         path.write_text(TEXT)
     lm = lmlab.train(str(path), recipe=recipe, out=tmp_path / "run", **({} if "ngram" in recipe else QUICK))
     assert lm.manifest["status"] == "done"
-    figures = lmlab.load(tmp_path / "run").evaluate()
-    assert figures["perplexity"] < figures["tokens"] * 1000
-    assert lmlab.load(tmp_path / "run").generate("", max_tokens=3)[0].tokens <= 3
+    loaded = lmlab.load(tmp_path / "run")
+    figures = loaded.evaluate()
+    assert (
+        figures["perplexity_unk_as_class"] < loaded.tokenizer.vocab_size - 2
+    )  # better than guessing after three steps
+    assert figures["total_nats"] == pytest.approx(lm.evaluate()["total_nats"], rel=1e-6)
+    (written,) = loaded.generate("", lmlab.Sample(seed=1), max_tokens=3)
+    assert (written.end, written.tokens) == ("length", 3) or (written.end == "eos" and written.tokens < 3)
+    assert written == lm.generate("", lmlab.Sample(seed=1), max_tokens=3)[0]
 
 
 def test_compare_measures_all_on_one_ruler(tmp_path, poem):

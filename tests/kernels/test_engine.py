@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -38,11 +39,16 @@ def test_each_does_all_and_tells_what_fails(threads: int | None) -> None:
 
 def test_what_was_begun_ends_before_a_failure_is_told() -> None:
     ended: list[int] = []
+    begun, failed = threading.Event(), threading.Event()
 
     def work(n: int) -> None:
         if not n:
+            begun.wait()
+            failed.set()
             raise ZeroDivisionError
-        time.sleep(0.2)
+        begun.set()
+        failed.wait()
+        time.sleep(0.2)  # one that did not wait would be back by now; one that does is right however long this takes
         ended.append(n)
 
     with pytest.raises(ZeroDivisionError):
@@ -62,7 +68,7 @@ if not child:
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600, stdout=subprocess.DEVNULL)
 
 
 def test_small_pieces_add_up() -> None:

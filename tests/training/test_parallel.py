@@ -208,7 +208,7 @@ def test_the_command_line_under_torchrun(tmp_path):
 
 # -- a GPU ------------------------------------------------------------------------------------------------------------
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
+gpu = pytest.mark.gpu  # left out unless asked for (`make gpu`), skipped with a reason where there is none
 
 
 @gpu
