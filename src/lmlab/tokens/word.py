@@ -56,25 +56,22 @@ class WordTokenizer(WordsTokenizer):
 
     @property
     def normalisation(self) -> str:
-        """See `Tokenizer`."""
+        """What becomes of white space, of capitals and of punctuation."""
+        kept = "White space but newlines becomes one space between words, and none before , or after ( and their like"
         if self.settings.split == "space":
             kept = "Every run of white space (also newlines) becomes one space"
-        else:
-            kept = (
-                "White space but newlines becomes one space between words, and none before , or after ( and their like"
-            )
         cased = "; lower case" if self.settings.lower else ""
         return kept + cased + ("; punctuation is dropped." if self.settings.strip_punctuation else ".")
 
     def tokenise(self, text: str) -> list[str]:
-        """See `WordsTokenizer`."""
+        """The words, marks and newlines of a text, or its runs of non-space."""
         text = lower(clean(text)) if self.settings.lower else clean(text)
         if self.settings.strip_punctuation and self.settings.split == "space":
             text = _punctuation().sub("", text)
         return self._find.findall(text)
 
     def adopt(self, tokens: Iterable[str]) -> list[str]:
-        """See `WordsTokenizer`."""
+        """The tokens of a record, in lower case and without punctuation where the settings ask for it."""
         if self.settings.lower:
             tokens = map(lower, tokens)
         if self.settings.strip_punctuation:
@@ -82,11 +79,11 @@ class WordTokenizer(WordsTokenizer):
         return list(tokens)
 
     def after(self, token: str) -> int:
-        """See `WordsTokenizer`."""
+        """No gap after an opening mark, else a space."""
         return NO_GAP if token in OPENERS and self.settings.split == "punct" else SPACE
 
     def before(self, token: str) -> int:
-        """See `WordsTokenizer`."""
+        """No gap before a closing mark, else a space."""
         return NO_GAP if token in CLOSERS and self.settings.split == "punct" else SPACE
 
 

@@ -1,4 +1,4 @@
-"""What the word and the code tokenizer share: a vocabulary of whole words, and gaps put between them again."""
+"""What the tokenizers of words share: a vocabulary of whole words, and the gaps between them when decoded."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 GAPS = ("", " ", "\n")
 NO_GAP, SPACE, NEWLINE = range(len(GAPS))
-_PIECE = 1 << 16
 MOST_TYPES = 1 << 20
-"""Counting holds no more different words than this: above it the rarest are forgotten."""
-_REPLACED = r"\A(?:\[PAD\]|<bos>|<eos>)\z"  # a word that is spelled like a special
+"""Counting holds at most this many different words: above it the rarest are dropped."""
+_WRITTEN_AT_ONCE = 1 << 16
+_LIKE_SPECIAL = r"\A(?:\[PAD\]|<bos>|<eos>)\z"  # a word that is spelled like a special token
 _WRITTEN: dict[str, Any] = {  # all of `reference` but the words
     "version": "1.0",
     "truncation": None,
     "padding": None,
     "added_tokens": [],
-    "normalizer": {"type": "Replace", "pattern": {"Regex": _REPLACED}, "content": SPECIALS[UNK]},
+    "normalizer": {"type": "Replace", "pattern": {"Regex": _LIKE_SPECIAL}, "content": SPECIALS[UNK]},
     "pre_tokenizer": None,
     "post_processor": None,
     "decoder": None,
@@ -62,9 +62,9 @@ class WordsTokenizer(Tokenizer):
     def tokenise(self, text: str) -> list[str]:
         """The words of a text."""
 
-    @abc.abstractmethod
     def adopt(self, tokens: Iterable[str]) -> list[str]:
-        """The words of a record that came tokenised: taken as they are, but for the settings."""
+        """The words of a record that came tokenised: its tokens, but for the settings."""
+        return list(tokens)
 
     @abc.abstractmethod
     def after(self, token: str) -> int:
@@ -76,15 +76,15 @@ class WordsTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """See `Tokenizer`."""
+        """Counts the words of the documents, in bounded memory where the vocabulary has a size."""
         reader = cls(settings, SPECIALS)
         counts: Counter[str] = Counter()
-        forgotten = 0
+        dropped = 0
         for document in documents:
             counts.update(reader.words(document))
             while settings.vocab_size is not None and len(counts) > max(MOST_TYPES, 2 * settings.vocab_size):
-                forgotten += 1
-                counts = Counter({word: count for word, count in counts.items() if count > forgotten})
+                dropped += 1
+                counts = Counter({word: count for word, count in counts.items() if count > dropped})
         return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
 
     def words(self, document: Document) -> list[str]:
@@ -94,11 +94,11 @@ class WordsTokenizer(Tokenizer):
         return self.adopt(clean(token) for token in document.tokens if token)
 
     def encode(self, text: str) -> Encoded:
-        """See `Tokenizer`."""
+        """Looks every word of a text up."""
         return self._look_up(self.tokenise(text))
 
     def encode_document(self, document: Document) -> Encoded:
-        """See `Tokenizer`."""
+        """Looks every word up: the document's own tokens where it came with them, else the words of its text."""
         return self._look_up(self.words(document))
 
     def _look_up(self, words: list[str]) -> Encoded:
@@ -107,55 +107,51 @@ class WordsTokenizer(Tokenizer):
         return Encoded(ids_N, unknown_bytes=sum(len(words[i].encode()) for i in unknown))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """See `Tokenizer`."""
+        """Joins the words by their gaps; UNK is `[UNK]`."""
         ids_N = self.checked(ids)
         ids_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
-        gaps = np.minimum(self._after_V[ids_N[:-1]], self._before_V[ids_N[1:]])
-        pieces = [""] * max(2 * len(ids_N) - 1, 0)
-        pieces[::2] = map(self.tokens.__getitem__, ids_N.tolist())
-        pieces[1::2] = map(GAPS.__getitem__, gaps.tolist())
-        return "".join(pieces)
+        gaps_N = np.minimum(self._after_V[ids_N[:-1]], self._before_V[ids_N[1:]])
+        joined = [""] * max(2 * len(ids_N) - 1, 0)
+        joined[::2] = map(self.tokens.__getitem__, ids_N.tolist())
+        joined[1::2] = map(GAPS.__getitem__, gaps_N.tolist())
+        return "".join(joined)
 
     def detokenise(self, words: Sequence[str]) -> str:
-        """Words put together again, known or not."""
+        """Words joined by their gaps, whether they are known or not."""
         gaps = (GAPS[min(self.after(left), self.before(right))] for left, right in pairwise(words))
         return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=False))
 
     def surface(self, id: int, previous: int | None) -> bytes:
-        """See `Tokenizer`."""
+        """A word, after the gap between it and the word before."""
         if id in SILENT:
             return b""
         gap = "" if previous is None else GAPS[min(self._after_V[previous], self._before_V[id])]
         return (gap + self.tokens[id]).encode()
 
     def normalise(self, text: str) -> str:
-        """See `Tokenizer`."""
+        """The words of a text joined by their gaps."""
         return self.detokenise(self.tokenise(text))
 
-    def token_text(self, id: int) -> str:
-        """See `Tokenizer`."""
-        return self.tokens[id]
-
     def spans(self, text: str) -> list[str]:
-        """See `Tokenizer`."""
+        """The words of a text."""
         return self.tokenise(text)
 
     def reference(self) -> HFTokenizer:
-        """See `Tokenizer`. A word that is spelled like a special is unknown here too."""
+        """A tokenizer that looks words up; a word that is spelled like a special token is unknown here too."""
         from tokenizers import Regex, models, normalizers
         from tokenizers import Tokenizer as HFTokenizer
 
         tokenizer = HFTokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))
-        tokenizer.normalizer = normalizers.Replace(Regex(_REPLACED), SPECIALS[UNK])
+        tokenizer.normalizer = normalizers.Replace(Regex(_LIKE_SPECIAL), SPECIALS[UNK])
         return tokenizer
 
     def save(self, folder: Path) -> None:
-        """See `Tokenizer`. What `reference` would write, piece by piece: a vocabulary may be millions of words."""
+        """Write what `reference` would write, some words at a time: a vocabulary may be millions of words."""
         before, after = json.dumps(_WRITTEN).split('"vocab": {}')
         with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
             file.write(before + '"vocab": {')
-            for start in range(0, self.vocab_size, _PIECE):
-                quoted = map(json.encoder.encode_basestring, self.tokens[start : start + _PIECE])
+            for start in range(0, self.vocab_size, _WRITTEN_AT_ONCE):
+                quoted = map(json.encoder.encode_basestring, self.tokens[start : start + _WRITTEN_AT_ONCE])
                 pairs = [f"{word}: {id}" for id, word in enumerate(quoted, start)]
                 file.write((", " if start else "") + ", ".join(pairs))
             file.write("}" + after)
