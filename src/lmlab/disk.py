@@ -92,10 +92,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem = f"{path} cannot be written ({error.strerror or error})"
-        raise StorageError(
-            problem, _REMEDIES.get(error.errno, "see that the place exists and may be written")
-        ) from error
+        remedy = _REMEDIES.get(error.errno, "see that the place exists and may be written")
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})", remedy) from error
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be written ({error})", _ROOM) from error
 

@@ -1,8 +1,8 @@
 """The corpus that every machine has: Python's own standard library, a record a function.
 
-The schema is CodeSearchNet's (Husain et al. 2019, arXiv:1909.09436). Like it, we take functions and methods, nested ones
-inside theirs, leave comments and the docstring out of `code_tokens`, and drop functions of fewer than three lines of
-code. Unlike it, we keep undocumented functions and special methods. Both `original_string` and `code` are the source
+The schema is CodeSearchNet's (Husain et al. 2019, arXiv:1909.09436). Like it, we take functions and methods (nested
+ones inside theirs), leave comments and the docstring out of `code_tokens`, and drop functions of fewer than three lines
+of code. Unlike it, we keep undocumented functions and special methods. Both `original_string` and `code` are the source
 from `def` to the end. A whole module lies in one partition, by hash of its path.
 """
 
@@ -38,8 +38,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _FORMAT = 1  # of the file in the cache
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-Token = tuple[tuple[int, int], str]
-"""Where a token starts (line, column) and its text."""
+Token = tuple[tuple[int, int], str]  # where it starts (line, column), and its text
 
 
 def made_path() -> Path:
@@ -56,13 +55,12 @@ def ensure() -> Path:
     target = made_path()
     if target.is_file():
         return target
-    written = False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
             for record in records(Path(sysconfig.get_path("stdlib"))):
-                written = bool(packed.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"))
-            if not written:
+                packed.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+            if not packed.tell():
                 problem = "this Python's standard library holds no source"
                 raise DataError(problem, "install the full Python, or name a file")
     except (OSError, StorageError) as error:
@@ -147,11 +145,11 @@ def _code(function: Function, tokens: list[Token], starts: list[tuple[int, int]]
     """The tokens of a function without its docstring, and on how many lines they start."""
     low = bisect.bisect_left(starts, (function.lineno, 0))
     high = bisect.bisect_left(starts, ((function.end_lineno or function.lineno) + 1, 0))
-    skip = (0, 0), (0, 0)
+    kept = tokens[low:high]
     if ast.get_docstring(function, clean=False) is not None:
         node = function.body[0]
-        skip = (node.lineno, 0), ((node.end_lineno or node.lineno) + 1, 0)
+        start, end = (node.lineno, 0), ((node.end_lineno or node.lineno) + 1, 0)
         if node.lineno == function.lineno:  # def f(): "docstring"
-            skip = (node.lineno, node.col_offset), (node.lineno, node.end_col_offset or 0)
-    kept = [token for token in tokens[low:high] if not skip[0] <= token[0] < skip[1]]
+            start, end = (node.lineno, node.col_offset), (node.lineno, node.end_col_offset or 0)
+        kept = [token for token in kept if not start <= token[0] < end]
     return [text for _, text in kept], len({start[0] for start, _ in kept})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lmlab import config
 from lmlab.config import setting
 from lmlab.tokens.base import clean
-from lmlab.tokens.words import NEWLINE, SPACE, WordsTokenizer
+from lmlab.tokens.word import NEWLINE, SPACE, WordsTokenizer
 
 _TOKEN = re.compile(
     r"""
