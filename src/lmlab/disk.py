@@ -1,7 +1,7 @@
-"""Writing to the disk whole or not at all, and telling in one line what the disk refuses.
+"""Writing to the disk whole or not at all, with one clear line for what the disk refuses.
 
-Every file and folder is written beside its place, synced, and renamed into it: whoever looks sees the old or the new,
-never half, and a kill at any moment leaves nothing but a hidden file that nobody reads.
+Every file and folder is written beside its place, synced, and renamed into it: a reader sees the old or the new, never
+half, and a kill at any moment leaves nothing but a hidden file that nobody reads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,11 +20,19 @@ from safetensors import SafetensorError
 from lmlab.errors import RunExistsError, StorageError
 
 _ROOM = "free some space, or write elsewhere (-o; for the cache LMLAB_CACHE)"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    None: _ROOM,  # how NumPy says that its file was cut short
+    errno.EACCES: "write where you may, with -o",
+    errno.EROFS: "write where you may, with -o",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another -o",
+    errno.EEXIST: "a file stands where a folder is needed; choose another -o",
+}
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, that appears at `path` only when the block ends well.
+    """Give a folder to fill, that appears at `path` only when the block ends well.
 
     Raises:
         RunExistsError: `path` is already there.
@@ -42,15 +51,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             beside.rename(path)
             _sync(path.parent)
         finally:
-            if beside.exists():
-                import shutil
-
-                shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, that takes its place only when the block ends well: a reader sees the old content or the new.
+    """Give a file to write, that takes its place only when the block ends well.
 
     Raises:
         StorageError: it cannot be written, or what is there is no file; the old content stands.
@@ -70,7 +76,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically; see `replacing`."""
+    """Replace a file atomically."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -82,25 +88,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one clear line."""
+    """Raise StorageError, in one clear line, for what the disk refuses."""
     try:
         yield
     except OSError as error:
-        remedy = {
-            errno.ENOSPC: _ROOM,
-            errno.EACCES: "write where you may, with -o",
-            errno.EROFS: "write where you may, with -o",
-            errno.ENOTDIR: "a file stands where a folder is needed; choose another -o",
-            errno.EEXIST: "a file stands where a folder is needed; choose another -o",
-            None: _ROOM,  # how NumPy says that its file was cut short
-        }.get(error.errno, "see that the place exists and may be written")
+        remedy = _REMEDIES.get(error.errno, "see that the place exists and may be written")
         raise StorageError(f"{path} cannot be written ({error.strerror or error})", remedy) from error
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be written ({error})", _ROOM) from error
 
 
 def settle(path: Path) -> None:
-    """Make what was written safe on the disk, and readable as files are: a library may write for its owner alone."""
+    """Sync a file or folder, and make it readable for all: a library may write for its owner alone."""
     path.chmod(0o755 if path.is_dir() else 0o644)
     _sync(path)
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _COLOURS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8c5aa8", "#b8902f", "#5f6b73")
 
 
 def read_curve(metrics: Path) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, nats/token) of training and validation, from a `metrics.jsonl`."""
+    """Points (seconds, nats/token) of "train" and "valid", from a `metrics.jsonl`."""
     curve: dict[str, list[tuple[float, float]]] = {"train": [], "valid": []}
     for line in metrics.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
@@ -36,26 +37,23 @@ def draw_curves(
     path: Path,
     levels: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw learning curves into a PNG.
+    """Draw learning curves, one for each named run, into a PNG.
 
-    Args:
-        curves: run name to what `read_curve` gives.
-        path: the picture.
-        levels: name to nats/token of models without a curve (an n-gram), drawn as level lines.
+    `levels` holds the nats/token of models without a curve (an n-gram), drawn as level lines.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    levels = levels or {}
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for (name, curve), colour in zip(curves.items(), _cycled(len(curves)), strict=True):
-        axes.plot(*_xy(curve["train"]), color=colour, alpha=0.35, linewidth=1)
-        axes.plot(
-            *_xy(curve["valid"]), color=colour, linewidth=2, marker="o", markersize=3, label=f"{name}, validation"
-        )
-    for (name, level), style in zip((levels or {}).items(), ("--", ":", "-.", "--"), strict=False):
+    for (name, curve), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
+        train, valid = (list(zip(*curve[part], strict=True)) or [(), ()] for part in ("train", "valid"))
+        axes.plot(*train, color=colour, alpha=0.35, linewidth=1)
+        axes.plot(*valid, color=colour, linewidth=2, marker="o", markersize=3, label=f"{name}, validation")
+    for (name, level), style in zip(levels.items(), ("--", ":", "-.", "--"), strict=False):
         axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=f"{name}, validation")
-    _frame(axes, curves, list((levels or {}).values()))
+    _frame(axes, curves, list(levels.values()))
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_file(path, picture.getvalue())
@@ -75,14 +73,6 @@ def _frame(axes: Any, curves: Mapping[str, Any], levels: Sequence[float]) -> Non
         axes.set_ylim(bottom=low - room, top=high + 3 * room)  # the first training losses lie far above
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-
-
-def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _cycled(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
 
 class LiveCurve:

@@ -1,4 +1,4 @@
-"""Telling a person how long work goes: stages with a rate and an ETA, training events, short notices.
+"""Reporting how work goes: stages with a rate and a time to go, training events, short notices.
 
 `Silent` says nothing; `Console` draws on standard error, so that standard output stays clean for results.
 """
@@ -8,72 +8,56 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmlab.training.events import Event
 
 Advance = Callable[[int], None]
-"""Told how much is done so far, in the stage's unit."""
+"""Called with how much of a stage is done so far, in its unit."""
 
 
-class Reporter(Protocol):
-    """Who is told what goes on."""
-
-    def say(self, text: str) -> None:
-        """A notice of one line."""
-        ...
-
-    def stage(
-        self, title: str, total: int | None = None, unit: str = "B"
-    ) -> contextlib.AbstractContextManager[Advance]:
-        """A piece of work of `total` units (None: unknown)."""
-        ...
-
-    def event(self, event: Event) -> None:
-        """Something happened in training."""
-        ...
-
-    def rest(self) -> None:
-        """Training is over, however it ended: nothing is drawn any more."""
-        ...
-
-
-class Silent:
-    """Says nothing."""
+class Reporter:
+    """Is called as work goes on; this one does nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Give a notice of one line."""
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None, unit: str = "B") -> Iterator[Advance]:
-        """Nothing is shown."""
+        """Show the progress of work of `total` units (None: unknown) while the block runs."""
         yield lambda done: None
 
     def event(self, event: Event) -> None:
-        """Nothing."""
+        """Show something that happened in training."""
 
     def rest(self) -> None:
-        """Nothing."""
+        """End what is drawn of training, however it ended."""
 
 
-class Console:
+class Silent(Reporter):
+    """Says nothing."""
+
+
+class Console(Reporter):
     """Draws on standard error: live bars in a terminal, plain lines where there is none."""
 
     def __init__(self) -> None:
         from rich.console import Console as RichConsole
 
         self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self._training: Any = None
+        self._training: Any = None  # the bar of a training run, and its task
+        self._task: Any = None
+        self._valid = ""
         self._last_percent = -1
 
     def say(self, text: str) -> None:
-        """One dim line."""
+        """Print one dim line."""
         self._console.print(text, style="dim", markup=False)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None, unit: str = "B") -> Iterator[Advance]:
-        """A bar with rate and ETA; gone when it ends."""
+        """Show a bar with a rate and the time to go, gone when the block ends; nothing where there is no terminal."""
         if not self._console.is_terminal:
             yield lambda done: None
             return
@@ -82,7 +66,7 @@ class Console:
             yield lambda done: bar.update(task, completed=done)
 
     def event(self, event: Event) -> None:
-        """Training as one bar: loss, rate, ETA; evaluations and samples as lines."""
+        """Show training as one bar with loss and rate, or as a line each tenth of it; samples as lines."""
         from lmlab.training.events import Began, Ended, Evaluated, Sampled, Stepped
 
         match event:
@@ -91,11 +75,9 @@ class Console:
             case Stepped():
                 self._advance(event)
             case Evaluated():
-                mark = " (best)" if event.best else ""
-                self._valid = f"valid {event.valid_nats:.4f} nats/token{mark}"
+                self._valid = f"valid {event.valid_nats:.4f} nats/token{' (best)' if event.best else ''}"
             case Sampled():
-                text = " ".join(event.text.split())
-                self.say(f"  sample at step {event.step}: {text[:160]}")
+                self.say(f"  sample at step {event.step}: {' '.join(event.text.split())[:160]}")
             case Ended():
                 self.rest()
 
@@ -106,12 +88,11 @@ class Console:
             self._training = None
 
     def _begin(self, event: Any) -> None:
-        self._valid = ""
-        self._last_percent = -1
-        self.say(
-            f"training {event.parameters:,} parameters for {event.total_steps:,} steps, "
-            f"{event.precision}, {event.threads} thread(s){_shared(event)}"
-        )
+        self._valid, self._last_percent = "", -1
+        shared = f", {event.parts} blocks a batch" if event.parts > 1 else ""
+        shared += f", {event.processes} processes" if event.processes > 1 else ""
+        run = f"training {event.parameters:,} parameters for {event.total_steps:,} steps"
+        self.say(f"{run}, {event.precision}, {event.threads} thread(s){shared}")
         if self._console.is_terminal:
             self._training = self._bar(transient=False)
             self._training.start()
@@ -120,51 +101,37 @@ class Console:
     def _advance(self, event: Any) -> None:
         rate = f"{event.tokens_per_second / 1e3:.1f} k tokens/s"
         note = " · ".join(filter(None, (f"{event.train_nats:.3f} nats/token", rate, self._valid)))
+        percent = 10 * (10 * event.step // event.total_steps)
         if self._training is not None:
             self._training.update(self._task, completed=event.step, total=event.total_steps, note=note)
-            return
-        percent = 10 * (10 * event.step // event.total_steps)
-        if percent > self._last_percent:
+        elif percent > self._last_percent:
             self._last_percent = percent
             self.say(f"  {percent:3d} % · step {event.step:,} · {note} · {event.remaining:.0f} s to go")
 
     def _bar(self, *, transient: bool) -> Any:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.text import Text
 
-        return Progress(
+        class Rate(ProgressColumn):
+            """Units a second, with a prefix."""
+
+            def render(self, task: Any) -> Text:
+                speed, unit = task.speed or 0.0, task.fields["unit"].strip()
+                if speed >= 1e6:
+                    return Text(f"{speed / 1e6:.1f} M{unit}/s")
+                return Text(f"{speed / 1e3:.1f} k{unit}/s" if speed >= 1e3 else f"{speed:.0f} {unit}/s")
+
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"),
-            _rate_column(),
+            Rate(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=self._console,
-            transient=transient,
         )
-
-
-def _shared(event: Any) -> str:
-    parts = f", {event.parts} blocks a batch" if event.parts > 1 else ""
-    return parts + (f", {event.processes} processes" if event.processes > 1 else "")
-
-
-def _rate_column() -> Any:
-    from rich.progress import ProgressColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        """Units a second, scaled."""
-
-        def render(self, task: Any) -> Text:
-            speed, unit = task.speed or 0.0, task.fields["unit"]
-            for scale, prefix in ((1e6, "M"), (1e3, "k")):
-                if speed >= scale:
-                    return Text(f"{speed / scale:.1f} {prefix}{unit.strip()}/s")
-            return Text(f"{speed:.0f} {unit.strip()}/s")
-
-    return Rate()
+        return Progress(*columns, console=self._console, transient=transient)
 
 
 def default_reporter() -> Reporter:
-    """`Console` where a person looks on (a terminal), else `Silent`."""
+    """`Console` where standard error is a terminal, else `Silent`."""
     return Console() if sys.stderr.isatty() else Silent()

@@ -27,10 +27,10 @@ _BUILT_IN = {
     },
     "tokenizer": {
         "char": "lmlab.tokens.char:CharTokenizer",
-        "byte": "lmlab.tokens.byte:ByteTokenizer",
+        "byte": "lmlab.tokens.byte_level:ByteTokenizer",
         "word": "lmlab.tokens.word:WordTokenizer",
         "code": "lmlab.tokens.code:CodeTokenizer",
-        "bpe": "lmlab.tokens.bpe:BPETokenizer",
+        "bpe": "lmlab.tokens.byte_level:BPETokenizer",
     },
 }
 

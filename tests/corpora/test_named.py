@@ -9,7 +9,7 @@ import pytest
 
 from lmlab.corpora import DataSettings, corpus_table, open_corpus
 from lmlab.corpora import download as download_module
-from lmlab.corpora.named import CORPORA, Part
+from lmlab.corpora.named import CORPORA, CorpusFile
 from lmlab.errors import DataError, DownloadError
 
 
@@ -26,11 +26,11 @@ def places(tmp_path, monkeypatch):
 def pin(monkeypatch, name, *paths):
     """Let the table expect these very files."""
     corpus = CORPORA[name]
-    parts = tuple(
-        dataclasses.replace(part, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-        for part, path in zip(corpus.parts, paths, strict=True)
+    files = tuple(
+        dataclasses.replace(file, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        for file, path in zip(corpus.files, paths, strict=True)
     )
-    monkeypatch.setitem(CORPORA, name, dataclasses.replace(corpus, parts=parts))
+    monkeypatch.setitem(CORPORA, name, dataclasses.replace(corpus, files=files))
 
 
 def texts(corpus, split):
@@ -42,7 +42,7 @@ def test_the_table_is_whole():
     assert set(rows) == set(CORPORA)
     assert all(row.title and row.licence and row.where and row.rule for row in rows.values())
     for corpus in CORPORA.values():
-        assert corpus.make or all(part.urls for part in corpus.parts) or corpus.by_hand
+        assert corpus.make or all(file.urls for file in corpus.files) or corpus.by_hand
         corpus.settings(DataSettings())
 
 
@@ -151,8 +151,8 @@ def test_a_download_lands_in_the_cache_and_its_hash_is_noted(places, monkeypatch
 
     _, cache = places
     monkeypatch.setattr(download_module, "download", fetch)
-    parts = (Part("a.txt", ("http://x/a.txt",)),)
-    monkeypatch.setitem(CORPORA, "text8", dataclasses.replace(CORPORA["text8"], parts=parts, cuts=()))
+    files = (CorpusFile("a.txt", urls=("http://x/a.txt",)),)
+    monkeypatch.setitem(CORPORA, "text8", dataclasses.replace(CORPORA["text8"], files=files, cuts=()))
     first = open_corpus("text8").sha256
     monkeypatch.setattr(download_module, "download", None)  # not again
     assert open_corpus("text8").sha256 == first

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from lmlab.corpora import PIECE_CHARS, DataSettings
+from lmlab.corpora import PIECE_CHARS, DataSettings, records
 from lmlab.corpora.document import Document
 from lmlab.corpora.raw import Origin, file_origin
 from lmlab.corpora.records import clean, clip, first, kind_of, read_documents, text_documents
@@ -98,10 +98,26 @@ def test_csv_without_header_and_tsv():
     assert texts("a.tsv", "text\tid\nx, y\t1\n") == ["x, y"]
 
 
-def test_a_long_csv_field_passes_and_the_limit_is_put_back():
-    before = csv.field_size_limit()
-    assert len(texts("a.csv", "text,id\n" + "x" * 300_000 + ",1\n")[0]) == 300_000
-    assert csv.field_size_limit() == before
+def test_a_long_csv_field_passes_and_the_callers_limit_is_untouched_all_the_while():
+    before = csv.field_size_limit(1000)
+    try:
+        data = f"text,id\n{'x' * 300_000},1\ny,2\n".encode()
+        documents = read_documents(Origin("a.csv", lambda: iter([data])), DataSettings())
+        assert len(next(documents).text) == 300_000
+        with pytest.raises(csv.Error, match=r"field limit \(1000\)"):  # while our reader stands at its second row
+            next(csv.reader(["x" * 1001]))
+        csv.field_size_limit(2000)  # what the caller changes meanwhile stays, too
+        assert [document.text for document in documents] == ["y"]
+        assert csv.field_size_limit() == 2000
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_an_unclosed_quote_does_not_swallow_a_whole_file(monkeypatch):
+    monkeypatch.setattr(records, "_LONGEST_FIELD", 1000)
+    monkeypatch.setattr(records, "_csv_core", records._csv_core.__wrapped__)
+    with pytest.raises(DataError, match=r"a\.csv:502 is not CSV \(field larger than field limit \(1000\)\)"):
+        read("a.csv", 'text\n"' + "x\n" * 5000)
 
 
 @pytest.mark.parametrize(

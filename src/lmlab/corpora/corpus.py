@@ -4,7 +4,7 @@ Reading a source yields documents; `_Builder` writes their UTF-8 bytes into a te
 and keeps 17 bytes of index a document. So standard input, archives and folders are all read exactly once. A record
 of tokens is spooled as a JSON list.
 
-Shapes: N segments, a segment being a document or, where the text was cut by position, the part in one split.
+Shapes: N segments; a segment is a document or, where the text was cut by position, what of it lies in one split.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ import json
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from lmlab.corpora import named, records
-from lmlab.corpora.document import PIECE_CHARS, Document
+from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
 from lmlab.corpora.folders import folder_origins
-from lmlab.corpora.pieces import text_pieces, token_pieces
 from lmlab.corpora.raw import CHUNK, Origin, file_origin, stdin_origin
 from lmlab.corpora.settings import DataSettings
 from lmlab.corpora.splits import FEW, SPLITS, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes read so far and the total, None where unknown."""
+"""Called with the bytes read so far and their total, None where unknown."""
 
 SPOOL_BYTES = 64 << 20
 _TOKEN_END, _DOCUMENT_END = b"\xfe", b"\xff"  # bytes that no UTF-8 text contains
@@ -41,7 +40,7 @@ _TOKEN_END, _DOCUMENT_END = b"\xfe", b"\xff"  # bytes that no UTF-8 text contain
 
 @dataclass(frozen=True)
 class SplitSize:
-    """How large a split is; bytes are UTF-8 of the text as it stood, of tokens joined by one space."""
+    """The size of a split; bytes are UTF-8 of the text as it stood, or of tokens joined by one space."""
 
     documents: int
     bytes: int
@@ -54,10 +53,10 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     Args:
         source: a named corpus, a file, a folder, or "-" for standard input.
         settings: how to read and split it; the defaults where None.
-        progress: told the bytes read (or downloaded), and of how many.
+        progress: called with the bytes read (or downloaded) so far and their total.
 
     Raises:
-        UnknownNameError: no named corpus and no file is called so.
+        UnknownNameError: no named corpus and no file has this name.
         DataError: the text cannot be read, or a split stays empty (EmptyDataError).
 
     >>> open_corpus("python-stdlib").pretokenised  # doctest: +SKIP
@@ -101,10 +100,11 @@ def _read(
     skipped: int = 0,
     group: str = "",
 ) -> Corpus:
-    """The documents of every stream, cut and limited as asked, spooled."""
-    watched = _watch(origins, progress) if progress else origins
+    """Spool the documents of every stream, cut and limited as the settings say."""
+    if progress:
+        origins = _watched(origins, progress)
     documents: Iterator[Document]
-    documents = (document for origin in watched for document in records.read_documents(origin, settings, group))
+    documents = (document for origin in origins for document in records.read_documents(origin, settings, group))
     if settings.max_chars is not None:
         documents = records.clip(documents, settings.max_chars)
     if settings.limit is not None:
@@ -115,8 +115,8 @@ def _read(
     return builder.finish(name)
 
 
-def _watch(origins: Sequence[Origin], progress: Progress) -> list[Origin]:
-    """The same streams, telling how many bytes have passed."""
+def _watched(origins: Sequence[Origin], progress: Progress) -> list[Origin]:
+    """Streams that call `progress` as they are read."""
     sizes = [origin.size for origin in origins]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = 0
@@ -131,26 +131,26 @@ def _watch(origins: Sequence[Origin], progress: Progress) -> list[Origin]:
     return [dataclasses.replace(origin, read=functools.partial(read, origin)) for origin in origins]
 
 
+@dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text, split, and read as often as one likes (by one thread at a time).
+    """A text, split, to be read any number of times (by one thread at a time).
 
     Attributes:
-        name: what it is called in tables.
+        name: what tables call it.
         sha256: of the content as read, document by document: the same from any container.
         rule: one sentence saying how it was split.
         pretokenised: whether every document comes with its tokens.
-        skipped: files of a folder that are no text, and documents without any text.
+        skipped: the number of files of a folder that are no text, and of documents without any text.
         sizes: the size of "train", "valid", "test", and of "all" of them.
     """
 
-    def __init__(self, name: str, sha256: str, rule: str, pretokenised: bool, skipped: int, index: _Index) -> None:
-        self.name = name
-        self.sha256 = sha256
-        self.rule = rule
-        self.pretokenised = pretokenised
-        self.skipped = skipped
-        self.sizes: dict[str, SplitSize] = {}
-        self._index = index
+    name: str
+    sha256: str
+    rule: str
+    pretokenised: bool
+    skipped: int
+    sizes: Mapping[str, SplitSize]
+    _segments: _Segments = field(repr=False)
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of "train", "valid", "test" or "all", in order; large ones in pieces of at most PIECE_CHARS.
@@ -158,54 +158,27 @@ class Corpus:
         Raises:
             UnknownNameError: there is no such split.
         """
-        for segment in self._segments(split):
-            yield from self._pieces(segment)
+        for segment in self._segments.of(split):
+            yield from self._segments.pieces(segment)
 
     def text(self, split: str, max_bytes: int | None = None) -> bytes:
         """The raw bytes of a split, a newline between documents; at most `max_bytes`, the last ones."""
-        parts: list[bytes] = []
+        tails: list[bytes] = []
         room = max_bytes if max_bytes is not None else sum(size.bytes + size.documents for size in self.sizes.values())
-        for segment in self._segments(split, backwards=True):
+        for segment in self._segments.of(split, backwards=True):
             if room <= 0:
                 break
-            part = self._tail(segment, room) + (b"\n" if parts else b"")
-            parts.append(part[-room:])
-            room -= len(part)
-        return b"".join(reversed(parts))
-
-    def _segments(self, split: str, backwards: bool = False) -> Iterator[int]:
-        if split not in (*SPLITS, "all"):
-            raise UnknownNameError("split", split, (*SPLITS, "all"))
-        codes_N = self._index.codes
-        blocks = range(0, len(codes_N), CHUNK)
-        for start in reversed(blocks) if backwards else blocks:
-            block = codes_N[start : start + CHUNK]
-            chosen = np.flatnonzero(block < len(SPLITS) if split == "all" else block == SPLITS.index(split)) + start
-            yield from (chosen[::-1] if backwards else chosen).tolist()
-
-    def _pieces(self, segment: int) -> Iterator[Document]:
-        start, end = self._index.span(segment)
-        name, partition = self._index.name(segment), SPLITS[self._index.codes[segment]]
-        if self.pretokenised:
-            for tokens, last in token_pieces(json.loads(self._index.texts.read(start, end))):
-                yield Document(" ".join(tokens) + " " * (not last), name, tokens, partition=partition, last=last)
-        elif end - start <= PIECE_CHARS:
-            yield Document(self._index.texts.read(start, end).decode("utf-8"), name, partition=partition)
-        else:
-            for text, last in text_pieces(self._index.texts.decoded(start, end)):
-                yield Document(text, name, partition=partition, last=last)
-
-    def _tail(self, segment: int, room: int) -> bytes:
-        start, end = self._index.span(segment)
-        if self.pretokenised:
-            return " ".join(json.loads(self._index.texts.read(start, end))).encode("utf-8")[-room:]
-        return self._index.texts.read(max(start, end - room), end)
+            tail = self._segments.tail(segment, room) + (b"\n" if tails else b"")
+            tails.append(tail[-room:])
+            room -= len(tail)
+        return b"".join(reversed(tails))
 
 
 class _Blob:
     """Bytes laid end to end, in memory while there are few of them, in an unnamed file beyond."""
 
     def __init__(self) -> None:
+        self.size = 0
         self._file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  closed when the blob is gone
         weakref.finalize(self, self._file.close)
 
@@ -215,6 +188,7 @@ class _Blob:
         except OSError as error:
             where = f"the temporary folder {tempfile.gettempdir()} cannot hold the text ({error.strerror})"
             raise DataError(where, "make room, or let TMPDIR name a larger one") from error
+        self.size += len(data)
 
     def read(self, start: int, end: int) -> bytes:
         self._file.seek(start)
@@ -226,28 +200,61 @@ class _Blob:
             yield decoder.decode(self.read(at, min(at + CHUNK, end)))
 
 
-@dataclass
-class _Index:
+@dataclass(frozen=True, eq=False)
+class _Segments:
     """Where each of the N segments lies, in which split, and which document it is of."""
 
     texts: _Blob
     names: _Blob
     name_ends: Sequence[int]
-    starts: np.ndarray
-    ends: np.ndarray
-    codes: np.ndarray
-    owners: Sequence[int] | np.ndarray
+    edges: np.ndarray  # N + 1
+    codes_N: np.ndarray
+    owners_N: Sequence[int] | np.ndarray
+    pretokenised: bool
 
-    def span(self, segment: int) -> tuple[int, int]:
-        return int(self.starts[segment]), int(self.ends[segment])
+    def of(self, split: str, backwards: bool = False) -> Iterator[int]:
+        """The numbers of the segments of a split, in order."""
+        if split not in (*SPLITS, "all"):
+            raise UnknownNameError("split", split, (*SPLITS, "all"))
+        blocks = range(0, len(self.codes_N), CHUNK)
+        for start in reversed(blocks) if backwards else blocks:
+            block = self.codes_N[start : start + CHUNK]
+            chosen = np.flatnonzero(block < len(SPLITS) if split == "all" else block == SPLITS.index(split)) + start
+            yield from (chosen[::-1] if backwards else chosen).tolist()
 
-    def name(self, segment: int) -> str:
-        owner = int(self.owners[segment])
-        return self.names.read(self.name_ends[owner], self.name_ends[owner + 1]).decode("utf-8", "replace")
+    def pieces(self, segment: int) -> Iterator[Document]:
+        """A segment as a document, in pieces if it is large."""
+        start, end, owner = (int(at) for at in (*self.edges[segment : segment + 2], self.owners_N[segment]))
+        name = self.names.read(self.name_ends[owner], self.name_ends[owner + 1]).decode("utf-8", "replace")
+        partition = SPLITS[self.codes_N[segment]]
+        if self.pretokenised:
+            for tokens, last in token_pieces(json.loads(self.texts.read(start, end))):
+                yield Document(" ".join(tokens) + " " * (not last), name, tokens, partition=partition, last=last)
+        elif end - start <= PIECE_CHARS:
+            yield Document(self.texts.read(start, end).decode("utf-8"), name, partition=partition)
+        else:
+            for text, last in text_pieces(self.texts.decoded(start, end)):
+                yield Document(text, name, partition=partition, last=last)
+
+    def tail(self, segment: int, room: int) -> bytes:
+        """The last bytes of a segment, at most `room`."""
+        start, end = self.edges[segment : segment + 2].tolist()
+        if self.pretokenised:
+            return " ".join(json.loads(self.texts.read(start, end))).encode("utf-8")[-room:]
+        return self.texts.read(max(start, end - room), end)
+
+    def size(self, split: str) -> SplitSize:
+        """The size of a split, measured by reading it."""
+        documents = size = chars = 0
+        for piece in (piece for segment in self.of(split) for piece in self.pieces(segment)):
+            documents += piece.last
+            size += len(piece.text.encode("utf-8"))
+            chars += len(piece.text)
+        return SplitSize(documents, size, chars)
 
 
 class _Builder:
-    """Takes documents in, piece by piece, and makes a corpus of them."""
+    """Spools documents as they come, piece by piece, and makes a corpus of them."""
 
     def __init__(self, rule: SplitRule, skipped: int) -> None:
         self._rule = rule
@@ -256,55 +263,44 @@ class _Builder:
         self._ends, self._name_ends, self._codes = array("q", [0]), array("q", [0]), bytearray()
         self._content = hashlib.sha256()
         self._totals = [[0, 0, 0] for _ in SPLITS]  # documents, bytes, characters
-        self._tokens: bool | None = None
+        self._pretokenised: bool | None = None
         self._placed = False  # by the source's partition or by group
-        self._begin()
-
-    def _begin(self) -> None:
-        self._key = hashlib.sha256()
-        self._spooled = self._bytes = self._chars = 0
+        self._key, self._bytes, self._chars = hashlib.sha256(), 0, 0  # of the document at hand
 
     def add(self, document: Document) -> None:
-        """One document, or a piece of it."""
-        data = document.text.encode("utf-8")
+        """Spool a document, or the next piece of one."""
+        data = spooled = document.text.encode("utf-8")
         if data:
-            spooled = data
             self._bytes, self._chars = self._bytes + len(data), self._chars + len(document.text)
             if document.tokens is not None:
                 spooled = json.dumps(document.tokens, ensure_ascii=False).encode("utf-8")
                 data = _TOKEN_END.join(token.encode("utf-8") for token in document.tokens)
-            if self._tokens is not (document.tokens is not None):
-                self._first_kind(document)
+            if self._pretokenised is None:
+                self._pretokenised = document.tokens is not None
+            if self._pretokenised != (document.tokens is not None):
+                found, before = ("text", "tokens") if self._pretokenised else ("tokens", "text")
+                raise DataError(f"{document.id} holds {found}, but the documents before it {before}", "use one field")
             self._key.update(data)
             self._content.update(data)
             self._texts.write(spooled)
-            self._spooled += len(spooled)
         if document.last:
             self._close(document)
-
-    def _first_kind(self, document: Document) -> None:
-        tokens = document.tokens is not None
-        if self._tokens is not None:
-            kinds = ("tokens", "text") if tokens else ("text", "tokens")
-            raise DataError(f"{document.id} holds {kinds[0]}, but the documents before it {kinds[1]}", "use one field")
-        self._tokens = tokens
 
     def _close(self, document: Document) -> None:
         if not self._bytes:
             self._skipped += 1
             return
         code = self._code(document)
-        name = document.id.encode("utf-8", "replace")
-        self._names.write(name)
-        self._name_ends.append(self._name_ends[-1] + len(name))
-        self._ends.append(self._ends[-1] + self._spooled)
+        self._names.write(document.id.encode("utf-8", "replace"))
+        self._name_ends.append(self._names.size)
+        self._ends.append(self._texts.size)
         self._codes.append(code)
         self._content.update(_DOCUMENT_END)
         total = self._totals[code]
         total[0] += 1
         total[1] += self._bytes
         total[2] += self._chars
-        self._begin()
+        self._key, self._bytes, self._chars = hashlib.sha256(), 0, 0
 
     def _code(self, document: Document) -> int:
         if document.partition and self._rule.named:
@@ -323,62 +319,44 @@ class _Builder:
         """
         if not self._codes:
             raise EmptyDataError(f"{name} holds no text", "give a source with at least one character")
-        edges = np.frombuffer(self._ends, dtype=np.int64)
-        codes_N = np.frombuffer(self._codes, dtype=np.uint8)
-        cut = self._must_cut()
+        edges, codes_N = np.frombuffer(self._ends, dtype=np.int64), np.frombuffer(self._codes, dtype=np.uint8)
+        owners_N: Sequence[int] | np.ndarray = range(len(codes_N))
+        sizes = dict(zip(SPLITS, (SplitSize(*total) for total in self._totals), strict=True))
+        few = len(codes_N) == 1 or (len(codes_N) < FEW and bool(self._lacking(sizes)))
+        cut = few and not self._placed and not self._pretokenised and max(self._rule.shares) < 1
         if cut:
             order = [SPLITS.index(split) for split in self._rule.order]
             shares = [self._rule.shares[split] for split in order]
             cuts = position_cuts(edges.tolist(), shares, self._texts.read)
             edges = np.union1d(edges, cuts)
             codes_N = np.array(order, np.uint8)[np.searchsorted(cuts, edges[:-1], side="right")]
-        owners_N = np.searchsorted(self._ends, edges[:-1], side="right") - 1 if cut else range(len(codes_N))
-        index = _Index(self._texts, self._names, self._name_ends, edges[:-1], edges[1:], codes_N, owners_N)
-        sha256, tokens = self._content.hexdigest(), bool(self._tokens)
-        corpus = Corpus(name, sha256, self._sentence(cut), tokens, self._skipped, index)
-        corpus.sizes = self._sizes(corpus if cut else None)
-        self._require_splits(corpus)
-        return corpus
+            owners_N = np.searchsorted(self._ends, edges[:-1], side="right") - 1
+        tokens = bool(self._pretokenised)
+        segments = _Segments(self._texts, self._names, self._name_ends, edges, codes_N, owners_N, tokens)
+        if cut:
+            sizes = {split: segments.size(split) for split in SPLITS}
+        rule = self._sentence(cut)
+        if lacking := self._lacking(sizes):
+            problem = f"{name} leaves {' and '.join(lacking)} empty ({rule})"
+            raise EmptyDataError(problem, "give more text, other shares (--split 0.9,0.05,0.05) or --split none")
+        columns = zip(*map(dataclasses.astuple, sizes.values()), strict=True)
+        sizes["all"] = SplitSize(*map(sum, columns))
+        return Corpus(name, self._content.hexdigest(), rule, tokens, self._skipped, sizes, segments)
 
-    def _must_cut(self) -> bool:
-        """Too few documents for the hash: one, or a few that leave a split empty."""
-        few = len(self._codes) == 1 or (
-            len(self._codes) < FEW and bool(self._lacking(total[0] for total in self._totals))
-        )
-        return few and not self._placed and not self._tokens and max(self._rule.shares) < 1
-
-    def _lacking(self, documents: Iterable[int]) -> list[str]:
-        found = zip(SPLITS, self._rule.shares, documents, strict=True)
-        return [split for split, share, count in found if share > 0 and not count]
+    def _lacking(self, sizes: Mapping[str, SplitSize]) -> list[str]:
+        """The splits that should have documents and have none."""
+        return [
+            split
+            for split, share in zip(SPLITS, self._rule.shares, strict=True)
+            if share and not sizes[split].documents
+        ]
 
     def _sentence(self, cut: bool) -> str:
         if self._rule.sentence:
             return self._rule.sentence
         if cut:
             return f"by position, in this order: {shares_in_words(self._rule.shares, self._rule.order)}"
-        shares = shares_in_words(self._rule.shares)
         if self._placed and self._rule.named:
             return "as the source names it"
-        return f"by hash of each document's {'group' if self._placed else 'content'}: {shares}"
-
-    def _sizes(self, cut: Corpus | None) -> dict[str, SplitSize]:
-        totals = self._totals
-        if cut is not None:
-            totals = [_measure(cut.documents(split)) for split in SPLITS]
-        sizes = {split: SplitSize(*total) for split, total in zip(SPLITS, totals, strict=True)}
-        return sizes | {"all": SplitSize(*(sum(column) for column in zip(*totals, strict=True)))}
-
-    def _require_splits(self, corpus: Corpus) -> None:
-        lacking = self._lacking(corpus.sizes[split].documents for split in SPLITS)
-        if lacking:
-            problem = f"{corpus.name} leaves {' and '.join(lacking)} empty ({corpus.rule})"
-            raise EmptyDataError(problem, "give more text, other shares (--split 0.9,0.05,0.05) or --split none")
-
-
-def _measure(documents: Iterable[Document]) -> list[int]:
-    total = [0, 0, 0]
-    for document in documents:
-        total[0] += document.last
-        total[1] += len(document.text.encode("utf-8"))
-        total[2] += len(document.text)
-    return total
+        unit = "group" if self._placed else "content"
+        return f"by hash of each document's {unit}: {shares_in_words(self._rule.shares)}"

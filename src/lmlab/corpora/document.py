@@ -1,7 +1,8 @@
-"""The unit that corpora hand up: a document, or a piece of one too large to hold."""
+"""What a corpus consists of: documents, in pieces where they are too large to hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 PIECE_CHARS = 1 << 20
@@ -15,10 +16,10 @@ class Document:
     Attributes:
         text: the text as it stood; for a record of tokens, the tokens joined by one space.
         id: where it came from, for messages and tables.
-        tokens: the tokens of a record that came tokenised, taken as they are.
+        tokens: the tokens of a record that came tokenised.
         group: documents of one group (a module, an author) always land in the same split; empty: grouped by content.
         partition: the split that the source itself names ("train", "valid", "test"), or empty.
-        last: False when the next document goes on with this one's text.
+        last: False when the next document continues this one.
     """
 
     text: str
@@ -27,3 +28,45 @@ class Document:
     group: str = ""
     partition: str = ""
     last: bool = True
+
+
+def text_pieces(texts: Iterable[str], limit: int = PIECE_CHARS) -> Iterator[tuple[str, bool]]:
+    r"""Pieces of at most `limit` characters whose concatenation is the text, each with whether it is the last.
+
+    A piece ends at a line end if it holds one, else at white space, else after `limit` characters.
+
+    >>> list(text_pieces(["one two\nthree"], limit=9))
+    [('one two\n', False), ('three', True)]
+    """
+    held = ""
+    for text in texts:
+        held += text
+        while len(held) > limit:
+            end = _seam(held, limit)
+            yield held[:end], False
+            held = held[end:]
+    if held:
+        yield held, True
+
+
+def _seam(text: str, limit: int) -> int:
+    line = text.rfind("\n", 0, limit) + 1
+    return line or max(text.rfind(" ", 0, limit), text.rfind("\t", 0, limit)) + 1 or limit
+
+
+def token_pieces(tokens: Sequence[str], limit: int = PIECE_CHARS) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Pieces of a list of tokens, each at most `limit` characters when joined (a longer token stands alone).
+
+    >>> list(token_pieces(["ab", "c", "def"], limit=5))
+    [(('ab', 'c'), False), (('def',), True)]
+    """
+    piece: list[str] = []
+    length = 0
+    for token in tokens:
+        if piece and length + 1 + len(token) > limit:  # one more for the space that joins it to the next piece
+            yield tuple(piece), False
+            piece, length = [], 0
+        piece.append(token)
+        length += len(token) + 1
+    if piece:
+        yield tuple(piece), True

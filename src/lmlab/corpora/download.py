@@ -1,6 +1,7 @@
-"""Fetching a file: resumed where it broke off, verified, and put in place in one step.
+"""Downloading a file: resumed where it broke off, verified, and put in place in one step.
 
-The bytes gather in `<target>.part`; only a whole and verified file takes the target's name.
+The bytes gather in `<target>.part`; only a whole and verified file takes the target's name. (pooch starts anew instead
+of resuming, and tries an address that answers "not found" again: docs/decisions/0002-dependencies.md.)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from lmlab.corpora.cache import file_sha256
 from lmlab.errors import DownloadError
 
+Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0
 
@@ -29,17 +31,17 @@ def download(
     target: Path,
     sha256: str | None = None,
     *,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
     attempts: int = 3,
     pause: float = 1.0,
 ) -> str:
-    """Fetch a file from the first address that has it.
+    """Download a file from the first address that has it.
 
     Args:
         urls: addresses of the same file, tried in order.
         target: where it goes; its folder is made.
         sha256: what its SHA-256 must be, None where unknown.
-        progress: told the bytes so far and the total.
+        progress: called with the bytes so far and their total, None where unknown.
         attempts: how often one address is tried.
         pause: seconds before the second attempt, doubled before each further one.
 
@@ -80,9 +82,7 @@ def _place(part: Path, target: Path, sha256: str | None, url: str) -> str:
     return found
 
 
-def _fetch(
-    url: str, part: Path, progress: Callable[[int, int | None], None] | None, attempts: int, pause: float
-) -> str | None:
+def _fetch(url: str, part: Path, progress: Progress | None, attempts: int, pause: float) -> str | None:
     """Try until the part is whole; None, or why it is not."""
     cause = ""
     for attempt in range(attempts):
@@ -99,14 +99,14 @@ def _fetch(
                 return cause
         except urllib.error.URLError as error:
             cause = str(error.reason)
-        except (_BrokenOff, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
             cause = str(error) or type(error).__name__
         else:
             return None
     return cause
 
 
-def _fetch_once(url: str, part: Path, progress: Callable[[int, int | None], None] | None) -> None:
+def _fetch_once(url: str, part: Path, progress: Progress | None) -> None:
     done = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "lmlab"} | ({"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as answer:
@@ -121,4 +121,4 @@ def _fetch_once(url: str, part: Path, progress: Callable[[int, int | None], None
                 if progress:
                     progress(done, total)
     if total is not None and done < total:
-        raise _BrokenOff(f"the connection broke off after {done} of {total} bytes")
+        raise ConnectionError(f"the connection broke off after {done} of {total} bytes")  # what came is kept

@@ -25,24 +25,21 @@ HEAD = 8 << 10
 """A NUL within so many bytes of the start makes a file binary."""
 _PACKED_CHUNK = 8 << 10  # small, since a few bytes may unpack to many thousand times as much
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(31),  # 31: a gzip header and its checksum
+    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
 _REPLACE = "--errors replace puts U+FFFD in its place"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One stream of bytes.
+    """One stream of bytes."""
 
-    Attributes:
-        name: where it comes from, for messages; its endings tell what it holds.
-        read: opens the stream and yields it in chunks.
-        size: its length in bytes, where known.
-        partition: the split that all of it belongs to, or empty.
-    """
-
-    name: str
-    read: Callable[[], Iterator[bytes]]
-    size: int | None = None
-    partition: str = ""
+    name: str  # where it comes from, for messages; its endings tell what it holds
+    read: Callable[[], Iterator[bytes]]  # opens the stream and yields it in chunks
+    size: int | None = None  # in bytes, where known
+    partition: str = ""  # the split that all of it belongs to, or empty
 
 
 def file_origin(path: Path, partition: str = "", name: str = "") -> Origin:
@@ -59,36 +56,35 @@ def zip_origins(path: Path, members: Iterable[tuple[str, str]]) -> list[Origin]:
     """The members of a zip file that match patterns, in sorted order; each pattern comes with its partition."""
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist()}
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is damaged ({error})", "remove it and fetch it again") from error
-    found = []
-    for pattern, partition in members:
-        for name in sorted(name for name in infos if Path(name).match(pattern)):
-            found.append(Origin(name, functools.partial(_read_member, path, name), infos[name].file_size, partition))
-    return found
+    return [
+        Origin(name, functools.partial(_read_member, path, name), sizes[name], partition)
+        for pattern, partition in members
+        for name in sorted(name for name in sizes if Path(name).match(pattern))
+    ]
 
 
 def sliced(origin: Origin, start: int, stop: int | None, partition: str) -> Origin:
     """Bytes `start` to `stop` of a stream (None: its end), both moved on to the next whole UTF-8 character."""
+
+    def read() -> Iterator[bytes]:
+        at, begun = 0, start == 0
+        for chunk in origin.read():
+            end = len(chunk) if stop is None else max(0, min(len(chunk), stop - at))
+            end = len(chunk) - len(chunk[end:].lstrip(_CONTINUATION))
+            part = chunk[max(start - at, 0) : end]
+            if not begun:
+                part = part.lstrip(_CONTINUATION)
+                begun = bool(part)
+            yield part
+            if end < len(chunk):
+                return
+            at += len(chunk)
+
     size = None if origin.size is None else max(0, min(stop or origin.size, origin.size) - start)
-    return Origin(origin.name, lambda: _slice(origin.read(), start, stop), size, partition)
-
-
-def _slice(chunks: Iterable[bytes], start: int, stop: int | None) -> Iterator[bytes]:
-    at, begun = 0, start == 0
-    for chunk in chunks:
-        end = len(chunk) if stop is None else max(0, min(len(chunk), stop - at))
-        beyond = len(chunk) - end
-        end += beyond - len(chunk[end:].lstrip(_CONTINUATION))
-        part = chunk[max(start - at, 0) : end]
-        if not begun:
-            part = part.lstrip(_CONTINUATION)
-            begun = bool(part)
-        yield part
-        if end < len(chunk):
-            return
-        at += len(chunk)
+    return Origin(origin.name, read, size, partition)
 
 
 def _read_file(path: Path) -> Iterator[bytes]:
@@ -114,26 +110,19 @@ def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         DataError: the stream is damaged or ends too early.
     """
     ending = Path(name).suffix.lower()
-    if ending == ".gz":
-        return _inflate(chunks, name, lambda: zlib.decompressobj(31))  # 31: a gzip header and its checksum
-    if ending == ".zst":
-        return _inflate(chunks, name, lambda: zstandard.ZstdDecompressor().decompressobj())
-    return iter(chunks)
-
-
-def _inflate(chunks: Iterable[bytes], name: str, new: Callable[[], Any]) -> Iterator[bytes]:
+    if ending not in _DECOMPRESSORS:
+        yield from chunks
+        return
+    new = _DECOMPRESSORS[ending]
     machine = new()
-    small = (chunk[i : i + _PACKED_CHUNK] for chunk in chunks for i in range(0, len(chunk), _PACKED_CHUNK))
     try:
-        for packed in small:
-            while packed:
-                if machine.eof:  # another frame follows; padding with NULs is allowed
-                    packed = packed.lstrip(b"\0")
-                    if not packed:
-                        break
-                    machine = new()
-                yield machine.decompress(packed)
-                packed = machine.unused_data
+        for packed in (chunk[i : i + _PACKED_CHUNK] for chunk in chunks for i in range(0, len(chunk), _PACKED_CHUNK)):
+            rest = packed
+            while rest := rest.lstrip(b"\0") if machine.eof else rest:  # NULs may pad the end of a frame
+                if machine.eof:
+                    machine = new()  # another frame follows
+                yield machine.decompress(rest)
+                rest = machine.unused_data
     except (zlib.error, zstandard.ZstdError) as error:
         raise DataError(f"{name} is damaged ({error})", "unpack it with its own tool to see how far it goes") from error
     if not machine.eof:
@@ -141,12 +130,7 @@ def _inflate(chunks: Iterable[bytes], name: str, new: Callable[[], Any]) -> Iter
 
 
 def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
-    """Bytes to text.
-
-    Args:
-        chunks: the bytes.
-        name: for messages.
-        errors: "strict" or "replace".
+    """Bytes to text; `errors` is "strict" or "replace".
 
     Raises:
         DataError: a NUL or a byte that is no UTF-8, with its exact offset (after unpacking).
@@ -165,8 +149,7 @@ def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
         text = text.removesuffix("\r").replace("\r\n", "\n")
         if text:
             yield text
-    rest = held + _decode(decoder, b"", offset, name, final=True)
-    if rest:
+    if rest := held + _decode(decoder, b"", offset, name, final=True):
         yield rest
 
 

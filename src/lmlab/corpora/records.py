@@ -1,13 +1,14 @@
 """From streams to documents: whole files, lines, or the records of JSON, CSV and Parquet.
 
 `read_documents` is the entrance. A document larger than a chunk comes as several pieces, all but the final one with
-`last=False`. A record is a mapping with the place it came from, `file:line`, for messages and ids.
+`last=False`. A record is a mapping with the place it came from, `file:line`, which messages and ids name.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import functools
+import importlib.util
 import itertools
 import json
 import re
@@ -25,7 +26,7 @@ Record = tuple[str, Mapping[str, Any]]
 TEXT_FIELDS = ("text", "code_tokens", "code", "content", "body", "document")
 PARTITIONS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_LONGEST_FIELD = 1 << 26  # an unclosed quote must not swallow a whole file
+_LONGEST_FIELD = 1 << 26  # of a CSV, in characters: an unclosed quote must not swallow a whole file
 _SPACE = re.compile(r"\s*")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 
@@ -41,31 +42,24 @@ def kind_of(name: str) -> str:
 
 
 def read_documents(origin: Origin, settings: DataSettings, group_field: str = "") -> Iterator[Document]:
-    """The documents of one stream.
+    """The documents of one stream, whose name tells the container.
 
-    Args:
-        origin: the stream; its name tells the container.
-        settings: unit, fields, template, columns and what to do with damaged text.
-        group_field: the field of a record whose equal values stay in one split, or empty.
+    `group_field` is the field of a record whose equal values stay in one split, or empty.
 
     Raises:
         DataError: naming the file and the line or the byte.
     """
-    kind = kind_of(origin.name)
-    if settings.unit == "record" and kind == "text":
-        kind = "jsonl"
-    chunks = inflate(origin.read(), origin.name)
-    if settings.unit in ("document", "line") or kind == "text":
-        texts = decode(chunks, origin.name, settings.errors)
-        return text_documents(texts, origin.name, settings.unit, origin.partition)
+    name, kind, chunks = origin.name, kind_of(origin.name), inflate(origin.read(), origin.name)
+    if settings.unit in ("document", "line") or (kind == "text" and settings.unit != "record"):
+        return text_documents(decode(chunks, name, settings.errors), name, settings.unit, origin.partition)
     if kind == "parquet":
-        records = _parquet(chunks, origin.name)
+        records = _parquet(chunks, name)
     else:
-        texts = decode(chunks, origin.name, settings.errors)
+        texts = decode(chunks, name, settings.errors)
         if kind in ("csv", "tsv"):
-            records = _csv(texts, origin.name, settings, "," if kind == "csv" else "\t")
+            records = _csv(texts, name, settings.columns, "," if kind == "csv" else "\t")
         else:
-            records = (_json if kind == "json" else _json_lines)(texts, origin.name)
+            records = (_json if kind == "json" else _json_lines)(texts, name)
     return (_document(where, record, settings, origin.partition, group_field) for where, record in records)
 
 
@@ -93,7 +87,7 @@ def text_documents(texts: Iterable[str], name: str, unit: str, partition: str = 
 
 
 def clean(text: str, where: str, errors: str) -> str:
-    r"""Text in hand, held to the rules of text in a file: `\r\n` becomes `\n`; NUL and half surrogates are refused."""
+    r"""Text in hand under the rules for text in a file: `\r\n` becomes `\n`; NUL and lone surrogates are refused."""
     text = text.replace("\r\n", "\n")
     found = None if text.isascii() and "\0" not in text else _UNFIT.search(text)
     if found is None:
@@ -105,37 +99,25 @@ def clean(text: str, where: str, errors: str) -> str:
 
 
 def clip(documents: Iterable[Document], max_chars: int) -> Iterator[Document]:
-    """Each document cut after `max_chars` characters; a list of tokens is cut before the token that goes beyond."""
-    used, over = 0, False
+    """Cut each document after `max_chars` characters; a list of tokens before the token that goes beyond."""
+    room = max_chars
     for document in documents:
-        room = max_chars - used
-        if not over and document.tokens is not None:
-            yield _clip_tokens(document, max_chars)
-        elif not over and len(document.text) <= room:
+        if document.tokens is not None:
+            ends = itertools.accumulate(1 + len(token) for token in document.tokens)
+            tokens = document.tokens[: sum(end - 1 <= max_chars for end in ends)]
+            yield dataclasses.replace(document, text=" ".join(tokens), tokens=tokens)
+        elif len(document.text) <= room:
             yield document
-            used += len(document.text)
-        elif not over:
+            room -= len(document.text)
+        elif room >= 0:
             yield dataclasses.replace(document, text=document.text[:room], last=True)
-            over = True
+            room = -1  # the rest of its pieces is dropped
         if document.last:
-            used, over = 0, False
-
-
-def _clip_tokens(document: Document, max_chars: int) -> Document:
-    if len(document.text) <= max_chars or document.tokens is None:
-        return document
-    length, kept = -1, 0
-    for token in document.tokens:
-        length += 1 + len(token)
-        if length > max_chars:
-            break
-        kept += 1
-    tokens = document.tokens[:kept]
-    return dataclasses.replace(document, text=" ".join(tokens), tokens=tokens)
+            room = max_chars
 
 
 def first(documents: Iterable[Document], limit: int) -> Iterator[Document]:
-    """The first `limit` documents; nothing beyond them is read."""
+    """The first `limit` documents; no more is read."""
     for document in documents:
         yield document
         limit -= document.last
@@ -154,31 +136,25 @@ def _document(where: str, record: Mapping[str, Any], settings: DataSettings, par
 
 
 def _value(where: str, record: Mapping[str, Any], settings: DataSettings) -> str | list[str]:
+    """The text or the tokens of a record."""
+
+    def refusal(problem: str) -> DataError:
+        fields = ", ".join(str(name)[:40] for name in record)
+        return DataError(f"{where}{problem}", f"choose with --text-field or --template among {fields}")
+
+    def field(name: str) -> Any:
+        if name not in record:
+            raise refusal(f" has no field {name!r}")
+        return "" if record[name] is None else record[name]
+
     if settings.template is not None:
-        parts = []
-        for literal, field in parse_template(settings.template):
-            value = None if field is None else _field(where, record, field)
-            parts += [literal, "" if value is None else str(value)]
-        return "".join(parts)
-    name = settings.text_field or next((field for field in TEXT_FIELDS if field in record), "text")
-    value = _field(where, record, name)
-    if value is None:
-        return ""
+        literals = parse_template(settings.template)
+        return "".join(literal + ("" if name is None else str(field(name))) for literal, name in literals)
+    name = settings.text_field or next((name for name in TEXT_FIELDS if name in record), "text")
+    value = field(name)
     if isinstance(value, str) or (isinstance(value, list) and all(isinstance(token, str) for token in value)):
         return value
-    raise DataError(
-        f"{where}: field {name!r} holds neither text nor a list of tokens, but {value!r:.60}", _choose(record)
-    )
-
-
-def _field(where: str, record: Mapping[str, Any], name: str) -> Any:
-    if name not in record:
-        raise DataError(f"{where} has no field {name!r}", _choose(record))
-    return record[name]
-
-
-def _choose(record: Mapping[str, Any]) -> str:
-    return f"choose with --text-field or --template among {', '.join(str(name)[:40] for name in record)}"
+    raise refusal(f": field {name!r} holds neither text nor a list of tokens, but {value!r:.60}")
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
@@ -197,29 +173,24 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 def _json(texts: Iterable[str], name: str) -> Iterator[Record]:
     """The objects of a `.json` file: of a list, or one a line; the first character tells which."""
-    texts = iter(texts)
-    head = ""
-    for text in texts:
+    texts, head = iter(texts), ""
+    while not head.strip() and (text := next(texts, "")):
         head += text
-        if head.strip():
-            break
-    everything = itertools.chain([head], texts)
-    return _json_list(everything, name) if head.lstrip().startswith("[") else _json_lines(everything, name)
+    if head.lstrip().startswith("["):
+        return _json_list(head, texts, name)
+    return _json_lines(itertools.chain([head], texts), name)
 
 
 def _json_lines(texts: Iterable[str], name: str) -> Iterator[Record]:
     for number, line in enumerate(_lines(texts), start=1):
+        where = f"{name}:{number}"
         if line and not line.isspace():
-            where = f"{name}:{number}"
-            yield where, _object(where, _parse(where, line))
-
-
-def _parse(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        remedy = "one JSON object a line is expected; --unit line reads the file as plain lines"
-        raise DataError(f"{where} is not JSON ({error})", remedy) from error
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                remedy = "one JSON object a line is expected; --unit line reads the file as plain lines"
+                raise DataError(f"{where} is not JSON ({error})", remedy) from error
+            yield where, _object(where, value)
 
 
 def _object(where: str, value: Any) -> Mapping[str, Any]:
@@ -228,45 +199,47 @@ def _object(where: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _json_list(texts: Iterator[str], name: str) -> Iterator[Record]:
+def _json_list(held: str, texts: Iterator[str], name: str) -> Iterator[Record]:
     """The elements one after the other, holding one of them and a chunk."""
     decoder = json.JSONDecoder()
-    held, at, number, want = next(texts), 0, 1, CHUNK
-    at = held.index("[") + 1
+    at, number, want = held.index("[") + 1, 1, CHUNK
     while not held.startswith("]", at := _SPACE.match(held, at).end()):  # type: ignore[union-attr]  # it matches always
-        where = f"{name}, element {number}"
+        where, mark = f"{name}, element {number}", ""
         try:
             value, end = decoder.raw_decode(held, at)
             end = _SPACE.match(held, end).end()  # type: ignore[union-attr]
-            complete = held[end : end + 1]
+            mark = held[end : end + 1]
         except (ValueError, RecursionError):
-            complete = ""
-        if complete:
-            if complete not in ",]":
-                raise DataError(f"{where} is followed by {complete!r}", "a JSON list has commas between its elements")
+            pass  # it goes on beyond what is held, or is no JSON
+        if mark and mark not in ",]":
+            raise DataError(f"{where} is followed by {mark!r}", "a JSON list has commas between its elements")
+        if mark:
             yield where, _object(where, value)
-            at, number, want = end + (complete == ","), number + 1, CHUNK
+            at, number, want = end + (mark == ","), number + 1, CHUNK
             continue
-        more, want = _take(texts, want), want * 2
-        if not more:
+        more = [""]
+        while sum(map(len, more)) < want and (text := next(texts, "")):
+            more.append(text)
+        if len(more) == 1:
             raise DataError(f"{where} is not JSON, or the list has no end", "check the file with a JSON tool")
-        held, at = held[at:] + more, 0
+        held, at, want = held[at:] + "".join(more), 0, want * 2
 
 
-def _take(texts: Iterator[str], want: int) -> str:
-    """At least `want` further characters, or what is left."""
-    taken: list[str] = []
-    while want > 0 and (text := next(texts, "")):
-        taken.append(text)
-        want -= len(text)
-    return "".join(taken)
+@functools.cache
+def _csv_core() -> Any:
+    """A copy of the C core of the csv module: its limit on a field's length is its own, not that of the process."""
+    spec = importlib.util.find_spec("_csv")  # every Python has it
+    core = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(core)  # type: ignore[union-attr]
+    core.field_size_limit(_LONGEST_FIELD)
+    return core
 
 
-def _csv(texts: Iterable[str], name: str, settings: DataSettings, delimiter: str) -> Iterator[Record]:
-    rows = csv.reader((line + "\n" for line in _lines(texts)), delimiter=delimiter, strict=True)
-    before = csv.field_size_limit(_LONGEST_FIELD)
+def _csv(texts: Iterable[str], name: str, columns: tuple[str, ...], delimiter: str) -> Iterator[Record]:
+    core = _csv_core()
+    rows = core.reader((line + "\n" for line in _lines(texts)), delimiter=delimiter, strict=True)
     try:
-        columns = settings.columns or tuple(next(rows, ()))
+        columns = columns or tuple(next(rows, ()))
         for row in rows:
             where = f"{name}:{rows.line_num}"
             if row and len(row) != len(columns):
@@ -274,12 +247,9 @@ def _csv(texts: Iterable[str], name: str, settings: DataSettings, delimiter: str
                 raise DataError(f"{where} has {len(row)} columns, but {len(columns)} are expected", remedy)
             if row:
                 yield where, dict(zip(columns, row, strict=True))
-    except csv.Error as error:
-        raise DataError(
-            f"{name}:{rows.line_num} is not CSV ({error})", "quote fields and double the quotes in them"
-        ) from error
-    finally:
-        csv.field_size_limit(before)
+    except core.Error as error:
+        remedy = "quote fields and double the quotes in them"
+        raise DataError(f"{name}:{rows.line_num} is not CSV ({error})", remedy) from error
 
 
 def _parquet(chunks: Iterable[bytes], name: str) -> Iterator[Record]:

@@ -13,7 +13,7 @@ Shares = tuple[float, float, float]
 """The shares of train, valid and test."""
 Order = tuple[str, ...]
 SPLITS: Order = ("train", "valid", "test")
-"""The splits, in the order that they stand in where a text is cut by position and nothing else is asked for."""
+"""The splits, in the order in which they lie in a text that is cut by position, unless the user names another."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DataSettings(config.Settings):
 
 
 def parse_split(split: str) -> tuple[Shares, Order] | None:
-    """The shares that a `split` asks for, and the order that its pieces stand in; None where it is a word.
+    """The shares that a `split` asks for, and the order in which they lie in the text; None where it is a word.
 
     >>> parse_split("0.8,0.1,0.1"), parse_split("auto")
     (((0.8, 0.1, 0.1), ('train', 'valid', 'test')), None)
@@ -60,14 +60,14 @@ def parse_split(split: str) -> tuple[Shares, Order] | None:
     """
     if split in ("auto", "none"):
         return None
-    pieces = [piece.split() for piece in split.split(",")]
-    if [len(piece) for piece in pieces] == [1, 1, 1]:
-        pieces = [[name, *piece] for name, piece in zip(SPLITS, pieces, strict=True)]
+    asked = [share.split() for share in split.split(",")]
+    if [len(words) for words in asked] == [1, 1, 1]:
+        asked = [[name, *words] for name, words in zip(SPLITS, asked, strict=True)]
     try:
-        shares = [float(share) for _, share in pieces]
+        shares = [float(share) for _, share in asked]
     except ValueError:
         shares = [-1.0]
-    order = tuple(piece[0] for piece in pieces if piece)
+    order = tuple(words[0] for words in asked if words)
     if sorted(order) != sorted(SPLITS) or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6:
         bound = "auto, none, or three shares >= 0 of train, valid and test that sum to 1"
         raise SettingError("split", split, bound, "for example --split 0.9,0.05,0.05")
@@ -85,10 +85,10 @@ def parse_template(template: str) -> tuple[tuple[str, str | None], ...]:
     import string
 
     try:
-        parts = tuple(string.Formatter().parse(template))
+        parsed = tuple(string.Formatter().parse(template))
     except ValueError:
-        parts = ()
-    fields = [field for _, field, _, _ in parts if field is not None]
-    if not fields or "" in fields or any(form or conversion for _, _, form, conversion in parts):
+        parsed = ()
+    fields = [field for _, field, _, _ in parsed if field is not None]
+    if not fields or "" in fields or any(form or conversion for _, _, form, conversion in parsed):
         raise SettingError("template", template, "a text with fields in braces", 'for example "{title} ; {summary}"')
-    return tuple((literal, field) for literal, field, _, _ in parts)
+    return tuple((literal, field) for literal, field, _, _ in parsed)

@@ -20,19 +20,12 @@ _REACH = 64 << 10  # how far from the exact share a line end is looked for, in b
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How a corpus is split.
+    """How a corpus is split."""
 
-    Attributes:
-        shares: of train, valid and test, for what the source does not place.
-        named: whether the source's own partition counts.
-        sentence: the corpus's own rule in words, or empty.
-        order: that the splits stand in where a text is cut by position.
-    """
-
-    shares: Shares = DEFAULT_SHARES
-    named: bool = True
-    sentence: str = ""
-    order: Order = SPLITS
+    shares: Shares = DEFAULT_SHARES  # of train, valid and test, for what the source does not place
+    named: bool = True  # whether the source's own partition counts
+    sentence: str = ""  # the corpus's own rule in words, or empty
+    order: Order = SPLITS  # in which they lie in a text that is cut by position
 
 
 def choose_rule(settings: DataSettings, own: SplitRule) -> SplitRule:
@@ -62,20 +55,16 @@ def shares_in_words(shares: Shares, order: Order = SPLITS) -> str:
 
 
 def position_cuts(edges: Sequence[int], shares: Sequence[float], read: Callable[[int, int], bytes]) -> tuple[int, int]:
-    """Where the second and the third piece begin, in bytes, when documents laid end to end are cut by position.
+    """Where the second and the third split begin, in bytes, when documents laid end to end are cut by position.
 
     Each lies at the line end (or document's end) nearest to the exact share, else at white space, else at a character.
-
-    Args:
-        edges: where documents begin and end, from 0 to the total length.
-        shares: of the three pieces, in their order.
-        read: the bytes between two positions.
+    `edges` are where documents begin and end, `shares` stand in the order of the splits, `read` gives the bytes between
+    two positions.
     """
     total = edges[-1]
     reach = max(0, min(_REACH, int(min(share for share in shares if share > 0) * total / 2) - 1))
-    targets = (round(shares[0] * total), round((1.0 - shares[2]) * total))
-    second, third = (_nearest_cut(target, reach, edges, read) for target in targets)
-    return second, third
+    second, third = round(shares[0] * total), round((1.0 - shares[2]) * total)
+    return _nearest_cut(second, reach, edges, read), _nearest_cut(third, reach, edges, read)
 
 
 def _nearest_cut(target: int, reach: int, edges: Sequence[int], read: Callable[[int, int], bytes]) -> int:

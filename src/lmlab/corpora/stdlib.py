@@ -1,10 +1,9 @@
 """The corpus that every machine has: Python's own standard library, a record a function.
 
-The schema is CodeSearchNet's (Husain et al. 2019, arXiv:1909.09436): `repo, path, func_name, original_string,
-language, code, code_tokens, docstring, docstring_tokens, sha, url, partition`. Like it, we take functions and methods
-(nested ones stay inside theirs), leave comments and the docstring out of `code_tokens`, and drop functions of fewer
-than three lines of code. Unlike it, we keep undocumented functions and special methods. Both `original_string` and
-`code` are the source from `def` to the end. A whole module lies in one partition, by hash of its path.
+The schema is CodeSearchNet's (Husain et al. 2019, arXiv:1909.09436). Like it, we take functions and methods (nested
+ones inside theirs), leave comments and the docstring out of `code_tokens`, and drop functions of fewer than three lines
+of code. Unlike it, we keep undocumented functions and special methods. Both `original_string` and `code` are the source
+from `def` to the end. A whole module lies in one partition, by hash of its path.
 """
 
 from __future__ import annotations
@@ -28,26 +27,18 @@ from typing import Any
 from lmlab.corpora.cache import cache_dir
 from lmlab.corpora.settings import Shares
 from lmlab.corpora.splits import SPLITS, code_of
-from lmlab.errors import DataError
+from lmlab.disk import replacing
+from lmlab.errors import DataError, StorageError
 
 SHARES: Shares = (0.8, 0.1, 0.1)
 FEWEST_LINES = 3
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
-_LAYOUT = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENCODING,
-    tokenize.ENDMARKER,
-}
+_NO_CODE = ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENCODING", "ENDMARKER")
 _WORD = re.compile(r"\w+|[^\w\s]")
 _FORMAT = 1  # of the file in the cache
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-Token = tuple[tuple[int, int], str]
-"""Where a token starts (line, column) and its text."""
+Token = tuple[tuple[int, int], str]  # where it starts (line, column), and its text
 
 
 def made_path() -> Path:
@@ -64,29 +55,19 @@ def ensure() -> Path:
     target = made_path()
     if target.is_file():
         return target
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        written = _write(Path(sysconfig.get_path("stdlib")), part)
-        if not written:
-            part.unlink()
-            raise DataError("this Python's standard library holds no source", "install the full Python, or name a file")
-        part.replace(target)
-    except OSError as error:
-        raise DataError(f"{target} cannot be written ({error.strerror})", "make room or set LMLAB_CACHE") from error
-    return target
-
-
-def _write(library: Path, target: Path) -> int:
-    count = 0
-    with target.open("wb") as raw:
-        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
-            for record in records(library):
+        with replacing(target) as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+            for record in records(Path(sysconfig.get_path("stdlib"))):
                 packed.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
-                count += 1
-        raw.flush()
-        os.fsync(raw.fileno())
-    return count
+            if not packed.tell():
+                problem = "this Python's standard library holds no source"
+                raise DataError(problem, "install the full Python, or name a file")
+    except (OSError, StorageError) as error:
+        cause = error.__cause__ or error
+        problem = f"{target} cannot be written ({getattr(cause, 'strerror', cause)})"
+        raise DataError(problem, "make room or set LMLAB_CACHE") from error
+    return target
 
 
 def records(library: Path) -> Iterator[dict[str, Any]]:
@@ -111,7 +92,8 @@ def module_records(data: bytes, path: str) -> Iterator[dict[str, Any]]:
     except (SyntaxError, ValueError, RecursionError, tokenize.TokenError):
         return
     starts = [start for start, _ in tokens]
-    sha, partition = hashlib.sha256(data).hexdigest(), SPLITS[code_of(hashlib.sha256(path.encode()).digest(), SHARES)]
+    sha = hashlib.sha256(data).hexdigest()
+    partition = SPLITS[code_of(hashlib.sha256(path.encode()).digest(), SHARES)]
     for name, function in _functions(tree, ""):
         code_tokens, code_lines = _code(function, tokens, starts)
         if code_lines < FEWEST_LINES:
@@ -144,16 +126,10 @@ def _tokens(lines: list[str]) -> Iterator[Token]:
         elif name in ("FSTRING_END", "TSTRING_END"):
             first = opened.pop()
             if not opened:
-                yield first, _span(lines, first, end)
-        elif kind not in _LAYOUT and not opened:
+                between = "".join(lines[first[0] - 1 : end[0]])
+                yield first, between[first[1] : len(between) - len(lines[end[0] - 1]) + end[1]]
+        elif name not in _NO_CODE and not opened:
             yield start, string
-
-
-def _span(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    if start[0] == end[0]:
-        return lines[start[0] - 1][start[1] : end[1]]
-    between = lines[start[0] : end[0] - 1]
-    return "".join([lines[start[0] - 1][start[1] :], *between, lines[end[0] - 1][: end[1]]])
 
 
 def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
@@ -169,11 +145,11 @@ def _code(function: Function, tokens: list[Token], starts: list[tuple[int, int]]
     """The tokens of a function without its docstring, and on how many lines they start."""
     low = bisect.bisect_left(starts, (function.lineno, 0))
     high = bisect.bisect_left(starts, ((function.end_lineno or function.lineno) + 1, 0))
-    skip = (0, 0), (0, 0)
+    kept = tokens[low:high]
     if ast.get_docstring(function, clean=False) is not None:
         node = function.body[0]
-        skip = (node.lineno, 0), ((node.end_lineno or node.lineno) + 1, 0)
+        start, end = (node.lineno, 0), ((node.end_lineno or node.lineno) + 1, 0)
         if node.lineno == function.lineno:  # def f(): "docstring"
-            skip = (node.lineno, node.col_offset), (node.lineno, node.end_col_offset or 0)
-    kept = [token for token in tokens[low:high] if not skip[0] <= token[0] < skip[1]]
+            start, end = (node.lineno, node.col_offset), (node.lineno, node.end_col_offset or 0)
+        kept = [token for token in kept if not start <= token[0] < end]
     return [text for _, text in kept], len({start[0] for start, _ in kept})

@@ -4,9 +4,8 @@
     ids = tokenizer.encode("To be").ids                        # without <bos> and <eos>
     text = tokenizer.decode(ids)
 
-Ids 0 to 3 are the specials of `lmlab.vocabulary` in every tokenizer. No text ever encodes to PAD, BOS or EOS: a literal
-`<bos>` is spelled like any other text, and a word tokenizer takes it for an unknown one
-where it could be a word of its own.
+Ids 0 to 3 are the special tokens of `lmlab.vocabulary` in every tokenizer. No text ever encodes to PAD, BOS or EOS: a
+literal `<bos>` is spelled like any other text, or is an unknown word where it could be a word of its own.
 """
 
 from __future__ import annotations
@@ -31,16 +30,14 @@ if TYPE_CHECKING:
 
 FILE = "tokenizer.json"
 SILENT = (PAD, BOS, EOS)
-"""Specials that decode to no text."""
+"""Special tokens that decode to no text."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Encoded(NamedTuple):
-    """A text as ids.
+    """A text as uint32 ids, without `<bos>` and `<eos>`.
 
-    Attributes:
-        ids: uint32, without `<bos>` and `<eos>`.
-        unknown_bytes: the UTF-8 bytes of all tokens that became `[UNK]`, to be charged by `vocab.spelling_nats`.
+    `unknown_bytes` counts the UTF-8 bytes of all tokens that became `[UNK]`; `vocabulary.spelling_nats` charges them.
     """
 
     ids: np.ndarray
@@ -48,17 +45,17 @@ class Encoded(NamedTuple):
 
     @property
     def unknown_tokens(self) -> int:
-        """How many tokens became `[UNK]`."""
+        """The number of tokens that became `[UNK]`."""
         return int(np.count_nonzero(self.ids == UNK))
 
 
 class Tokenizer(abc.ABC):
-    """Text to ids and back. Made by `train` or `load`.
+    """Text to ids and back; made by `train` or `load`.
 
     Args:
-        settings: of the tokenizer's own `Settings`.
-        tokens: the spelling of every id, the specials first.
-        merges: pairs of tokens in the order in which bpe merges them; empty for the others.
+        settings: an instance of the class's own `Settings`.
+        tokens: the spelling of every id, the special tokens first.
+        merges: pairs of tokens in the order in which bpe merges them; empty for all other kinds.
     """
 
     kind: ClassVar[str]
@@ -70,14 +67,14 @@ class Tokenizer(abc.ABC):
         self.vocab_size = len(self.tokens)
 
     @property
-    @abc.abstractmethod
     def normalisation(self) -> str:
         """What `decode(encode(text))` changes, in one sentence; empty when it changes nothing."""
+        return ""
 
     @classmethod
     @abc.abstractmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """A tokenizer whose vocabulary comes from these documents (the training split) alone.
+        """Build a tokenizer whose vocabulary comes from these documents (the training split) alone.
 
         Raises:
             EmptyDataError: there is not one token.
@@ -85,15 +82,15 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, text: str) -> Encoded:
-        """The ids of a text. Never fails: what is not known becomes `[UNK]`, a lone surrogate is read as U+FFFD."""
+        """The ids of a text. Never fails: unknown tokens become `[UNK]`, a lone surrogate is read as U+FFFD."""
 
-    @abc.abstractmethod
     def encode_document(self, document: Document) -> Encoded:
-        """The ids of a document; where the tokenizer has words, `document.tokens` are taken as they are."""
+        """The ids of a document; a tokenizer of words takes `document.tokens` as they are."""
+        return self.encode(document.text)
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids. PAD, BOS and EOS are silent; UNK is U+FFFD, or `[UNK]` where the tokenizer has words.
+        """The text of ids. PAD, BOS and EOS are silent; UNK is U+FFFD, or `[UNK]` in a tokenizer of words.
 
         Raises:
             UsageError: an id outside the vocabulary.
@@ -101,40 +98,36 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def surface(self, id: int, previous: int | None) -> bytes:
-        """The UTF-8 bytes that an id adds to the text after the `previous` id that was not silent."""
+        """The UTF-8 bytes that an id adds to the text after `previous`, the last id before it that was not silent."""
 
-    @abc.abstractmethod
     def normalise(self, text: str) -> str:
         """What `decode(encode(text))` is when every token is known."""
+        return clean(text)
 
-    @abc.abstractmethod
     def token_text(self, id: int) -> str:
-        r"""How an id is shown: specials by their names, a byte of an unfinished character as `\xNN`."""
+        r"""How an id is shown: special tokens by their names, a byte of an unfinished character as `\xNN`."""
+        return self.tokens[id]
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[str]:
-        r"""The piece of the (lower-cased, stripped) text behind every id of `encode(text)`.
-
-        A byte that is only part of a character is shown as `\xNN`.
-        """
+        r"""The part of the (normalised) text behind every id of `encode(text)`; a part of a character as `\xNN`."""
 
     @abc.abstractmethod
     def reference(self) -> HFTokenizer:
-        """The same tokenizer in the `tokenizers` library; word and code expect words, `is_pretokenized=True`."""
+        """An equal tokenizer of the `tokenizers` library; those of word and code expect `is_pretokenized=True`."""
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` into an existing folder; the settings are the caller's to keep."""
+        """Write `tokenizer.json` into an existing folder; the caller keeps the settings."""
         (folder / FILE).write_text(self.reference().to_str(pretty=True), encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, folder: Path, settings: Any) -> Self:
-        """Build from what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             ArtifactError: the file is missing or damaged.
         """
-        tokens, merges = _read_model(folder / FILE)
-        return cls(settings, tokens, merges)
+        return cls(settings, *_read_model(folder / FILE))
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as an int64 array.
@@ -145,15 +138,13 @@ class Tokenizer(abc.ABC):
         ids_N = np.asarray(ids, dtype=np.int64)
         if ids_N.size and (ids_N.min() < 0 or ids_N.max() >= self.vocab_size):
             wrong = ids_N[(ids_N < 0) | (ids_N >= self.vocab_size)][0]
-            raise UsageError(
-                f"id {wrong} is outside the {self.vocab_size} ids of this {self.kind} tokenizer",
-                "decode with the tokenizer that made the ids",
-            )
+            problem = f"id {wrong} is outside the {self.vocab_size} ids of this {self.kind} tokenizer"
+            raise UsageError(problem, "decode with the tokenizer that made the ids")
         return ids_N
 
 
 def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[Document]) -> Tokenizer:
-    """A tokenizer of a registered kind, trained on documents; settings may be given as text.
+    """Train a tokenizer of a registered kind on documents; settings may be given as text.
 
     >>> from lmlab.corpora.document import Document
     >>> build_tokenizer("char", {"lower": True}, [Document("Abba")]).encode("bab").ids.tolist()
@@ -164,7 +155,7 @@ def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[
 
 
 def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer of a registered kind from what its `save` wrote.
+    """Load a tokenizer of a registered kind from what its `save` wrote.
 
     Raises:
         ArtifactError: the file is missing or damaged.
@@ -177,11 +168,11 @@ class Coverage(NamedTuple):
     """How much of a text a vocabulary knows.
 
     Attributes:
-        tokens: all tokens of the text.
-        unknown_tokens: those that became `[UNK]`.
-        unknown_bytes: their UTF-8 bytes.
-        types: how many entries of the vocabulary occur in the text, the specials not counted.
-        share: the known tokens' share of all, 1 when there are none.
+        tokens: the number of tokens in the text.
+        unknown_tokens: the number of those that became `[UNK]`.
+        unknown_bytes: the UTF-8 bytes of these.
+        types: the number of entries of the vocabulary that occur in the text, without the special tokens.
+        share: the known tokens' share of all, 1 for an empty text.
     """
 
     tokens: int
@@ -192,7 +183,7 @@ class Coverage(NamedTuple):
 
 
 def coverage(tokenizer: Tokenizer, documents: Iterable[Document]) -> Coverage:
-    """How much of these documents a tokenizer's vocabulary knows, in bounded memory."""
+    """Measure how much of these documents a tokenizer's vocabulary knows, in bounded memory."""
     tokens = unknown_tokens = unknown_bytes = 0
     seen_V = np.zeros(tokenizer.vocab_size, dtype=bool)
     for document in documents:
@@ -206,7 +197,7 @@ def coverage(tokenizer: Tokenizer, documents: Iterable[Document]) -> Coverage:
 
 
 def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> tuple[str, ...]:
-    """The specials, then the tokens by descending count and, among equals, by spelling.
+    """The special tokens, then all others by descending count and, among equals, by spelling.
 
     >>> vocabulary({"b": 2, "a": 2, "c": 9, "d": 1}, size=7, min_count=1)[4:]
     ('c', 'a', 'b')
@@ -214,10 +205,8 @@ def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> t
     kept = [token for token, count in counts.items() if count >= min_count and token not in SPECIALS]
     kept.sort(key=lambda token: (-counts[token], token))
     if not kept:
-        raise EmptyDataError(
-            f"no token occurs min_count={min_count} times in the training text, so there is no vocabulary",
-            "give more text or lower min_count",
-        )
+        problem = f"no token occurs min_count={min_count} times in the training text, so there is no vocabulary"
+        raise EmptyDataError(problem, "give more text or lower min_count")
     return SPECIALS + tuple(kept if size is None else kept[: size - len(SPECIALS)])
 
 
@@ -237,7 +226,7 @@ def clean(text: str) -> str:
 
 
 def lower(text: str) -> str:
-    """Lower case, every character on its own: Σ is always σ, so that the result hangs on no neighbour.
+    """Lower case, every character on its own: Σ is always σ, whatever stands beside it.
 
     >>> lower("ΟΔΟΣ"), "ΟΔΟΣ".lower()
     ('οδοσ', 'οδος')
@@ -261,8 +250,9 @@ def _read_model(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
             merges, pairs = [], []
         case _:
             raise ArtifactError(f"{path} holds no vocabulary", remedy)
-    tokens = {id: token for token, id in vocab.items() if isinstance(id, int)}
-    in_order = [tokens.get(id) for id in range(len(vocab))]
-    if tuple(in_order[: len(SPECIALS)]) != SPECIALS or None in in_order or len(pairs) != len(merges):
-        raise ArtifactError(f"{path} is not a vocabulary of ours: ids must run from 0, the specials first", remedy)
-    return [str(token) for token in in_order], pairs
+    token_of = {id: token for token, id in vocab.items() if isinstance(id, int)}
+    tokens = [token_of[id] for id in range(len(vocab)) if id in token_of]
+    if tuple(tokens[: len(SPECIALS)]) != SPECIALS or len(tokens) < len(vocab) or len(pairs) != len(merges):
+        problem = f"{path} is not a vocabulary of ours: ids must run from 0, the special tokens first"
+        raise ArtifactError(problem, remedy)
+    return tokens, pairs

@@ -1,18 +1,17 @@
-"""Token stores to training batches, three ways, each an epoch at a time and the same for the same seed.
-
-Shapes: B rows, T positions, N ids of the whole store, S stretches or windows, P pools.
-
-A batch pairs `ids_BT` with `targets_BT`, the ids one further on; `<bos>` and padding are `IGNORE`, never predicted.
-`epoch(number)` is a sequence: batch `i` of epoch `e` is the same whenever it is asked for, so that the position of a
-run is two integers, and a resumed run reads exactly what an uninterrupted one would have.
+"""Training batches from token stores, three ways, an epoch at a time; the same seed gives the same batches.
 
     Columns   the store as one stream in B long columns; each batch goes on where the last one stopped, so a recurrent
               state is carried (truncated backpropagation through time, Williams and Peng 1990)
     Lines     one document a row, padded; bucketed by length within pools, B rows or a budget of tokens a batch
-    Windows   every stretch of T tokens at a stride, shuffled, context reset
+    Windows   T tokens at every multiple of a stride, shuffled, the context reset
 
-Several workers share a batch by blocks of its rows: `share` reads one block and nothing else, `Batch.rows` cuts what
-was read. Nothing is kept of a token, a window or a document that fits a row: an order is computed where it is read.
+A batch pairs `ids_BT` with `targets_BT`, the ids one further on; `<bos>` and padding are `IGNORE`, never predicted.
+Batch `i` of epoch `e` is the same whenever it is asked for, so the position of a run is two integers, and a resumed run
+reads exactly what an uninterrupted one would have. Several workers share a batch by blocks of its rows: `share` reads
+one block alone, `Batch.rows` cuts what was read. An order is computed where it is read: no memory is kept for each
+token, window or document (but for documents longer than a row).
+
+Shapes: B rows, T positions, N ids of the whole store, S stretches (rows of an epoch, in any order), P pools.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from lmlab.kernels.engine import block_of
 from lmlab.tokens.id_store import TokenStore
 from lmlab.vocabulary import BOS, IGNORE, PAD
 
-_POOL_BATCHES = 50  # documents are sorted by length within a pool of so many: hardly any padding, still random
+_POOL_BATCHES = 50  # rows are sorted by length within a pool of so many batches: little padding, still random
 _OFFSETS_READ = 1 << 16  # at once
 
 _Pool = tuple[np.ndarray, np.ndarray, list[slice]]  # starts and sizes of stretches, and which of them each batch has
@@ -45,9 +44,9 @@ class Batch:
     """One step's data.
 
     Attributes:
-        ids_BT: int64, what is read.
-        targets_BT: int64, what is predicted; `IGNORE` where nothing is.
-        carry: whether the rows go on where those of the batch before stopped.
+        ids_BT: int64, the inputs.
+        targets_BT: int64, the ids to predict; `IGNORE` where there is none.
+        carry: whether the rows continue those of the batch before.
         fresh_B: of a batch that carries, the rows that begin anew all the same; their first input is `<bos>`.
     """
 
@@ -58,14 +57,14 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Predicted tokens."""
+        """The number of predicted tokens."""
         return int((self.targets_BT != IGNORE).sum())
 
-    def rows(self, part: int, parts: int) -> Batch:
-        """One of `parts` blocks of rows; none where there are fewer rows than parts."""
-        block = block_of(len(self.ids_BT), part, parts)
-        fresh_B = None if self.fresh_B is None else self.fresh_B[block]
-        return replace(self, ids_BT=self.ids_BT[block], targets_BT=self.targets_BT[block], fresh_B=fresh_B)
+    def rows(self, block: int, blocks: int) -> Batch:
+        """One of `blocks` blocks of rows; empty where there are fewer rows than blocks."""
+        kept = block_of(len(self.ids_BT), block, blocks)
+        fresh_B = None if self.fresh_B is None else self.fresh_B[kept]
+        return replace(self, ids_BT=self.ids_BT[kept], targets_BT=self.targets_BT[kept], fresh_B=fresh_B)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device, copied while the processor goes on."""
@@ -98,7 +97,7 @@ class Batches(abc.ABC):
     """A way to cut a store into batches; abstract."""
 
     carries: ClassVar[bool] = False
-    """Whether a batch may go on where the one before stopped."""
+    """Whether a batch may continue the one before."""
 
     _share = 0, 1  # which block of each batch's rows, of how many, is read
 
@@ -106,10 +105,10 @@ class Batches(abc.ABC):
     def epoch(self, number: int) -> Epoch:
         """The batches of epoch `number`, from 0."""
 
-    def share(self, part: int, parts: int) -> Self:
-        """The same batches, of which only one of `parts` blocks of rows is read."""
+    def share(self, block: int, blocks: int) -> Self:
+        """Batches of which only one of `blocks` blocks of rows is read."""
         other = copy.copy(self)
-        other._share = part, parts
+        other._share = block, blocks
         return other
 
 
@@ -128,7 +127,7 @@ class _Shuffle:
         self._tables = [(rng.integers(high, size=wide), rng.integers(wide, size=high)) for _ in range(6)]
 
     def __call__(self, places_S: np.ndarray) -> np.ndarray:
-        """What stands at these places of the order."""
+        """The numbers at these places of the order."""
         found_S = self._once(places_S)
         while (past_S := found_S >= self._total).any():
             found_S[past_S] = self._once(found_S[past_S])
@@ -154,16 +153,9 @@ class Columns(Batches):
     """The store as one stream in B columns, read T tokens at a time, the state carried.
 
     Each epoch starts the columns elsewhere, so that their cuts do not always fall on the same tokens. A text is scored
-    from `<bos>` and an empty state, which a stream hardly ever shows: so every column begins so, and some rows begin
-    anew at some batches.
-
-    Args:
-        store: the tokens.
-        rows: columns.
-        length: tokens a batch of each column.
-        seed: of the starts.
-        restart: the chance that a row begins anew at a batch.
-        roll: False starts every epoch at the first token and keeps the last, shorter batch.
+    from `<bos>` and an empty state, which a stream hardly ever shows: so every column begins so, and a row begins anew
+    at a batch with the probability `restart`. Without `roll`, every epoch starts at the first token and keeps the last,
+    shorter batch.
     """
 
     carries = True
@@ -179,7 +171,7 @@ class Columns(Batches):
         self._seed, self._restart, self._roll = seed, restart, roll
 
     def epoch(self, number: int) -> Epoch:
-        """See `Batches`."""
+        """The batches of an epoch, as many as the columns fill."""
         total = len(self._ids_N)
         column = (total - 1) // self._rows
         start = int(np.random.default_rng([self._seed, number]).integers(total)) if self._roll else 0
@@ -205,15 +197,9 @@ class Columns(Batches):
 class Lines(Batches):
     """One document a row, padded at the right; bucketed by length within pools of 50 batches.
 
-    The pools are random draws, one after the other; within one the batches are shuffled.
-
-    Args:
-        store: the documents.
-        rows: documents a batch, unless `budget` is given.
-        length: longer documents are cut into stretches of this many tokens, each with its context reset.
-        seed: of the shuffling.
-        budget: tokens a batch, padding included, instead of a number of rows.
-        bucket: False takes the documents as they come (what a naive loop does).
+    A longer document is cut into stretches of `length` tokens, each with its context reset. The pools are random draws,
+    one after the other; within one the batches are shuffled. A `budget` of tokens a batch, padding included, replaces
+    the number of rows. Without `bucket`, documents are not sorted by length (what a naive loop does).
     """
 
     def __init__(
@@ -236,10 +222,15 @@ class Lines(Batches):
         self._pool = _POOL_BATCHES * (rows if budget is None else max(1, int(budget / mean)))
 
     def epoch(self, number: int) -> Epoch:
-        """See `Batches`. Every stretch comes once. With a budget all lengths are read here, to count the batches."""
+        """The batches of an epoch, every stretch once. With a budget all lengths are read here, to count them."""
         order = _Shuffle(len(self._stretches), np.random.default_rng([self._seed, number]))
         pool = lru_cache(1)(partial(self._pooled, number, order))
-        ends_P = self._ends(pool)
+        total = len(self._stretches)
+        pools = np.arange(-(-total // self._pool))
+        if self._budget is None:
+            ends_P = np.minimum(_POOL_BATCHES * (pools + 1), -(-total // self._rows))
+        else:
+            ends_P = np.cumsum([len(pool(nth)[2]) for nth in pools.tolist()])
 
         def make(index: int) -> Batch:
             nth = int(np.searchsorted(ends_P, index, side="right"))
@@ -253,14 +244,6 @@ class Lines(Batches):
             return _pair(rows_BT, carry=False)
 
         return Epoch(int(ends_P[-1]), make)
-
-    def _ends(self, pool: Callable[[int], _Pool]) -> np.ndarray:
-        """How many batches there are up to the end of each pool."""
-        total = len(self._stretches)
-        pools = np.arange(-(-total // self._pool))
-        if self._budget is None:
-            return np.minimum(_POOL_BATCHES * (pools + 1), -(-total // self._rows))
-        return np.cumsum([len(pool(nth)[2]) for nth in pools.tolist()])
 
     def _pooled(self, number: int, order: _Shuffle, nth: int) -> _Pool:
         places_S = np.arange(nth * self._pool, min((nth + 1) * self._pool, len(self._stretches)))
@@ -320,19 +303,17 @@ class _Stretches:
 
 
 class Windows(Batches):
-    """Stretches of T tokens at a stride, shuffled, the context reset; documents laid end to end."""
+    """T tokens at every multiple of a stride, shuffled, the context reset; documents laid end to end."""
 
     def __init__(self, store: TokenStore, rows: int, length: int, seed: int = 0, *, stride: int | None = None) -> None:
         if len(store.ids) <= length:
-            raise EmptyDataError(
-                f"the split holds {len(store.ids)} tokens, fewer than a window of {length} and its target",
-                "set a smaller train.length or give it more text",
-            )
+            problem = f"the split holds {len(store.ids)} tokens, fewer than a window of {length} and its target"
+            raise EmptyDataError(problem, "set a smaller train.length or give it more text")
         self._ids_N, self._rows, self._length, self._seed = np.asarray(store.ids), rows, length, seed
         self._starts = range(0, len(store.ids) - length, stride or length)
 
     def epoch(self, number: int) -> Epoch:
-        """See `Batches`."""
+        """The batches of an epoch, every window once."""
         total = len(self._starts)
         order = _Shuffle(total, np.random.default_rng([self._seed, number]))
 

@@ -53,12 +53,12 @@ class CharTokenizer(Tokenizer):
 
     @property
     def normalisation(self) -> str:
-        """See `Tokenizer`."""
+        """Lower case, where the settings ask for it."""
         return "Every character is turned to lower case on its own." if self.settings.lower else ""
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """See `Tokenizer`."""
+        """Counts the characters of the documents."""
         count_P = np.zeros(CODE_POINTS, dtype=np.int64)
         for text in _joined(documents):
             count_P += np.bincount(_points(_normal(text, settings)), minlength=CODE_POINTS)
@@ -66,43 +66,34 @@ class CharTokenizer(Tokenizer):
         return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
 
     def encode(self, text: str) -> Encoded:
-        """See `Tokenizer`."""
+        """Looks every code point up in a table."""
         points_N = _points(self.normalise(text))
         ids_N = self._id_P[points_N]
         unknown_U = points_N[ids_N == UNK]
         longer = sum(int(np.count_nonzero(unknown_U >= first)) for first in (0x80, 0x800, 0x10000))
         return Encoded(ids_N, unknown_bytes=len(unknown_U) + longer)
 
-    def encode_document(self, document: Document) -> Encoded:
-        """See `Tokenizer`."""
-        return self.encode(document.text)
-
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """See `Tokenizer`."""
+        """Looks the code point of every id up in a table."""
         ids_N = self.checked(ids)
         spoken_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
         return self._point_V[spoken_N].tobytes().decode("utf-32-le")
 
     def surface(self, id: int, previous: int | None) -> bytes:
-        """See `Tokenizer`."""
+        """The bytes of a character, whatever stands before it."""
         return b"" if id in SILENT else chr(self._point_V[id]).encode()
 
     def normalise(self, text: str) -> str:
-        """See `Tokenizer`."""
+        """The text without lone surrogates, in lower case where the settings ask for it."""
         return _normal(text, self.settings)
 
-    def token_text(self, id: int) -> str:
-        """See `Tokenizer`."""
-        return self.tokens[id]
-
     def spans(self, text: str) -> list[str]:
-        """See `Tokenizer`."""
+        """The characters of the normalised text."""
         return list(self.normalise(text))
 
     def reference(self) -> HFTokenizer:
-        """See `Tokenizer`."""
-        ids = {token: id for id, token in enumerate(self.tokens)}
-        tokenizer = HFTokenizer(models.WordLevel(ids, unk_token=SPECIALS[UNK]))
+        """A tokenizer that splits after every character and looks it up."""
+        tokenizer = HFTokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))
         if self.settings.lower:
             tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -119,7 +110,7 @@ def _points(text: str) -> np.ndarray:
 
 
 def _joined(documents: Iterable[Document]) -> Iterator[str]:
-    """The texts, small ones put together, for counting a million short documents is as fast as one long one."""
+    """The texts, short ones joined: so a million short documents are counted as fast as one long one."""
     held: list[str] = []
     size = 0
     for document in documents:

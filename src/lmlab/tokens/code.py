@@ -8,13 +8,12 @@ linear in the text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lmlab import config
 from lmlab.config import setting
 from lmlab.tokens.base import clean
-from lmlab.tokens.words import NEWLINE, SPACE, WordsTokenizer
+from lmlab.tokens.word import NEWLINE, SPACE, WordsTokenizer
 
 _TOKEN = re.compile(
     r"""
@@ -58,21 +57,17 @@ class CodeTokenizer(WordsTokenizer):
 
     @property
     def normalisation(self) -> str:
-        """See `Tokenizer`."""
+        """How tokens are joined, and that comments are lost."""
         return "Tokens are joined by one space (a newline after a quote that opens no string); comments are dropped."
 
     def tokenise(self, text: str) -> list[str]:
-        """See `WordsTokenizer`."""
+        """The tokens of Python source, without comments."""
         return list(filter(None, _TOKEN.findall(clean(text))))
 
-    def adopt(self, tokens: Iterable[str]) -> list[str]:
-        """See `WordsTokenizer`."""
-        return list(tokens)
-
     def after(self, token: str) -> int:
-        """See `WordsTokenizer`. Only a newline keeps a stray quote from opening a string with the next one."""
+        """A newline after a stray quote, lest it open a string with the next one; else a space."""
         return NEWLINE if token in ("'", '"') else SPACE
 
     def before(self, token: str) -> int:
-        """See `WordsTokenizer`."""
+        """Whatever the token before asks for."""
         return NEWLINE

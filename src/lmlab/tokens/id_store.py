@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeGuard
+from typing import IO, Any, Self, TypeGuard
 
 import numpy as np
 
@@ -33,18 +33,18 @@ PROGRESS_BYTES = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """The ids of a split. Made by `build`, `open` or `from_documents`.
+    """The ids of a split; made by `build`, `open` or `from_documents`.
 
     Attributes:
         ids: uint16 or uint32, read-only: `<bos> ids <eos>` of every document.
         offsets: int64, D + 1: document i is `ids[offsets[i]:offsets[i + 1]]`.
         vocab_size: of the tokenizer.
-        documents: how many, D.
-        tokens: predicted tokens: every id and every `<eos>`, no `<bos>`.
+        documents: their number, D.
+        tokens: the number of predicted tokens: every id and every `<eos>`, no `<bos>`.
         text_bytes: UTF-8 bytes of the text as it stood before encoding.
         text_chars: its characters.
-        unknown_tokens: how many tokens became `[UNK]`.
-        unknown_bytes: their UTF-8 bytes.
+        unknown_tokens: the number of tokens that became `[UNK]`.
+        unknown_bytes: the UTF-8 bytes of these.
         sha256: of the ids as they lie in ids.bin.
     """
 
@@ -73,7 +73,7 @@ class TokenStore:
             folder: must not exist.
             tokenizer: encodes each document, or each piece of one, on its own.
             documents: one with `last=False` is continued by the next.
-            progress: told the bytes of text done so far, about once a mebibyte and at the end.
+            progress: called with the bytes of text done so far, about once a mebibyte and at the end.
 
         Raises:
             RunExistsError: the folder is there already.
@@ -81,7 +81,7 @@ class TokenStore:
         """
         with disk.atomic_folder(folder) as beside:
             with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
-                totals = _lay(tokenizer, documents, ids_file, offsets_file, progress)
+                totals = _write(tokenizer, documents, ids_file, offsets_file, progress)
             (beside / META).write_text(json.dumps(totals, indent=2), encoding="utf-8")
         return cls.open(folder)
 
@@ -98,9 +98,8 @@ class TokenStore:
             offsets = np.load(folder / OFFSETS, mmap_mode="r")
             size = (folder / IDS).stat().st_size
         except OSError as error:
-            raise ArtifactError(
-                f"the token store {folder} cannot be read ({error.strerror or error})", remedy
-            ) from error
+            problem = f"the token store {folder} cannot be read ({error.strerror or error})"
+            raise ArtifactError(problem, remedy) from error
         except (ValueError, EOFError) as error:
             raise ArtifactError(f"the token store {folder} is damaged ({error})", remedy) from error
         if not _are_totals(totals):
@@ -115,9 +114,9 @@ class TokenStore:
 
     @classmethod
     def from_documents(cls, tokenizer: Tokenizer, documents: Iterable[Document]) -> Self:
-        """The same in memory, for texts that are small."""
+        """Encode documents into memory, for texts that are small."""
         ids_file, offsets_file = io.BytesIO(), io.BytesIO()
-        totals = _lay(tokenizer, documents, ids_file, offsets_file, None)
+        totals = _write(tokenizer, documents, ids_file, offsets_file)
         ids = np.frombuffer(ids_file.getvalue(), dtype=_dtype(tokenizer.vocab_size))
         offsets_file.seek(0)
         return cls(ids, np.load(offsets_file), **totals)
@@ -135,7 +134,7 @@ class TokenStore:
 
     @property
     def lengths(self) -> np.ndarray:
-        """How many ids each document has, `<bos>` and `<eos>` included: int64, D."""
+        """The number of ids of each document, `<bos>` and `<eos>` included: int64, D."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -145,103 +144,71 @@ class TokenStore:
 TOTALS = {field.name for field in dataclasses.fields(TokenStore)} - {"ids", "offsets"}
 
 
-class _Sink(Protocol):
-    """Where the bytes go: a file, or memory."""
-
-    def write(self, data: bytes, /) -> object: ...
-
-    def seek(self, position: int, /) -> object: ...
-
-
-def _lay(
+def _write(
     tokenizer: Tokenizer,
     documents: Iterable[Document],
-    ids_file: _Sink,
-    offsets_file: _Sink,
+    ids_file: IO[bytes],
+    offsets_file: IO[bytes],
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write the ids and offsets of documents end to end, and return the totals."""
-    writer = _Writer(tokenizer, ids_file, offsets_file)
-    announced = 0
+    """Write documents end to end, one piece of one of them at a time, and return the totals."""
+    dtype, digest = _dtype(tokenizer.vocab_size), hashlib.sha256()
+    count = text_bytes = text_chars = unknown_tokens = unknown_bytes = end = announced = 0
+    inside = False
+
+    def write(ids_N: np.ndarray) -> None:
+        nonlocal end
+        data = ids_N.astype(dtype, copy=False).tobytes()
+        digest.update(data)
+        ids_file.write(data)
+        end += len(ids_N)
+
+    def begin_document() -> None:
+        offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
+
+    _write_header(offsets_file, 0)
     for document in documents:
-        writer.add(document)
-        if progress and writer.text_bytes - announced >= PROGRESS_BYTES:
-            announced = writer.text_bytes
-            progress(announced)
-    totals = writer.finish()
-    if progress:
-        progress(writer.text_bytes)
-    return totals
-
-
-class _Writer:
-    """Lays documents end to end and keeps the totals; holds one piece of one document at a time."""
-
-    def __init__(self, tokenizer: Tokenizer, ids_file: _Sink, offsets_file: _Sink) -> None:
-        self._tokenizer = tokenizer
-        self._ids_file = ids_file
-        self._offsets_file = offsets_file
-        self._dtype = _dtype(tokenizer.vocab_size)
-        self._bos, self._eos = (np.array([special], dtype=self._dtype) for special in (BOS, EOS))
-        self._digest = hashlib.sha256()
-        self._end = 0
-        self._inside = False
-        self.documents = self.text_bytes = self.text_chars = self.unknown_tokens = self.unknown_bytes = 0
-        _write_header(offsets_file, 0)
-        self._write_offset()
-
-    def add(self, document: Document) -> None:
-        """Encode a document, or the next piece of one."""
-        if not self._inside:
-            self._write_ids(self._bos)
-        encoded = self._tokenizer.encode_document(document)
-        self._write_ids(encoded.ids)
-        self.text_bytes += len(document.text.encode("utf-8", "surrogatepass"))
-        self.text_chars += len(document.text)
-        self.unknown_tokens += encoded.unknown_tokens
-        self.unknown_bytes += encoded.unknown_bytes
-        self._inside = True
+        if not inside:
+            begin_document()
+            write(np.array([BOS]))
+        encoded = tokenizer.encode_document(document)
+        write(encoded.ids)
+        text_bytes += len(document.text.encode("utf-8", "surrogatepass"))
+        text_chars += len(document.text)
+        unknown_tokens += encoded.unknown_tokens
+        unknown_bytes += encoded.unknown_bytes
+        inside = not document.last
         if document.last:
-            self._end_document()
-
-    def finish(self) -> dict[str, Any]:
-        """End a document that was left open, complete the files, and return the totals."""
-        if self._inside:
-            self._end_document()
-        self._offsets_file.seek(0)
-        _write_header(self._offsets_file, self.documents + 1)
-        return {
-            "vocab_size": self._tokenizer.vocab_size,
-            "documents": self.documents,
-            "tokens": self._end - self.documents,
-            "text_bytes": self.text_bytes,
-            "text_chars": self.text_chars,
-            "unknown_tokens": self.unknown_tokens,
-            "unknown_bytes": self.unknown_bytes,
-            "sha256": self._digest.hexdigest(),
-        }
-
-    def _end_document(self) -> None:
-        self._write_ids(self._eos)
-        self._write_offset()
-        self.documents += 1
-        self._inside = False
-
-    def _write_ids(self, ids_N: np.ndarray) -> None:
-        data = ids_N.astype(self._dtype, copy=False).tobytes()
-        self._digest.update(data)
-        self._ids_file.write(data)
-        self._end += len(ids_N)
-
-    def _write_offset(self) -> None:
-        self._offsets_file.write(self._end.to_bytes(OFFSET.itemsize, "little"))
+            write(np.array([EOS]))
+            count += 1
+        if progress and text_bytes - announced >= PROGRESS_BYTES:
+            announced = text_bytes
+            progress(announced)
+    if inside:  # the last document was left open
+        write(np.array([EOS]))
+        count += 1
+    begin_document()  # of the one after the last: the end
+    offsets_file.seek(0)
+    _write_header(offsets_file, count + 1)
+    if progress:
+        progress(text_bytes)
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "documents": count,
+        "tokens": end - count,
+        "text_bytes": text_bytes,
+        "text_chars": text_chars,
+        "unknown_tokens": unknown_tokens,
+        "unknown_bytes": unknown_bytes,
+        "sha256": digest.hexdigest(),
+    }
 
 
 def _dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _write_header(file: _Sink, length: int) -> None:
+def _write_header(file: IO[bytes], length: int) -> None:
     """The head of an .npy file; NumPy pads it to the same size whatever the length, so it can be written over."""
     head = {"descr": OFFSET.str, "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(file, head)

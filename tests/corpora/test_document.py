@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlab.corpora.pieces import text_pieces, token_pieces
+from lmlab.corpora.document import text_pieces, token_pieces
 
 
 @given(st.lists(st.text()), st.integers(1, 20))
