@@ -23,17 +23,9 @@ import torch
 from torch import Tensor
 
 from lmlab.decoding import Beam, Branch, Sample, decode, finish
-from lmlab.models.base import (
-    ArrayScorer,
-    Blend,
-    LanguageModel,
-    ParallelScorer,
-    State,
-    Storable,
-    StreamScorer,
-    is_unnormalised,
-)
-from lmlab.vocabulary import BOS, NEVER_PREDICTED, PAD, SPECIALS, UNK
+from lmlab.models.base import LanguageModel, State, Storable
+from lmlab.models.scorers import Padded, scorer_of
+from lmlab.vocabulary import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
 _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
@@ -118,68 +110,37 @@ def select_repeats_and_reorders(model: LanguageModel) -> None:
         _same(moved_BV, model.start(chosen)[0], f"after select({rows}) the rows are not those of their texts")
 
 
-def parallel_equals_stepwise(model: LanguageModel) -> None:
-    """`logp` agrees with `start` and `step`; padding on the right scores 0 and changes nothing."""
-    assert isinstance(model, ParallelScorer), "the model declares no logp(ids_BT, mask_BT)"
+def scorer_equals_stepwise(model: LanguageModel) -> None:
+    """The model's scorer gives every token what `start` and `step` give it; one that adapts, in the first document."""
+    texts = [[*prompt, model.eos] for prompt in _prompts(model, (9, 0, 3, 40, 3))]
+    scorer = scorer_of(model)
+    scores_N = _scored(model, texts)
+    assert len(scores_N) == sum(map(len, texts)), f"{len(scores_N)} scores for {sum(map(len, texts))} tokens"
+    for text in texts[:1] if scorer.adapts else texts:
+        _same(scores_N[: len(text)], _stepwise(model, text), f"token_logp of {text} differs from step by step")
+        scores_N = scores_N[len(text) :]
+
+
+def padding_changes_nothing(model: LanguageModel) -> None:
+    """A padded batch scores 0 at its padding, and more padding changes no score."""
+    scorer = scorer_of(model)
+    assert isinstance(scorer, Padded), "the model's scorer is not Padded"
     texts = [[*prompt, model.eos] for prompt in _prompts(model)]
-    logp_BT = model.logp(*_padded(texts, 0))
-    wider_BT = model.logp(*_padded(texts, 4))
+    logp_BT, wider_BT = (scorer.logp(*_padded(texts, more)) for more in (0, 4))
     for row, text in enumerate(texts):
-        _same(logp_BT[row, : len(text)], _stepwise(model, text), f"logp of {text} differs from step by step")
         assert not logp_BT[row, len(text) :].any(), f"row {row}: padding scores {logp_BT[row, len(text) :].tolist()}"
     assert not wider_BT[:, logp_BT.shape[1] :].any(), "padding scores other than 0"
     _same(wider_BT[:, : logp_BT.shape[1]], logp_BT, "more padding on the right changed scores")
-
-
-def array_equals_stepwise(model: LanguageModel) -> None:
-    """`logp_array` over documents laid end to end agrees with `start` and `step` on each."""
-    assert isinstance(model, ArrayScorer), "the model declares no logp_array(ids_N)"
-    documents = [[*prompt, model.eos] for prompt in _prompts(model)]
-    ids_N = np.array([token for document in documents for token in (model.bos, *document)])
-    expected = torch.cat([torch.cat([torch.zeros(1), _stepwise(model, document)]) for document in documents])
-    _same(torch.from_numpy(np.asarray(model.logp_array(ids_N))), expected, "logp_array differs from step by step")
-
-
-def stream_equals_stepwise(model: LanguageModel) -> None:
-    """Scoring as a stream gives each token of the first document what `start` and `step` give it."""
-    assert isinstance(model, StreamScorer), "the model declares no logp_stream(documents)"
-    documents = [[*prompt, model.eos] for prompt in _prompts(model, (9, 0, 3))]
-    streamed = _streamed(model, documents)
-    assert len(streamed) == sum(map(len, documents)), f"logp_stream scored {len(streamed)} tokens"
-    first = documents[0]
-    _same(streamed[: len(first)], _stepwise(model, first), "logp_stream differs from step by step")
-
-
-def blend_equals_stepwise(model: LanguageModel) -> None:
-    """Blending the scores of the parts gives each token of the first document what `start` and `step` give it."""
-    assert isinstance(model, Blend), "the model declares no blend(documents, logp)"
-    (first,) = _prompts(model, (40,))
-    documents = [[*first, model.eos], [model.eos]]
-    blended = _blended(model, documents)
-    assert len(blended) == sum(map(len, documents)), f"blend scored {len(blended)} tokens"
-    _same(blended[: len(documents[0])], _stepwise(model, documents[0]), "blend differs from step by step")
 
 
 def future_changes_nothing(model: LanguageModel) -> None:
     """No look-ahead: changing the later tokens of a text leaves the scores of the earlier ones as they were."""
     text, others = _prompts(model, (8, 8))
     for at in range(1, len(text)):
-        changed = text[:at] + others[at:]
-        message = f"tokens from position {at} on changed the scores before it"
-        if isinstance(model, ParallelScorer):
-            before_BT, after_BT = (model.logp(*_padded([ids], 0)) for ids in (text, changed))
-            _same(after_BT[:, :at], before_BT[:, :at], f"logp looks ahead: {message}")
-        if isinstance(model, ArrayScorer):
-            before_N, after_N = (torch.from_numpy(model.logp_array(np.array([model.bos, *i]))) for i in (text, changed))
-            _same(after_N[: at + 1], before_N[: at + 1], f"logp_array looks ahead: {message}")
-        if isinstance(model, StreamScorer):
-            before_N, after_N = (_streamed(model, [others, ids]) for ids in (text, changed))
-            seen = len(others) + at
-            _same(after_N[:seen], before_N[:seen], f"logp_stream looks ahead: {message}", within=0)
-        if isinstance(model, Blend):
-            before_N, after_N = (_blended(model, [others, ids]) for ids in (text, changed))
-            seen = len(others) + at
-            _same(after_N[:seen], before_N[:seen], f"blend looks ahead: {message}")
+        before_N, after_N = (_scored(model, [others, ids]) for ids in (text, text[:at] + others[at:]))
+        seen = len(others) + at
+        message = f"token_logp looks ahead: tokens from position {at} on changed the scores before it"
+        _same(after_N[:seen], before_N[:seen], message)
 
 
 def beam_is_exhaustive(model: LanguageModel) -> None:
@@ -242,10 +203,8 @@ LAWS: tuple[Law, ...] = (
     step_equals_start,
     state_is_a_value,
     select_repeats_and_reorders,
-    parallel_equals_stepwise,
-    array_equals_stepwise,
-    stream_equals_stepwise,
-    blend_equals_stepwise,
+    scorer_equals_stepwise,
+    padding_changes_nothing,
     future_changes_nothing,
     beam_is_exhaustive,
     seeded_sampling_repeats,
@@ -257,18 +216,11 @@ LAWS: tuple[Law, ...] = (
 def laws_for(model: LanguageModel) -> tuple[Law, ...]:
     """The laws that apply to a model, by what it declares."""
     excused: set[Law] = set()
-    if is_unnormalised(model):
+    scorer = scorer_of(model)
+    if not scorer.normalised:
         excused |= {rows_sum_to_one, sampling_matches_scorer}
-    if not isinstance(model, ParallelScorer):
-        excused |= {parallel_equals_stepwise}
-    if not isinstance(model, ArrayScorer):
-        excused |= {array_equals_stepwise}
-    if not isinstance(model, StreamScorer):
-        excused |= {stream_equals_stepwise}
-    if not isinstance(model, Blend):
-        excused |= {blend_equals_stepwise}
-    if not isinstance(model, ParallelScorer | ArrayScorer | StreamScorer | Blend):
-        excused |= {future_changes_nothing}
+    if not isinstance(scorer, Padded):
+        excused |= {padding_changes_nothing}
     if not isinstance(model, Storable):
         excused |= {save_load_same}
     return tuple(law for law in LAWS if law not in excused)
@@ -322,18 +274,10 @@ def _stepwise(model: LanguageModel, ids: Sequence[int]) -> Tensor:
     return torch.stack(scores).double()
 
 
-def _streamed(model: StreamScorer, documents: Sequence[Sequence[int]]) -> Tensor:
-    """All scores of a stream of documents without `<bos>`."""
-    ids = [np.array([BOS, *document]) for document in documents]
-    return torch.from_numpy(np.concatenate(list(model.logp_stream(ids)))).double()
-
-
-def _blended(model: Blend, documents: Sequence[Sequence[int]]) -> Tensor:
-    """All scores of a stream of documents without `<bos>`, from those of the parts, in pieces."""
-    logp_PN = np.stack([np.concatenate([_stepwise(part, document) for document in documents]) for part in model.parts])
-    pieces = iter(np.array_split(logp_PN, 3, axis=1))
-    ids = [np.array([BOS, *document]) for document in documents]
-    return torch.from_numpy(np.concatenate(list(model.blend(ids, pieces)))).double()
+def _scored(model: LanguageModel, texts: Sequence[Sequence[int]]) -> Tensor:
+    """What the model's scorer gives all tokens of these texts, which have no `<bos>`."""
+    ids_N = np.array([token for text in texts for token in (model.bos, *text)])
+    return torch.from_numpy(np.concatenate([*scorer_of(model).token_logp(ids_N)])).double()
 
 
 def _padded(texts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from lmlab.facade.prepare import (
     validation_batches,
 )
 from lmlab.facade.text_model import TextModel
-from lmlab.models.base import is_unnormalised
+from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent, default_reporter
 from lmlab.tokens.base import Tokenizer
 from lmlab.training.ranks import Ranks, joined
@@ -190,7 +190,7 @@ def _count(
 
 def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
     """The figures on the validation split, where there is one and the model has probabilities."""
-    if "valid" not in prepared.stores or is_unnormalised(model):
+    if "valid" not in prepared.stores or not scorer_of(model).normalised:
         return {}
     tokens = prepared.validation()
     with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:
