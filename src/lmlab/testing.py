@@ -4,27 +4,33 @@
     check_laws(my_model)
 
 A law takes a model and raises AssertionError with a telling message. `laws_for(model)` lists those that apply: what a
-model does not declare (parallel scoring, storage, normalised rows) is not asked of it. The models are small: a few
-tokens of vocabulary, on the CPU, in evaluation mode.
+model does not declare (padded batches, storage, training, normalised rows) is not asked of it. The models are small: a
+few tokens of vocabulary, on the CPU, in evaluation mode.
 
 Shapes: B contexts, T positions, V the vocabulary, N ids.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lmlab.config import described
 from lmlab.decoding import Beam, Branch, Sample, decode, finish
+from lmlab.errors import LmlabError
 from lmlab.models.base import LanguageModel, State, Storable
+from lmlab.models.neural.dropout import drawn_from
 from lmlab.models.scorers import Padded, scorer_of
+from lmlab.training.settings import TrainSettings
 from lmlab.vocabulary import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
@@ -196,6 +202,58 @@ def save_load_same(model: LanguageModel) -> None:
         _same(loaded.start(prompts)[0], model.start(prompts)[0], "the loaded model gives other numbers", within=1e-7)
 
 
+# -- models trained by gradient ---------------------------------------------------------------------------------------
+
+
+def restarted_rows_begin_anew(model: Any) -> None:
+    """Where training carries the state on, a row that begins a new document reads it as a fresh start does."""
+    ids_BT = torch.tensor(_prompts(model, (9, 9, 9)))
+    fresh_B = torch.tensor([True, False, True])
+    with torch.no_grad():
+        _, state = model(ids_BT[:, :4])
+        mixed_BTV, _ = model(ids_BT[:, 4:], state.clear(fresh_B))
+        for rows_B, before, text in ((fresh_B, None, "new text"), (~fresh_B, state, "text that goes on")):
+            expected_BTV, _ = model(ids_BT[:, 4:], before)
+            _same(mixed_BTV[rows_B], expected_BTV[rows_B], f"beside restarted rows a {text} is read otherwise")
+
+
+def training_depends_on_its_key_alone(model: Any) -> None:
+    """In training, the same weights, state and key give the same step, whatever torch's own generator was used for."""
+    (first, _), (second, _) = (_one_step(copy.deepcopy(model).train(), None, 0, seed) for seed in (1, 2))
+    assert torch.equal(first, second), (
+        f"one key gave the losses {first.item()} and {second.item()}: draw with lmlab.models.neural.dropout.Dropout, "
+        "never from torch's own generator"
+    )
+
+
+def training_resumes(model: Any) -> None:
+    """A step from what a checkpoint holds (weights and carried state) is, bit for bit, that of a run never stopped."""
+    running, state = copy.deepcopy(model).train(), None
+    for number in range(2):
+        _, state = _one_step(running, state, number)
+    resumed = type(model)(model.settings, model.vocab_size).train()
+    resumed.load_state_dict(running.state_dict())
+    (uncut, _), (after, _) = (_one_step(each, state, 2) for each in (running, resumed))
+    assert torch.equal(uncut, after), f"resumed, the loss is {after.item()}, not {uncut.item()}: some state is not kept"
+    for (name, weight), again in zip(running.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(weight, again), f"after a resumed step {name} differs"
+
+
+def declares_what_training_knows(model: Any) -> None:
+    """`training_defaults` are settings of training; each rung of `ladder` names the same settings of the model."""
+    known = {field.name for field in described(TrainSettings)}
+    unknown = sorted({*model.training_defaults} - known)
+    assert not unknown, f"training_defaults names {', '.join(unknown)}, which training does not know"
+    try:
+        TrainSettings.make(model.training_defaults, "training_defaults")
+        for rung in getattr(model, "ladder", ()):
+            model.settings.make({**model.settings.dump(), **rung}, "ladder")
+            assert {*rung} == {*model.ladder[0]}, f"the rungs {model.ladder[0]} and {rung} name other settings"
+            assert "lr" in model.training_defaults, "a ladder needs a rate to begin with: training_defaults['lr']"
+    except LmlabError as error:
+        raise AssertionError(f"what the model declares is refused: {error}") from error
+
+
 LAWS: tuple[Law, ...] = (
     rows_sum_to_one,
     never_predicts_pad_bos,
@@ -210,7 +268,12 @@ LAWS: tuple[Law, ...] = (
     seeded_sampling_repeats,
     sampling_matches_scorer,
     save_load_same,
+    restarted_rows_begin_anew,
+    training_depends_on_its_key_alone,
+    training_resumes,
+    declares_what_training_knows,
 )
+_OF_TRAINING = frozenset(LAWS[LAWS.index(restarted_rows_begin_anew) :])
 
 
 def laws_for(model: LanguageModel) -> tuple[Law, ...]:
@@ -221,6 +284,8 @@ def laws_for(model: LanguageModel) -> tuple[Law, ...]:
         excused |= {rows_sum_to_one, sampling_matches_scorer}
     if not isinstance(scorer, Padded):
         excused |= {padding_changes_nothing}
+    if getattr(model, "family", None) != "neural":
+        excused |= _OF_TRAINING
     if not isinstance(model, Storable):
         excused |= {save_load_same}
     return tuple(law for law in LAWS if law not in excused)
@@ -235,7 +300,7 @@ def check_laws(model: LanguageModel) -> None:
     for law in laws_for(model):
         try:
             law(model)
-        except AssertionError as error:
+        except (AssertionError, LmlabError) as error:
             raise AssertionError(f"{law.__name__}: {error}") from error
 
 
@@ -278,6 +343,21 @@ def _scored(model: LanguageModel, texts: Sequence[Sequence[int]]) -> Tensor:
     """What the model's scorer gives all tokens of these texts, which have no `<bos>`."""
     ids_N = np.array([token for text in texts for token in (model.bos, *text)])
     return torch.from_numpy(np.concatenate([*scorer_of(model).token_logp(ids_N)])).double()
+
+
+def _one_step(network: Any, state: Any, number: int, seed: int = 0) -> tuple[Tensor, Any]:
+    """The loss and the new state of one step of plain gradient descent, its dropout keyed by the step's number."""
+    ids_BT = torch.from_numpy(np.random.default_rng(number).choice(_ordinary(network), size=(3, 7)))
+    with torch.random.fork_rng(devices=[]), drawn_from(0, number):
+        torch.manual_seed(seed)
+        loss, state = network.loss(ids_BT[:, :-1], ids_BT[:, 1:], state)
+        network.zero_grad()
+        loss.backward()
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.grad is not None:
+                weight -= 0.01 * weight.grad
+    return loss.detach(), state.detach()
 
 
 def _padded(texts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, Tensor]:
