@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmlab.models.base import Scorer
+from lmlab.models.scorers import Arrays, Padded
 from lmlab.vocabulary import BOS, EOS, IGNORE, NEVER_PREDICTED, PAD
 
 _HEAD_ROWS = 1024  # scoring makes the logits of so many positions at once
@@ -148,9 +150,13 @@ class Trained(FromScratch):
         """See the base: the logits of every position are made, the last ones used."""
         return _predictable(self.network(torch.tensor([list(ids)]))[0, -1])
 
+    def scorer(self) -> Scorer:
+        """Scores padded batches."""
+        return Padded(self.logp)
+
     @torch.no_grad()
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """See `lmlab.models.base.ParallelScorer`."""
+        """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False."""
         features_BTH, _ = self.network.body(F.pad(ids_BT[:, :-1], (1, 0), value=BOS))
         chunks = zip(features_BTH.flatten(0, 1).split(_HEAD_ROWS), ids_BT.flatten().split(_HEAD_ROWS), strict=True)
         chosen = [_predictable(self.network.head(rows)).gather(-1, ids[:, None])[:, 0] for rows, ids in chunks]
@@ -322,8 +328,12 @@ class CountedNotebook(FromScratch):
         context = self._context(ids)
         return torch.tensor([self.prob(context, token) for token in range(self.vocab_size)]).log()
 
+    def scorer(self) -> Scorer:
+        """Scores documents laid end to end."""
+        return Arrays(self.logp_array)
+
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
-        """See `lmlab.models.base.ArrayScorer`."""
+        """Natural log-probability of each id; every `<bos>` opens a new document and itself scores 0."""
         logp, context = [], self._context(())
         for token in ids_N.tolist():
             context = self._context(()) if token == BOS else context

@@ -6,7 +6,7 @@ import pytest
 
 from lmlab import registry
 from lmlab.config import Settings
-from lmlab.errors import UnknownNameError
+from lmlab.errors import UnknownNameError, UsageError
 from lmlab.models.base import LanguageModel, Storable
 from lmlab.tokens.base import Tokenizer
 
@@ -48,10 +48,44 @@ def test_an_unknown_name_offers_the_nearest():
         registry.resolve("model", "transfomer")
 
 
-def test_another_package_adds_a_name(monkeypatch):
-    point = EntryPoint("abacus", "fractions:Fraction", "lmlab.models")
-    monkeypatch.setattr(registry, "_table", registry._table.__wrapped__)  # which remembers nothing
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point] if group == "lmlab.models" else [])
+@pytest.fixture
+def installed(monkeypatch):
+    """Have these names of models registered by other packages, as (name, value) pairs."""
+
+    def install(*points):
+        found = [EntryPoint(name, value, "lmlab.models") for name, value in points]
+        monkeypatch.setattr(registry, "_table", registry._table.__wrapped__)  # which remembers nothing
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found if group == "lmlab.models" else [])
+
+    return install
+
+
+def test_another_package_adds_a_name(installed):
+    installed(("abacus", "fractions:Fraction"))
     assert "abacus" in registry.names("model")
     assert "abacus" not in registry.names("tokenizer")
     assert registry.resolve("model", "abacus").__name__ == "Fraction"
+
+
+@pytest.mark.parametrize("points", [[("lstm", "theirs:LSTM")], [("abacus", "ours:A"), ("abacus", "theirs:LSTM")]])
+def test_a_name_claimed_twice_is_an_error_that_names_both(installed, points):
+    installed(*points)
+    name = points[0][0]
+    first = "lmlab.models.neural.rnn:LSTM" if len(points) == 1 else "ours:A"
+    message = f"two models are called {name!r}: {first} and theirs:LSTM of .*: uninstall one"
+    with pytest.raises(UsageError, match=message):
+        registry.names("model")
+    with pytest.raises(UsageError, match=message):
+        registry.resolve("model", name)
+
+
+def test_a_package_that_is_found_twice_is_one(installed):
+    installed(("abacus", "fractions:Fraction"), ("abacus", "fractions:Fraction"))
+    assert registry.names("model").count("abacus") == 1
+
+
+@pytest.mark.parametrize("value", ["no_such_package:Model", "fractions:NoSuchModel"])
+def test_a_package_that_cannot_be_imported_is_named(installed, value):
+    installed(("abacus", value))
+    with pytest.raises(UsageError, match=rf"the model 'abacus' \({value}\) cannot be imported"):
+        registry.resolve("model", "abacus")

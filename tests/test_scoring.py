@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from lmlab import scoring
 from lmlab.corpora.document import Document
 from lmlab.errors import EmptyDataError, UsageError
+from lmlab.models import scorers
 from lmlab.models.adaptive.dynamic import Dynamic
-from lmlab.models.base import ArrayScorer, Blend, ParallelScorer
-from lmlab.models.mixture import Mixture, mix
+from lmlab.models.adaptive.recount import Recount
+from lmlab.models.mixture import Mixture
 from lmlab.models.ngram import Ngram
+from lmlab.models.scorers import Arrays, Blend, Padded, Stepwise, Stream, scorer_of
 from lmlab.models.toy import Scripted, Uniform
 from lmlab.scoring import evaluate, token_logp, token_scores
 from lmlab.tokens import build_tokenizer
@@ -79,8 +80,8 @@ def test_what_cannot_happen_has_infinite_perplexity():
     assert evaluate(never, of_documents([[4]])).perplexity == math.inf
 
 
-class Stepwise:
-    """A model without any of the rare powers."""
+class Plain:
+    """A model that has `start` and `step` and says nothing of how it scores text."""
 
     def __init__(self, model):
         self.vocab_size, self.bos, self.eos = model.vocab_size, model.bos, model.eos
@@ -88,20 +89,24 @@ class Stepwise:
 
 
 MODELS = {
-    "array": (COUNTED, ArrayScorer),
-    "parallel": (make("lstm"), ParallelScorer),
-    "parallel, window": (make("cnn"), ParallelScorer),
-    "uniform": (Uniform(V), ParallelScorer),
+    "array": (COUNTED, Arrays),
+    "parallel": (make("lstm"), Padded),
+    "parallel, window": (make("cnn"), Padded),
+    "uniform": (Uniform(V), Padded),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_path_gives_the_same_figures(name):
-    model, power = MODELS[name]
-    stepwise = Stepwise(model)
-    assert isinstance(model, power)
-    assert not isinstance(stepwise, ArrayScorer | ParallelScorer)
-    assert vars(evaluate(model, STORE)) == pytest.approx(vars(evaluate(stepwise, STORE)), rel=1e-5)
+    model, way = MODELS[name]
+    assert type(scorer_of(model)) is way
+    assert type(scorer_of(Plain(model))) is Stepwise
+    assert vars(evaluate(model, STORE)) == pytest.approx(vars(evaluate(Plain(model), STORE)), rel=1e-5)
+
+
+def in_pieces_of(size, monkeypatch):
+    for name in ("_ARRAY_IDS", "_SORTED_IDS", "_BATCH_TOKENS"):
+        monkeypatch.setattr(scorers, name, size)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -109,8 +114,7 @@ def test_every_path_gives_the_same_figures(name):
 def test_figures_do_not_depend_on_batches(monkeypatch, name, size):
     model, _ = MODELS[name]
     before = vars(evaluate(model, STORE))
-    monkeypatch.setattr(scoring, "_BATCH_TOKENS", size)
-    monkeypatch.setattr(scoring, "_ARRAY_IDS", size)
+    in_pieces_of(size, monkeypatch)
     progress = []
     assert vars(evaluate(model, STORE, progress.append)) == pytest.approx(before, rel=1e-6)
     assert progress == sorted(progress)
@@ -165,31 +169,30 @@ def dynamic(lr=0.05):
     return Dynamic(make("lstm"), Dynamic.Settings(rule="sgd", lr=lr, segment=4))
 
 
-ORDERED = {**{name: model for name, (model, _) in MODELS.items()}, "stepwise": Stepwise(COUNTED), "stream": dynamic(0)}
+ORDERED = {**{name: model for name, (model, _) in MODELS.items()}, "stepwise": Plain(COUNTED), "stream": dynamic(0)}
 
 
 @pytest.mark.parametrize("name", ORDERED)
 @pytest.mark.parametrize("size", [1, 12, 1000])
 def test_tokens_are_scored_in_the_order_of_the_store(monkeypatch, name, size):
-    monkeypatch.setattr(scoring, "_BATCH_TOKENS", size)
-    monkeypatch.setattr(scoring, "_ARRAY_IDS", size)
+    in_pieces_of(size, monkeypatch)
     documents = [STORE.document(number)[1:] for number in range(len(STORE))]
     expected = [token.logp for document in documents for token in token_scores(ORDERED[name], document)]
     assert token_logp(ORDERED[name], STORE) == pytest.approx(np.array(expected), abs=1e-5)
 
 
-def test_a_mixture_is_scored_part_by_part():
-    parts = [COUNTED, make("cnn"), Stepwise(make("gru")), dynamic(0)]
-    inner = mix(Mixture.Settings("linear", (0.5, 0.5)), parts[2:])
-    mixture = mix(Mixture.Settings("linear", (0.2, 0.5, 0.3)), [*parts[:2], inner])
-    assert isinstance(mixture, Blend)
-    assert vars(evaluate(mixture, STORE)) == pytest.approx(vars(evaluate(Stepwise(mixture), STORE)), rel=1e-5)
+def test_a_mixture_is_scored_component_by_component():
+    components = [COUNTED, make("cnn"), Plain(make("gru")), dynamic(0)]
+    inner = Mixture(Mixture.Settings("linear", (0.5, 0.5)), components[2:])
+    mixture = Mixture(Mixture.Settings("linear", (0.2, 0.5, 0.3)), [*components[:2], inner])
+    assert type(scorer_of(mixture)) is Blend
+    assert vars(evaluate(mixture, STORE)) == pytest.approx(vars(evaluate(Plain(mixture), STORE)), rel=1e-5)
 
 
-def test_in_a_mixture_a_part_may_learn():
-    mixture = mix(Mixture.Settings("linear", (0.4, 0.6)), [COUNTED, dynamic()])
+def test_in_a_mixture_a_component_may_learn():
+    mixture = Mixture(Mixture.Settings("linear", (0.4, 0.6)), [COUNTED, dynamic()])
     one = of_documents([[4, 5, 6, 7] * 9], V)
-    assert vars(evaluate(mixture, one)) == pytest.approx(vars(evaluate(Stepwise(mixture), one)), rel=1e-4)
+    assert vars(evaluate(mixture, one)) == pytest.approx(vars(evaluate(Plain(mixture), one)), rel=1e-4)
     two = of_documents([[4, 5, 6, 7] * 9] * 2, V)
     assert evaluate(mixture, two).nats_per_token < evaluate(mixture, one).nats_per_token
 
@@ -199,3 +202,19 @@ def test_a_stream_tells_its_progress():
     evaluate(dynamic(), STORE, progress.append)
     assert len(progress) > len(STORE)
     assert progress[-1] == STORE.tokens
+
+
+def test_only_what_learns_says_that_it_does():
+    linear, plain = Mixture.Settings("linear"), Plain(COUNTED)
+    assert type(scorer_of(dynamic())) is Stream
+    learning = [dynamic(), Mixture(linear, [COUNTED, dynamic()]), Recount(COUNTED)]
+    assert all(scorer_of(model).adapts for model in learning)
+    assert not any(scorer_of(model).adapts for model in (COUNTED, make("lstm"), plain, Mixture(linear, [COUNTED])))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_documents_are_cut_at_their_beginnings(monkeypatch, size):
+    monkeypatch.setattr(scorers, "_ARRAY_IDS", size)
+    found = [ids_N.tolist() for ids_N in scorers.documents(STORE.ids)]
+    assert found == [STORE.document(number).tolist() for number in range(len(STORE))]
+    assert list(scorers.documents(np.empty(0, np.uint16))) == []

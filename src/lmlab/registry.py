@@ -1,7 +1,8 @@
-"""Names to classes, resolved only when asked for.
+"""Names to classes, imported only when asked for.
 
 `resolve("model", "lstm")` imports `lmlab.models.neural.rnn` and returns its `LSTM`. Other packages add names through
-the entry-point groups `lmlab.models` and `lmlab.tokens`.
+the entry-point groups `lmlab.models` and `lmlab.tokenizers`. `resolve` finds what `names` lists, and a name that two
+packages claim is an error in both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import importlib
 from typing import Any
 
-from lmlab.errors import UnknownNameError
+from lmlab.errors import UnknownNameError, UsageError
 
 _BUILT_IN = {
     "model": {
@@ -39,12 +40,23 @@ _BUILT_IN = {
 def _table(kind: str) -> dict[str, str]:
     from importlib.metadata import entry_points  # takes longer than all else here
 
-    added = {point.name: point.value for point in entry_points(group=f"lmlab.{kind}s")}
-    return _BUILT_IN[kind] | added
+    table = dict(_BUILT_IN[kind])
+    for point in entry_points(group=f"lmlab.{kind}s"):
+        if table.setdefault(point.name, point.value) != point.value:
+            package = point.dist.name if point.dist else "an installed package"
+            raise UsageError(
+                f"two {kind}s are called {point.name!r}: {table[point.name]} and {point.value} of {package}",
+                "uninstall one, or rename it in its entry points",
+            )
+    return table
 
 
 def names(kind: str) -> list[str]:
-    """Every registered name of a kind (`"model"` or `"tokenizer"`), sorted, importing nothing."""
+    """Every registered name of a kind (`"model"` or `"tokenizer"`), sorted, importing none of the classes.
+
+    Raises:
+        UsageError: two packages claim one name.
+    """
     return sorted(_table(kind))
 
 
@@ -52,13 +64,20 @@ def resolve(kind: str, name: str) -> Any:
     """The class registered under a name.
 
     Raises:
-        UnknownNameError: naming the closest known names.
+        UnknownNameError: no such name; the closest known names are offered.
+        UsageError: two packages claim one name, or the package that registered this one cannot be imported.
 
     >>> resolve("tokenizer", "char").__name__
     'CharTokenizer'
     """
-    table = _BUILT_IN[kind] if name in _BUILT_IN[kind] else _table(kind)
+    table = _table(kind)
     if name not in table:
         raise UnknownNameError(kind, name, table)
     module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    if name in _BUILT_IN[kind]:
+        return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        problem = f"the {kind} {name!r} ({table[name]}) cannot be imported ({error})"
+        raise UsageError(problem, "mend or uninstall the package that registers it") from error

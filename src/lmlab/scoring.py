@@ -1,6 +1,6 @@
 """The one ruler: how well a model predicts a text, in the same units for every model and every tokenizer.
 
-Shapes: B documents, T positions, N ids or tokens, P parts of a mixture.
+Shapes: V the vocabulary, N tokens.
 
 Each document is read after `<bos>`, its `<eos>` is predicted, and the context is reset between documents. Every token
 is scored once, given all that stands before it in its document (as far as the model can see). An unknown token costs
@@ -11,19 +11,17 @@ character model. Figures are sums over tokens, taken in float64, and do not depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lmlab.errors import EmptyDataError, UsageError
-from lmlab.models.base import ArrayScorer, Blend, LanguageModel, ParallelScorer, StreamScorer, is_unnormalised
+from lmlab.models.base import LanguageModel
+from lmlab.models.scorers import scorer_of
 from lmlab.tokens.id_store import TokenStore
-from lmlab.vocabulary import BOS, PAD, spelling_nats
-
-_BATCH_TOKENS = 1 << 14  # padded tokens scored at once
-_ARRAY_IDS = 1 << 22  # ids scored at once by a counted model
+from lmlab.vocabulary import spelling_nats
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def evaluate(model: LanguageModel, store: TokenStore, progress: Callable[[int], 
     """Score every document of a store.
 
     Args:
-        model: any member of the waist.
+        model: any language model.
         store: the encoded documents.
         progress: called with the number of tokens scored so far.
 
@@ -81,21 +79,21 @@ def evaluate(model: LanguageModel, store: TokenStore, progress: Callable[[int], 
         UsageError: the model's scores are not probabilities (stupid backoff).
         EmptyDataError: nothing to score.
     """
-    if is_unnormalised(model):
+    scorer = scorer_of(model)
+    if not scorer.normalised:
         raise UsageError(
             "this model's scores do not sum to one (stupid backoff), so it has no perplexity",
             "train with another smoothing, or use it to generate and rank",
         )
     if not len(store):
         raise EmptyDataError("there is no document to score", "give it a text that is not empty")
-    model_nats = 0.0
-    done = 0
-    for logp in _scored(model, store):
-        model_nats -= float(logp.sum(dtype=np.float64))
-        done += len(logp)
+    nats, done = 0.0, 0
+    for logp_N in scorer.token_logp(store.ids):
+        nats -= float(logp_N.sum(dtype=np.float64))
+        done += len(logp_N)
         if progress is not None:
             progress(done)
-    return _report(model_nats, store)
+    return _report(nats, store)
 
 
 def _report(model_nats: float, store: TokenStore) -> Report:
@@ -124,94 +122,7 @@ def _exp(nats: float) -> float:
 
 def token_logp(model: LanguageModel, store: TokenStore) -> np.ndarray:
     """logp_N of every predicted token of a store, in its order; spelling is not charged."""
-    return np.concatenate([np.empty(0, np.float32), *_in_order(model, store)])
-
-
-def _scored(model: LanguageModel, store: TokenStore) -> Iterator[np.ndarray]:
-    """The log-probabilities of all tokens, some documents at a time, in no particular order."""
-    if isinstance(model, ParallelScorer) and not isinstance(model, ArrayScorer | Blend | StreamScorer):
-        for _, logp_N in _parallel(model, store, 0, len(store)):
-            yield logp_N
-    else:
-        yield from _in_order(model, store)
-
-
-def _in_order(model: LanguageModel, store: TokenStore) -> Iterator[np.ndarray]:
-    """The same in the order of the store, by the model's fastest power; a mixture's parts each by theirs."""
-    if isinstance(model, Blend):
-        yield from model.blend(_documents(store), _together([_in_order(part, store) for part in model.parts]))
-    elif isinstance(model, StreamScorer):
-        yield from model.logp_stream(_documents(store))
-    elif isinstance(model, ArrayScorer):
-        for first, last in _groups(store.offsets):
-            ids_N = np.asarray(store.ids[store.offsets[first] : store.offsets[last]])
-            yield model.logp_array(ids_N)[ids_N != BOS]
-    elif isinstance(model, ParallelScorer):
-        for first, last in _groups(store.offsets):
-            scored = list(_parallel(model, store, first, last))
-            places_N = np.concatenate([places for places, _ in scored])
-            yield np.concatenate([logp_N for _, logp_N in scored])[places_N.argsort()]
-    else:
-        for number in range(len(store)):
-            yield np.array([token.logp for token in token_scores(model, store.document(number)[1:])])
-
-
-def _documents(store: TokenStore) -> Iterator[np.ndarray]:
-    return map(store.document, range(len(store)))
-
-
-def _together(streams: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
-    """What several streams say of the same tokens, as soon as all have: logp_PN."""
-    ready = [next(stream, _NONE) for stream in streams]
-    while size := min(map(len, ready)):
-        yield np.stack([logp_N[:size] for logp_N in ready])
-        ready = [
-            logp_N[size:] if len(logp_N) > size else next(stream, _NONE)
-            for logp_N, stream in zip(ready, streams, strict=True)
-        ]
-
-
-_NONE = np.empty(0, np.float32)
-
-
-def _parallel(
-    model: ParallelScorer, store: TokenStore, first: int, last: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Where tokens of these documents stand in the store, and their log-probabilities, some documents at a time."""
-    import torch
-
-    for chosen, ids_BT in _padded(store, first, last):
-        mask_BT = ids_BT != PAD
-        logp_BT = model.logp(torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)).numpy()
-        places_BT = store.offsets[chosen][:, None] + np.arange(ids_BT.shape[1])
-        yield places_BT[mask_BT], logp_BT[mask_BT]
-
-
-def _groups(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Runs of documents of about `_ARRAY_IDS` ids, at least one document each."""
-    first = 0
-    while first < len(offsets) - 1:
-        last = int(np.searchsorted(offsets, offsets[first] + _ARRAY_IDS, side="right")) - 1
-        last = max(first + 1, last)
-        yield first, last
-        first = last
-
-
-def _padded(store: TokenStore, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Documents without `<bos>`, of like length together, padded at the right: their numbers, and int64 ids_BT."""
-    predicted = store.lengths - 1
-    order = first + np.argsort(predicted[first:last], kind="stable")
-    at = 0
-    while at < len(order):
-        rows = 1
-        while at + rows < len(order) and (rows + 1) * predicted[order[at + rows]] <= _BATCH_TOKENS:
-            rows += 1
-        chosen = order[at : at + rows]
-        ids_BT = np.full((rows, int(predicted[chosen[-1]])), PAD, dtype=np.int64)
-        for row, document in zip(ids_BT, chosen, strict=True):
-            row[: predicted[document]] = store.document(document)[1:]
-        yield chosen, ids_BT
-        at += rows
+    return np.concatenate([np.empty(0, np.float32), *scorer_of(model).token_logp(store.ids)])
 
 
 @dataclass(frozen=True)
@@ -227,7 +138,7 @@ def token_scores(model: LanguageModel, ids: Any) -> Iterator[TokenScore]:
     """Score a sequence token by token through `start` and `step`.
 
     Args:
-        model: any member of the waist.
+        model: any language model.
         ids: the tokens after `<bos>`; give `<eos>` last to have the end scored.
     """
     import torch

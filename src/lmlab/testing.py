@@ -4,36 +4,34 @@
     check_laws(my_model)
 
 A law takes a model and raises AssertionError with a telling message. `laws_for(model)` lists those that apply: what a
-model does not declare (parallel scoring, storage, normalised rows) is not asked of it. The models are small: a few
-tokens of vocabulary, on the CPU, in evaluation mode.
+model does not declare (padded batches, storage, training, normalised rows) is not asked of it. The models are small: a
+few tokens of vocabulary, on the CPU, in evaluation mode.
 
 Shapes: B contexts, T positions, V the vocabulary, N ids.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lmlab.config import described
 from lmlab.decoding import Beam, Branch, Sample, decode, finish
-from lmlab.models.base import (
-    ArrayScorer,
-    Blend,
-    LanguageModel,
-    ParallelScorer,
-    State,
-    Storable,
-    StreamScorer,
-    is_unnormalised,
-)
-from lmlab.vocabulary import BOS, NEVER_PREDICTED, PAD, SPECIALS, UNK
+from lmlab.errors import LmlabError
+from lmlab.models.base import LanguageModel, State, Storable
+from lmlab.models.neural.dropout import drawn_from
+from lmlab.models.scorers import Padded, scorer_of
+from lmlab.training.settings import TrainSettings
+from lmlab.vocabulary import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
 _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
@@ -118,68 +116,37 @@ def select_repeats_and_reorders(model: LanguageModel) -> None:
         _same(moved_BV, model.start(chosen)[0], f"after select({rows}) the rows are not those of their texts")
 
 
-def parallel_equals_stepwise(model: LanguageModel) -> None:
-    """`logp` agrees with `start` and `step`; padding on the right scores 0 and changes nothing."""
-    assert isinstance(model, ParallelScorer), "the model declares no logp(ids_BT, mask_BT)"
+def scorer_equals_stepwise(model: LanguageModel) -> None:
+    """The model's scorer gives every token what `start` and `step` give it; one that adapts, in the first document."""
+    texts = [[*prompt, model.eos] for prompt in _prompts(model, (9, 0, 3, 40, 3))]
+    scorer = scorer_of(model)
+    scores_N = _scored(model, texts)
+    assert len(scores_N) == sum(map(len, texts)), f"{len(scores_N)} scores for {sum(map(len, texts))} tokens"
+    for text in texts[:1] if scorer.adapts else texts:
+        _same(scores_N[: len(text)], _stepwise(model, text), f"token_logp of {text} differs from step by step")
+        scores_N = scores_N[len(text) :]
+
+
+def padding_changes_nothing(model: LanguageModel) -> None:
+    """A padded batch scores 0 at its padding, and more padding changes no score."""
+    scorer = scorer_of(model)
+    assert isinstance(scorer, Padded), "the model's scorer is not Padded"
     texts = [[*prompt, model.eos] for prompt in _prompts(model)]
-    logp_BT = model.logp(*_padded(texts, 0))
-    wider_BT = model.logp(*_padded(texts, 4))
+    logp_BT, wider_BT = (scorer.logp(*_padded(texts, more)) for more in (0, 4))
     for row, text in enumerate(texts):
-        _same(logp_BT[row, : len(text)], _stepwise(model, text), f"logp of {text} differs from step by step")
         assert not logp_BT[row, len(text) :].any(), f"row {row}: padding scores {logp_BT[row, len(text) :].tolist()}"
     assert not wider_BT[:, logp_BT.shape[1] :].any(), "padding scores other than 0"
     _same(wider_BT[:, : logp_BT.shape[1]], logp_BT, "more padding on the right changed scores")
-
-
-def array_equals_stepwise(model: LanguageModel) -> None:
-    """`logp_array` over documents laid end to end agrees with `start` and `step` on each."""
-    assert isinstance(model, ArrayScorer), "the model declares no logp_array(ids_N)"
-    documents = [[*prompt, model.eos] for prompt in _prompts(model)]
-    ids_N = np.array([token for document in documents for token in (model.bos, *document)])
-    expected = torch.cat([torch.cat([torch.zeros(1), _stepwise(model, document)]) for document in documents])
-    _same(torch.from_numpy(np.asarray(model.logp_array(ids_N))), expected, "logp_array differs from step by step")
-
-
-def stream_equals_stepwise(model: LanguageModel) -> None:
-    """Scoring as a stream gives each token of the first document what `start` and `step` give it."""
-    assert isinstance(model, StreamScorer), "the model declares no logp_stream(documents)"
-    documents = [[*prompt, model.eos] for prompt in _prompts(model, (9, 0, 3))]
-    streamed = _streamed(model, documents)
-    assert len(streamed) == sum(map(len, documents)), f"logp_stream scored {len(streamed)} tokens"
-    first = documents[0]
-    _same(streamed[: len(first)], _stepwise(model, first), "logp_stream differs from step by step")
-
-
-def blend_equals_stepwise(model: LanguageModel) -> None:
-    """Blending the scores of the parts gives each token of the first document what `start` and `step` give it."""
-    assert isinstance(model, Blend), "the model declares no blend(documents, logp)"
-    (first,) = _prompts(model, (40,))
-    documents = [[*first, model.eos], [model.eos]]
-    blended = _blended(model, documents)
-    assert len(blended) == sum(map(len, documents)), f"blend scored {len(blended)} tokens"
-    _same(blended[: len(documents[0])], _stepwise(model, documents[0]), "blend differs from step by step")
 
 
 def future_changes_nothing(model: LanguageModel) -> None:
     """No look-ahead: changing the later tokens of a text leaves the scores of the earlier ones as they were."""
     text, others = _prompts(model, (8, 8))
     for at in range(1, len(text)):
-        changed = text[:at] + others[at:]
-        message = f"tokens from position {at} on changed the scores before it"
-        if isinstance(model, ParallelScorer):
-            before_BT, after_BT = (model.logp(*_padded([ids], 0)) for ids in (text, changed))
-            _same(after_BT[:, :at], before_BT[:, :at], f"logp looks ahead: {message}")
-        if isinstance(model, ArrayScorer):
-            before_N, after_N = (torch.from_numpy(model.logp_array(np.array([model.bos, *i]))) for i in (text, changed))
-            _same(after_N[: at + 1], before_N[: at + 1], f"logp_array looks ahead: {message}")
-        if isinstance(model, StreamScorer):
-            before_N, after_N = (_streamed(model, [others, ids]) for ids in (text, changed))
-            seen = len(others) + at
-            _same(after_N[:seen], before_N[:seen], f"logp_stream looks ahead: {message}", within=0)
-        if isinstance(model, Blend):
-            before_N, after_N = (_blended(model, [others, ids]) for ids in (text, changed))
-            seen = len(others) + at
-            _same(after_N[:seen], before_N[:seen], f"blend looks ahead: {message}")
+        before_N, after_N = (_scored(model, [others, ids]) for ids in (text, text[:at] + others[at:]))
+        seen = len(others) + at
+        message = f"token_logp looks ahead: tokens from position {at} on changed the scores before it"
+        _same(after_N[:seen], before_N[:seen], message)
 
 
 def beam_is_exhaustive(model: LanguageModel) -> None:
@@ -235,6 +202,58 @@ def save_load_same(model: LanguageModel) -> None:
         _same(loaded.start(prompts)[0], model.start(prompts)[0], "the loaded model gives other numbers", within=1e-7)
 
 
+# -- models trained by gradient ---------------------------------------------------------------------------------------
+
+
+def restarted_rows_begin_anew(model: Any) -> None:
+    """Where training carries the state on, a row that begins a new document reads it as a fresh start does."""
+    ids_BT = torch.tensor(_prompts(model, (9, 9, 9)))
+    fresh_B = torch.tensor([True, False, True])
+    with torch.no_grad():
+        _, state = model(ids_BT[:, :4])
+        mixed_BTV, _ = model(ids_BT[:, 4:], state.clear(fresh_B))
+        for rows_B, before, text in ((fresh_B, None, "new text"), (~fresh_B, state, "text that goes on")):
+            expected_BTV, _ = model(ids_BT[:, 4:], before)
+            _same(mixed_BTV[rows_B], expected_BTV[rows_B], f"beside restarted rows a {text} is read otherwise")
+
+
+def training_depends_on_its_key_alone(model: Any) -> None:
+    """In training, the same weights, state and key give the same step, whatever torch's own generator was used for."""
+    (first, _), (second, _) = (_one_step(copy.deepcopy(model).train(), None, 0, seed) for seed in (1, 2))
+    assert torch.equal(first, second), (
+        f"one key gave the losses {first.item()} and {second.item()}: draw with lmlab.models.neural.dropout.Dropout, "
+        "never from torch's own generator"
+    )
+
+
+def training_resumes(model: Any) -> None:
+    """A step from what a checkpoint holds (weights and carried state) is, bit for bit, that of a run never stopped."""
+    running, state = copy.deepcopy(model).train(), None
+    for number in range(2):
+        _, state = _one_step(running, state, number)
+    resumed = type(model)(model.settings, model.vocab_size).train()
+    resumed.load_state_dict(running.state_dict())
+    (uncut, _), (after, _) = (_one_step(each, state, 2) for each in (running, resumed))
+    assert torch.equal(uncut, after), f"resumed, the loss is {after.item()}, not {uncut.item()}: some state is not kept"
+    for (name, weight), again in zip(running.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(weight, again), f"after a resumed step {name} differs"
+
+
+def declares_what_training_knows(model: Any) -> None:
+    """`training_defaults` are settings of training; each rung of `ladder` names the same settings of the model."""
+    known = {field.name for field in described(TrainSettings)}
+    unknown = sorted({*model.training_defaults} - known)
+    assert not unknown, f"training_defaults names {', '.join(unknown)}, which training does not know"
+    try:
+        TrainSettings.make(model.training_defaults, "training_defaults")
+        for rung in getattr(model, "ladder", ()):
+            model.settings.make({**model.settings.dump(), **rung}, "ladder")
+            assert {*rung} == {*model.ladder[0]}, f"the rungs {model.ladder[0]} and {rung} name other settings"
+            assert "lr" in model.training_defaults, "a ladder needs a rate to begin with: training_defaults['lr']"
+    except LmlabError as error:
+        raise AssertionError(f"what the model declares is refused: {error}") from error
+
+
 LAWS: tuple[Law, ...] = (
     rows_sum_to_one,
     never_predicts_pad_bos,
@@ -242,33 +261,31 @@ LAWS: tuple[Law, ...] = (
     step_equals_start,
     state_is_a_value,
     select_repeats_and_reorders,
-    parallel_equals_stepwise,
-    array_equals_stepwise,
-    stream_equals_stepwise,
-    blend_equals_stepwise,
+    scorer_equals_stepwise,
+    padding_changes_nothing,
     future_changes_nothing,
     beam_is_exhaustive,
     seeded_sampling_repeats,
     sampling_matches_scorer,
     save_load_same,
+    restarted_rows_begin_anew,
+    training_depends_on_its_key_alone,
+    training_resumes,
+    declares_what_training_knows,
 )
+_OF_TRAINING = frozenset(LAWS[LAWS.index(restarted_rows_begin_anew) :])
 
 
 def laws_for(model: LanguageModel) -> tuple[Law, ...]:
     """The laws that apply to a model, by what it declares."""
     excused: set[Law] = set()
-    if is_unnormalised(model):
+    scorer = scorer_of(model)
+    if not scorer.normalised:
         excused |= {rows_sum_to_one, sampling_matches_scorer}
-    if not isinstance(model, ParallelScorer):
-        excused |= {parallel_equals_stepwise}
-    if not isinstance(model, ArrayScorer):
-        excused |= {array_equals_stepwise}
-    if not isinstance(model, StreamScorer):
-        excused |= {stream_equals_stepwise}
-    if not isinstance(model, Blend):
-        excused |= {blend_equals_stepwise}
-    if not isinstance(model, ParallelScorer | ArrayScorer | StreamScorer | Blend):
-        excused |= {future_changes_nothing}
+    if not isinstance(scorer, Padded):
+        excused |= {padding_changes_nothing}
+    if getattr(model, "family", None) != "neural":
+        excused |= _OF_TRAINING
     if not isinstance(model, Storable):
         excused |= {save_load_same}
     return tuple(law for law in LAWS if law not in excused)
@@ -283,7 +300,7 @@ def check_laws(model: LanguageModel) -> None:
     for law in laws_for(model):
         try:
             law(model)
-        except AssertionError as error:
+        except (AssertionError, LmlabError) as error:
             raise AssertionError(f"{law.__name__}: {error}") from error
 
 
@@ -322,18 +339,25 @@ def _stepwise(model: LanguageModel, ids: Sequence[int]) -> Tensor:
     return torch.stack(scores).double()
 
 
-def _streamed(model: StreamScorer, documents: Sequence[Sequence[int]]) -> Tensor:
-    """All scores of a stream of documents without `<bos>`."""
-    ids = [np.array([BOS, *document]) for document in documents]
-    return torch.from_numpy(np.concatenate(list(model.logp_stream(ids)))).double()
+def _scored(model: LanguageModel, texts: Sequence[Sequence[int]]) -> Tensor:
+    """What the model's scorer gives all tokens of these texts, which have no `<bos>`."""
+    ids_N = np.array([token for text in texts for token in (model.bos, *text)])
+    return torch.from_numpy(np.concatenate([*scorer_of(model).token_logp(ids_N)])).double()
 
 
-def _blended(model: Blend, documents: Sequence[Sequence[int]]) -> Tensor:
-    """All scores of a stream of documents without `<bos>`, from those of the parts, in pieces."""
-    logp_PN = np.stack([np.concatenate([_stepwise(part, document) for document in documents]) for part in model.parts])
-    pieces = iter(np.array_split(logp_PN, 3, axis=1))
-    ids = [np.array([BOS, *document]) for document in documents]
-    return torch.from_numpy(np.concatenate(list(model.blend(ids, pieces)))).double()
+def _one_step(network: Any, state: Any, number: int, seed: int = 0) -> tuple[Tensor, Any]:
+    """The loss and the new state of one step of plain gradient descent, its dropout keyed by the step's number."""
+    ids_BT = torch.from_numpy(np.random.default_rng(number).choice(_ordinary(network), size=(3, 7)))
+    with torch.random.fork_rng(devices=[]), drawn_from(0, number):
+        torch.manual_seed(seed)
+        loss, state = network.loss(ids_BT[:, :-1], ids_BT[:, 1:], state)
+        network.zero_grad()
+        loss.backward()
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.grad is not None:
+                weight -= 0.01 * weight.grad
+    return loss.detach(), state.detach()
 
 
 def _padded(texts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, Tensor]:

@@ -58,10 +58,10 @@ def _neural(path: str, **settings) -> LanguageModel:
     return model.eval()
 
 
-def _mixture(kind: str, *parts, weights=()) -> LanguageModel:
-    from lmlab.models.mixture import Mixture, mix
+def _mixture(kind: str, *components, weights=()) -> LanguageModel:
+    from lmlab.models.mixture import Mixture
 
-    return mix(Mixture.Settings(form=kind, weights=weights), [part() for part in parts])
+    return Mixture(Mixture.Settings(form=kind, weights=weights), [component() for component in components])
 
 
 def _recurrent(name: str):
@@ -124,33 +124,34 @@ ZOO = {
 }
 
 
-def _dynamic(part, **settings) -> LanguageModel:
+def _dynamic(inner, **settings) -> LanguageModel:
     from lmlab.models.adaptive.dynamic import Dynamic, gradient_rms
 
     settings = Dynamic.Settings(**settings)
     ids = documents()
     held_out = np.split(ids, np.flatnonzero(ids == BOS)[1:])[:20]
-    return Dynamic(part(), settings, gradient_rms(part(), held_out, settings.segment))
+    return Dynamic(inner(), settings, gradient_rms(inner(), held_out, settings.segment))
 
 
-def _neural_cache(part, lr=0.0, **settings) -> LanguageModel:
+def _neural_cache(inner, lr=0.0, **settings) -> LanguageModel:
     from lmlab.models.adaptive.neural_cache import NeuralCache
 
-    return NeuralCache(_dynamic(part, lr=lr, segment=3), NeuralCache.Settings(**settings))
+    return NeuralCache(_dynamic(inner, lr=lr, segment=3), NeuralCache.Settings(**settings))
 
 
-def _gated(*parts) -> LanguageModel:
+def _gated(*components) -> LanguageModel:
     from lmlab.models.adaptive.gate import Gate, Gated
 
     rng = np.random.default_rng(2)
-    gate = Gate(rng.normal(0, 0.7, (1 + 3 * len(parts), 4)), rng.normal(0, 0.7, (5, len(parts))))
-    return Gated([part() for part in parts], gate)
+    count = len(components)
+    gate = Gate(rng.normal(0, 0.7, (1 + 3 * count, 4)), rng.normal(0, 0.7, (5, count)))
+    return Gated([component() for component in components], gate)
 
 
-def _recount(part, **settings) -> LanguageModel:
+def _recount(inner, **settings) -> LanguageModel:
     from lmlab.models.adaptive.recount import Recount
 
-    return Recount(part(), Recount.Settings(**settings))
+    return Recount(inner(), Recount.Settings(**settings))
 
 
 ADAPTED = {

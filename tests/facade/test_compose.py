@@ -8,7 +8,8 @@ import lmlab
 from lmlab import scoring
 from lmlab.errors import ArtifactError, SettingError, UnknownNameError, UsageError
 from lmlab.facade import compose
-from lmlab.facade.compose import identity, parse_adaptation, parse_part
+from lmlab.facade.compose import parse_adaptation, parse_component
+from lmlab.facade.fitting import Fitting, head, identity
 from lmlab.facade.text_model import TextModel
 from lmlab.models.mixture import fit_weights
 from lmlab.progress import Silent
@@ -76,15 +77,15 @@ def test_wrong_adaptations(spec, error, named):
 
 
 def test_a_weight_is_a_share(tmp_path):
-    assert parse_part("a:b:1") == ("a:b", 1.0)
+    assert parse_component("a:b:1") == ("a:b", 1.0)
     for weight in ("2", "-0.1", "nan", "half", ""):
         with pytest.raises(SettingError, match="the weight of runs/kn is"):
-            parse_part(f"runs/kn:{weight}")
+            parse_component(f"runs/kn:{weight}")
     (tmp_path / "run:2").mkdir()
-    assert parse_part(str(tmp_path / "run:2"))[1] is None
+    assert parse_component(str(tmp_path / "run:2"))[1] is None
 
 
-def test_a_part_that_may_know_the_text_is_told_of(lm, runs):
+def test_a_component_that_may_know_the_text_is_told_of(lm, runs):
     (doubt,) = lm.composed(mix=[f"{runs / 'other-split'}:0.5"]).composition["doubts"]
     assert "may know what this run held out" in doubt
     assert "doubts" not in lm.composed(mix=[f"{runs / 'kn'}:0.5"]).composition
@@ -125,8 +126,8 @@ def test_weights_are_fitted_by_em_on_the_validation_split(lm, runs):
     valid = lm.held_out("valid")
     expected = fit_weights(np.stack([scoring.token_logp(b.model, valid) for b in (lm, other)]))
     mixture = composed.evaluate(split="test")["protocol"]["mixture"]
-    assert [part["part"] for part in mixture] == ["this run", str(runs / "kn")]
-    assert [part["weight"] for part in mixture] == pytest.approx(expected)
+    assert [each["component"] for each in mixture] == ["this run", str(runs / "kn")]
+    assert [each["weight"] for each in mixture] == pytest.approx(expected)
     nats = [scoring.evaluate(b.model, valid).nats_per_token for b in (composed, lm, other)]
     assert nats[0] < min(nats[1:])
 
@@ -165,7 +166,7 @@ def test_counts_are_of_the_whole_mixture_and_of_counted_models_too(lm, runs, tmp
 def test_with_both_the_adapted_model_is_weighed(lm, runs):
     kn = str(runs / "kn")
     composed = lm.composed("dynamic:lr=0.05,decay=0,rule=sgd,segment=8", [kn])
-    adapted, other = composed.model.parts
+    adapted, other = composed.model.components
     valid = lm.held_out("valid")
     expected = fit_weights(np.stack([scoring.token_logp(part, valid) for part in (adapted, other)]))
     assert composed.model.weights == pytest.approx(expected.tolist())
@@ -198,7 +199,7 @@ def test_it_is_fitted_once(lm, runs, monkeypatch, tmp_path, adapt):
     spec = adapt, [str(runs / "kn")]
     first = lm.composed(*spec)
     with monkeypatch.context() as patch:
-        for name in ("gradient_rms", "fit_weights", "_nats"):
+        for name in ("gradient_rms", "fit_weights", "mean_nats"):
             patch.setattr(compose, name, never)
         assert lm.composed(*spec).composition == first.composition
         with pytest.raises(AssertionError, match="again"):
@@ -240,14 +241,13 @@ def test_without_a_validation_split(runs, lm):
 )
 def test_the_beginning_of_the_validation_split(tokens, expected):
     whole = of_documents([[4, 5, 6], [7]])
-    fitting = compose._Fitting(TextModel(None, None, {}, {}, held_out={"valid": whole}), Silent())
-    head = fitting.head(tokens, whole)
-    assert [head.document(number).tolist()[1:] for number in range(len(head))] == expected
-    assert head.tokens == sum(map(len, expected))
+    cut = head(tokens, whole)
+    assert [cut.document(number).tolist()[1:] for number in range(len(cut))] == expected
+    assert cut.tokens == sum(map(len, expected))
 
 
 def test_a_search_leaves_what_explodes(lm):
-    fitting = compose._Fitting(lm, Silent())
+    fitting = Fitting(lm, Silent())
     costs = []
 
     def cost(values):

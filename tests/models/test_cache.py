@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmlab.models.cache import Cache
-from lmlab.models.mixture import Mixture, fit_weights, mix
+from lmlab.models.mixture import Mixture, fit_weights
 from lmlab.models.ngram import Ngram
 from lmlab.vocabulary import BOS, EOS, UNK
 
@@ -70,9 +70,7 @@ def test_it_helps_a_model_where_texts_repeat_themselves() -> None:
     rng = np.random.default_rng(0)
     documents = [rng.choice(rng.choice(np.arange(4, 60), 5), 50).tolist() for _ in range(30)]
     laid_N = np.array([i for document in documents for i in (BOS, *document, EOS)], dtype=np.uint16)
-    parts = [Ngram.estimate(Ngram.Settings(2), 60, laid_N[: 20 * 52]), Cache(60)]
-    held_BT = torch.tensor(documents[20:])
-    mask_BT = torch.ones_like(held_BT, dtype=torch.bool)
-    weights = fit_weights(np.stack([part.logp(held_BT, mask_BT).numpy().ravel() for part in parts]))
-    mixed = mix(Mixture.Settings("linear", tuple(weights.tolist())), parts)
-    assert mixed.logp(held_BT, mask_BT).mean() > parts[0].logp(held_BT, mask_BT).mean() + 1
+    components = [Ngram.estimate(Ngram.Settings(2), 60, laid_N[: 20 * 52]), Cache(60)]
+    logp_MN = np.stack([np.concatenate([*model.scorer().token_logp(laid_N[20 * 52 :])]) for model in components])
+    mixed = Mixture(Mixture.Settings("linear", tuple(fit_weights(logp_MN).tolist())), components)
+    assert np.concatenate([*mixed.scorer().token_logp(laid_N[20 * 52 :])]).mean() > logp_MN[0].mean() + 1

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lmlab.errors import ArtifactError, SettingError
-from lmlab.models.base import LanguageModel, ParallelScorer, Storable
+from lmlab.models.base import LanguageModel, Storable
+from lmlab.models.scorers import Padded
 from lmlab.models.toy import Scripted, Uniform
 from lmlab.vocabulary import BOS, EOS
 
@@ -107,4 +108,4 @@ def test_both_are_full_members_of_the_waist():
     for model in (Uniform(5), Scripted.make({(): [0, 0, 0, 1, 0]})):
         assert isinstance(model, LanguageModel)
         assert isinstance(model, Storable)
-    assert isinstance(Uniform(5), ParallelScorer)
+    assert isinstance(Uniform(5).scorer(), Padded)

@@ -131,18 +131,15 @@ def _print(generations: Sequence[Any]) -> None:
 
 def _stream(lm: Any, options: argparse.Namespace, strategy: Any, asked: dict[str, Any]) -> None:
     """Print a sample as it is written; a beam's best text a line a step, since it may change its mind."""
-    from lmlab.decoding import Beam
-
-    if options.n > 1 and not isinstance(strategy, Beam):
+    if options.n > 1 and not strategy.revises:
         raise UsageError(f"--stream shows one text, but -n is {options.n}", "leave out -n, or --stream")
-    beam = isinstance(strategy, Beam)
-    if not beam:
+    if not strategy.revises:
         print(options.prompt, end="", flush=True)
     for step in lm.stream(options.prompt, strategy, **asked):
-        if beam and step.texts:
+        if strategy.revises and step.texts:
             print(options.prompt + step.texts[0].replace("\n", "\\n"), flush=True)
-        elif not beam:
+        elif not strategy.revises:
             sys.stdout.write(step.new)
             sys.stdout.flush()
-    if not beam:
+    if not strategy.revises:
         print()

@@ -97,5 +97,7 @@ def composition_lines(protocol: Mapping[str, Any]) -> list[str]:
         values = ", ".join(f"{name} {value:.4g}" for name, value in settings.items() if isinstance(value, (int, float)))
         lines.append(f"adapted by {kind} ({values}); {protocol['adapted']}")
     if "mixture" in protocol:
-        lines.append("mixed: " + " + ".join(f"{part['weight']:.3f} {part['part']}" for part in protocol["mixture"]))
+        lines.append(
+            "mixed: " + " + ".join(f"{each['weight']:.3f} {each['component']}" for each in protocol["mixture"])
+        )
     return lines

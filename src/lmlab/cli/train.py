@@ -15,7 +15,7 @@ from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
 from lmlab.cli.show import figures_row, print_json, print_table
 from lmlab.config import Named
 from lmlab.errors import UsageError
-from lmlab.models.base import is_unnormalised
+from lmlab.models.scorers import scorer_of
 from lmlab.training.ranks import is_first
 
 EXAMPLES = """\
@@ -116,7 +116,7 @@ def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
     title = f"validation split of {lm.manifest['data']['name']}"
     if "valid" not in results:
-        lacking = "its scores do not sum to one" if is_unnormalised(lm.model) else "no text held out"
+        lacking = "its scores do not sum to one" if not scorer_of(lm.model).normalised else "no text held out"
         title, note = f"trained on {lm.manifest['data']['name']}; no figures: {lacking}", ""
     print_table(rows, title=title, note=note)
     if "ngram" in baselines and "valid" in results:

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -55,7 +55,14 @@ class Search(ABC):
 
 
 class Strategy(Protocol):
-    """How the next tokens are chosen."""
+    """How the next tokens are chosen.
+
+    Attributes:
+        revises: whether a later step may replace the text of an earlier one, as a beam does; if not, results only grow.
+    """
+
+    @property
+    def revises(self) -> bool: ...  # noqa: D102
 
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
         """Begin a run for n results.
@@ -69,6 +76,8 @@ class Strategy(Protocol):
 @dataclass(frozen=True)
 class Greedy:
     """Always the likeliest token, the lowest id on ties. It has one answer, so n must be 1."""
+
+    revises: ClassVar[bool] = False
 
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
         """Begin a run."""
@@ -98,6 +107,7 @@ class Sample:
 
     processors: tuple[Processor, ...]
     seed: int
+    revises: ClassVar[bool] = False
 
     def __init__(self, *processors: Processor, seed: int | None = None, **named: float | None) -> None:
         for given in processors:
@@ -124,6 +134,7 @@ class Beam(Settings):
     (Wu et al. 2016, section 7, without the constant).
     """
 
+    revises: ClassVar[bool] = True
     width: int = setting(5, "texts kept at every token", ge=1)
     length_penalty: float = setting(1.0, "0 is the total log-probability, 1 the mean per token", ge=0, le=10)
 

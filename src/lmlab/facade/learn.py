@@ -27,7 +27,7 @@ from lmlab.facade.prepare import (
 )
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
-from lmlab.models.base import is_unnormalised
+from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent, default_reporter
 from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
 from lmlab.tokens import Tokenizer
@@ -209,7 +209,7 @@ def _count(
 
 def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
     """The figures on the validation split, where there is one and the model has probabilities."""
-    if "valid" not in prepared.stores or is_unnormalised(model):
+    if "valid" not in prepared.stores or not scorer_of(model).normalised:
         return {}
     tokens = prepared.validation()
     with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:

@@ -310,7 +310,7 @@ class TextModel:
         allow_unknown: bool = False,
     ) -> Iterator[TextStep]:
         """The same, step by step: `generate` is this iterator drained."""
-        from lmlab.decoding import Beam, Sample
+        from lmlab.decoding import Sample
 
         strategy = strategy or Sample()
         ids = self._prompt(prompt, allow_unknown)
@@ -319,7 +319,7 @@ class TextModel:
             certain.push(id)
         said, shown, followed = "", 0, None  # of the first row
         for step in self._steps(ids, strategy, n, max_tokens, stop):
-            if not isinstance(strategy, Beam):
+            if not strategy.revises:
                 if step.best[0] is not followed:
                     followed = step.best[0]
                     said += certain.push(followed.token)

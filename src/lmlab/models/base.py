@@ -1,21 +1,24 @@
 """The narrow waist: what a language model is, and no more.
 
-Shapes: B contexts of a batch, T positions, V the vocabulary, K selected rows.
+Shapes: B contexts of a batch, V the vocabulary, K selected rows, N ids or tokens.
 
     logp_BV, state = model.start([[5, 6], []])        # after <bos> + prompt
     logp_BV, state = model.step(state, tokens_B)      # one token further
 
-Everything above (scoring, decoding, mixing) is written against this. Rare powers are separate small protocols, asked
-for once with `isinstance`.
+Scoring, decoding and mixing are written against these two methods. A model that can score known text in a better way
+than one token at a time says so with one more method, `scorer()`; `scorers.scorer_of` asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
+
+from lmlab.errors import SettingError
+from lmlab.vocabulary import BOS, EOS, SPECIALS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +36,11 @@ class State(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """Predicts the next token of B contexts. Log-probabilities are natural; rows sum to one."""
+    """Predicts the next token of B contexts. Log-probabilities are natural; rows sum to one.
+
+    Optional: `scorer() -> Scorer`, the way in which the model scores known text. Without it text is scored step by
+    step, and rows are taken to sum to one.
+    """
 
     vocab_size: int
     bos: int
@@ -48,63 +55,29 @@ class LanguageModel(Protocol):
         ...
 
 
-@runtime_checkable
-class ParallelScorer(Protocol):
-    """A rare power: scores known text in parallel, agreeing with `start` and `step`."""
+class Scorer(Protocol):
+    """How a model scores known text; `lmlab.models.scorers` has one for each way.
 
-    def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False (padding, right)."""
-        ...
+    Attributes:
+        normalised: whether the model's rows sum to one; perplexity refuses a model whose rows do not.
+        adapts: whether the model learns from what it scores and carries that from document to document. The scores of
+            the first document agree with `start` and `step`; those of the others do too where it does not adapt.
+    """
 
+    @property
+    def normalised(self) -> bool: ...  # noqa: D102
 
-@runtime_checkable
-class ArrayScorer(Protocol):
-    """A rare power of counted models: scores documents laid end to end, in NumPy, without torch."""
+    @property
+    def adapts(self) -> bool: ...  # noqa: D102
 
-    def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
-        """Natural log-probability of each id; every `<bos>` opens a new document and itself scores 0."""
-        ...
-
-
-@runtime_checkable
-class StreamScorer(Protocol):
-    """A rare power of models that learn from what they read: scores documents in order, as one stream."""
-
-    def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Natural log-probability of each id after `<bos>` of documents (ids_N), in order, in pieces of any length.
-
-        The context ends with a document, what was learned is carried on; the first document agrees with `start` and
-        `step`. Each token is predicted before it is learned from.
-        """
-        ...
-
-
-@runtime_checkable
-class Blend(Protocol):
-    """A rare power of models around models: a token's score follows from the text and its scores in the parts."""
-
-    parts: tuple[LanguageModel, ...]
-
-    def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """logp_N of the tokens after `<bos>` of documents (ids_N), in order, in pieces of any length.
+    def token_logp(self, ids_N: np.ndarray) -> Iterator[np.ndarray]:
+        """Natural log-probabilities of all tokens but `<bos>`, in order, in pieces of any length.
 
         Args:
-            documents: as for `StreamScorer.logp_stream`; what is said there of the first one holds here too.
-            logp: what the parts give the same tokens, in order: logp_PN, in pieces of any length.
+            ids_N: documents laid end to end, each opened by `<bos>`; memory-mapped or not. The context ends with a
+                document. Each token is predicted before it is learned from.
         """
         ...
-
-
-@runtime_checkable
-class Unnormalised(Protocol):
-    """Declared by a model whose rows do not sum to one; perplexity refuses it."""
-
-    unnormalised: bool
-
-
-def is_unnormalised(model: object) -> bool:
-    """Whether a model declares that its rows do not sum to one."""
-    return isinstance(model, Unnormalised) and model.unnormalised
 
 
 @runtime_checkable
@@ -131,5 +104,32 @@ class Registered(Storable, LanguageModel, Protocol):
     """What a class in the registry offers: its settings, and how it learns."""
 
     Settings: ClassVar[Any]
-    nbytes: int  # what its numbers take
-    family: ClassVar[str]  # "counted": has estimate(settings, vocab_size, ids); "neural": trained by gradient
+    nbytes: int  # size of its weights or counts
+    family: ClassVar[str]  # "counted": has estimate(settings, vocab_size, ids_N); "neural": trained by gradient
+
+
+class Fixed:
+    """Base of models that follow from their settings alone: nothing to estimate, to write or to read."""
+
+    Settings: ClassVar[Any]
+    family: ClassVar[str] = "counted"
+    nbytes: ClassVar[int] = 0
+    bos, eos = BOS, EOS
+
+    def __init__(self, vocab_size: int, settings: Any = None) -> None:
+        if vocab_size < len(SPECIALS):
+            raise SettingError("vocab_size", vocab_size, f"an integer >= {len(SPECIALS)}", "the specials need room")
+        self.vocab_size, self.settings = vocab_size, settings or self.Settings()
+
+    @classmethod
+    def estimate(cls, settings: Any, vocab_size: int, ids_N: np.ndarray) -> Self:
+        """The model of these settings, whatever the corpus."""
+        return cls(vocab_size, settings)
+
+    def save(self, folder: Path) -> None:
+        """Write nothing."""
+
+    @classmethod
+    def load(cls, folder: Path, settings: Any, vocab_size: int) -> Self:
+        """The model of these settings."""
+        return cls(vocab_size, settings)

@@ -1,13 +1,13 @@
-"""A cache: what a text has said lately, it says again (Kuhn and De Mori 1990, A Cache-Based Natural Language Model).
+"""A cache model: words that a text used lately come again (Kuhn and De Mori 1990).
 
-It predicts from the last words of the text alone, the later the more, and so is a part for a mixture with any other:
+It predicts from the last words of the text alone, recent ones weighing more, and so suits a mixture with any other:
 
     p1(w) = (weight of w among the recent words                   + prior / predictable words) / (all weights + prior)
     p2(w) = (weight of w among the recent words after the last one  +          prior p1(w))    / (their weights + prior)
 
-    model = mix(Mixture.Settings("linear", (0.9, 0.1)), [ngram, Cache(vocab_size)])
+    model = Mixture(Mixture.Settings("linear", (0.9, 0.1)), [ngram, Cache(vocab_size)])
 
-A word's weight is decay ** (how many words came after it), until it leaves the window. Nothing is learnt from a corpus.
+A word's weight is decay ** (how many words came after it), until it leaves the window. No corpus is counted.
 
 Shapes: B contexts, T positions, V words, W recent words, W1 those and the one before them, X any leading axes.
 """
@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, PAD
+from lmlab.models.base import Fixed, Scorer
+from lmlab.models.scorers import Padded
+from lmlab.vocabulary import BOS, NEVER_PREDICTED, PAD
 
 _PIECE = 256  # positions scored together
 
@@ -37,41 +37,32 @@ class CacheState:
     recent_BW1: Tensor
 
     def select(self, rows_K: Tensor) -> CacheState:
-        """The state of these rows."""
+        """The last words of these rows."""
         return CacheState(self.recent_BW1[rows_K])
 
 
-class Cache:
+class Cache(Fixed):
     """A cache of words, and of words after the last word.
 
     Args:
         vocab_size: V.
-        settings: how far back, how fast forgotten, how far trusted.
+        settings: the window, the decay and the prior.
     """
 
     @dataclass(frozen=True)
     class Settings(config.Settings):
-        """What a cache remembers."""
+        """Which words count, and how much."""
 
         order: int = setting(2, "1: recent words; 2: also which of them followed the last word", ge=1, le=2)
-        window: int = setting(500, "how many words back it remembers", ge=1)
-        decay: float = setting(0.995, "what each further word leaves of a word's weight", gt=0, le=1)
-        prior: float = setting(1.0, "as how many words the shorter context's distribution counts", gt=0)
+        window: int = setting(500, "how many of the last words count", ge=1)
+        decay: float = setting(0.995, "factor on a word's weight for each word after it", gt=0, le=1)
+        prior: float = setting(1.0, "weight of the shorter context's distribution, in words", gt=0)
 
-    family: ClassVar[str] = "counted"
-    nbytes: ClassVar[int] = 0
-
-    def __init__(self, vocab_size: int, settings: Cache.Settings | None = None) -> None:
-        self.vocab_size, self.bos, self.eos = vocab_size, BOS, EOS
-        self.settings = settings or Cache.Settings()
+    def __init__(self, vocab_size: int, settings: Any = None) -> None:
+        super().__init__(vocab_size, settings)
         self._weight_W = float(self.settings.decay) ** torch.arange(self.settings.window - 1, -1, -1)
         self._uniform_V = torch.full((vocab_size,), 1 / (vocab_size - len(NEVER_PREDICTED)))
         self._uniform_V[list(NEVER_PREDICTED)] = 0
-
-    @classmethod
-    def estimate(cls, settings: Cache.Settings, vocab_size: int, ids_N: np.ndarray) -> Self:
-        """There is nothing to count."""
-        return cls(vocab_size, settings)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, CacheState]:
         """logp_BV of what follows `<bos>` and each prompt, and the state."""
@@ -89,23 +80,26 @@ class Cache:
 
         return self._predict(recent_BW1, spread, self._uniform_V).log(), CacheState(recent_BW1)
 
+    def scorer(self) -> Scorer:
+        """Scores padded batches."""
+        return Padded(self.logp)
+
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False."""
         window = self.settings.window
         ids_BT = torch.where(mask_BT, ids_BT, PAD)
-        before = torch.nn.functional.pad(ids_BT[:, :-1], (1, 0), value=BOS)
-        recent_BTW1 = torch.nn.functional.pad(before, (window, 0), value=PAD).unfold(1, window + 1, 1)
-        pieces = []
-        for start in range(0, ids_BT.shape[1], _PIECE):
-            ids_BT1 = ids_BT[:, start : start + _PIECE, None]
-            recent = recent_BTW1[:, start : start + _PIECE]
-            again_BTW = recent[..., 1:] == ids_BT1
+        before_BT = torch.nn.functional.pad(ids_BT[:, :-1], (1, 0), value=BOS)
+        recent_BTW1 = torch.nn.functional.pad(before_BT, (window, 0), value=PAD).unfold(1, window + 1, 1)
+        pieces = [torch.zeros(len(ids_BT), 0)]
+        for ids_BP, recent_BPW1 in zip(ids_BT.split(_PIECE, 1), recent_BTW1.split(_PIECE, 1), strict=False):
+            again_BPW = recent_BPW1[..., 1:] == ids_BP[..., None]
 
-            def matching(weight_BTW: Tensor, again_BTW: Tensor = again_BTW) -> Tensor:
-                return (weight_BTW * again_BTW).sum(-1, keepdim=True)
+            def matching(weight_BPW: Tensor, again_BPW: Tensor = again_BPW) -> Tensor:
+                return (weight_BPW * again_BPW).sum(-1, keepdim=True)
 
-            pieces.append(self._predict(recent, matching, self._uniform_V[ids_BT1]).log()[..., 0])
-        return torch.cat(pieces, dim=1).masked_fill(~mask_BT, 0.0) if pieces else torch.zeros(ids_BT.shape)
+            p_BP1 = self._predict(recent_BPW1, matching, self._uniform_V[ids_BP[..., None]])
+            pieces.append(p_BP1.log()[..., 0])
+        return torch.cat(pieces, dim=1).masked_fill(~mask_BT, 0.0)
 
     def _predict(self, recent_XW1: Tensor, gather: Callable[[Tensor], Tensor], p: Tensor) -> Tensor:
         """Probabilities from the uniform ones, `p`, where `gather` sums the weights of equal words up."""
@@ -116,11 +110,3 @@ class Cache:
             total = weights.sum(-1, keepdim=True) + self.settings.prior
             p = (gather(weights) + self.settings.prior * p) / total
         return p
-
-    def save(self, folder: Path) -> None:
-        """There are no weights to write."""
-
-    @classmethod
-    def load(cls, folder: Path, settings: Cache.Settings, vocab_size: int) -> Self:
-        """There are no weights to read."""
-        return cls(vocab_size, settings)

@@ -1,9 +1,9 @@
-"""Public fakes: full members of the waist, small enough to reason about by hand.
+"""Public fakes: whole language models, small enough to reason about by hand.
 
-`Uniform` knows nothing, and is what every model must beat; `Scripted` says what its table says. Tests of anything that
-takes a model use these. Neither is ever surprised into predicting `[PAD]` or `<bos>`.
+`Uniform` knows nothing, and is what every model must beat; `Scripted` answers from a table. Tests of anything that
+takes a model use these. Neither ever predicts `[PAD]` or `<bos>`.
 
-Shapes: B contexts, T positions, V the vocabulary, R scripted rows, N ids.
+Shapes: B contexts, T positions, V the vocabulary, N ids.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,21 +24,23 @@ from torch import Tensor
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, LmlabError, SettingError
+from lmlab.models.base import Fixed, Scorer
+from lmlab.models.scorers import Padded
 from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, SPECIALS
 
 
 @dataclass(frozen=True)
 class RowCount:
-    """The state of a model that remembers nothing but how many contexts there are."""
+    """The state of a model without memory: how many contexts there are."""
 
     rows: int
 
     def select(self, rows_K: Tensor) -> RowCount:
-        """So many rows."""
+        """As many rows as are selected."""
         return RowCount(len(rows_K))
 
 
-class Uniform:
+class Uniform(Fixed):
     """Every token but `[PAD]` and `<bos>` equally likely: log(V - 2) nats a token.
 
     Args:
@@ -50,75 +52,59 @@ class Uniform:
     class Settings(config.Settings):
         """Nothing to set."""
 
-    family: ClassVar[str] = "counted"
-    nbytes: ClassVar[int] = 0
-
-    def __init__(self, vocab_size: int, settings: Uniform.Settings | None = None) -> None:
-        self.vocab_size, self.bos, self.eos = _vocabulary(vocab_size), BOS, EOS
-        self.settings = settings or Uniform.Settings()
+    def __init__(self, vocab_size: int, settings: Any = None) -> None:
+        super().__init__(vocab_size, settings)
         self._row_V = torch.from_numpy(_log(_uniform(vocab_size)))
 
-    @classmethod
-    def estimate(cls, settings: Uniform.Settings, vocab_size: int, ids_N: np.ndarray) -> Self:
-        """There is nothing to count."""
-        return cls(vocab_size, settings)
-
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, RowCount]:
-        """logp_BV, and how many rows there are."""
+        """The uniform row for each prompt, logp_BV, and their number."""
         return self._row_V.repeat(len(prompts), 1), RowCount(len(prompts))
 
     def step(self, state: RowCount, tokens_B: Tensor) -> tuple[Tensor, RowCount]:
-        """The same again."""
+        """The uniform row for each context, logp_BV, and their number."""
         return self._row_V.repeat(len(tokens_B), 1), state
 
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """logp_BT of known text; 0 where the mask is False."""
         return torch.where(mask_BT, self._row_V[ids_BT], 0.0)
 
-    def save(self, folder: Path) -> None:
-        """There are no weights to write."""
-
-    @classmethod
-    def load(cls, folder: Path, settings: Uniform.Settings, vocab_size: int) -> Self:
-        """There are no weights to read."""
-        return cls(vocab_size, settings)
+    def scorer(self) -> Scorer:
+        """Scores padded batches."""
+        return Padded(self.logp)
 
 
 @dataclass(frozen=True)
 class Contexts:
-    """The state of a model that looks everything up: all ids read so far, row by row."""
+    """The state of a model that looks whole contexts up: all ids read so far, row by row."""
 
     ids: tuple[tuple[int, ...], ...]
 
     def select(self, rows_K: Tensor) -> Contexts:
-        """These rows."""
+        """The ids of these rows."""
         return Contexts(tuple(self.ids[row] for row in rows_K.tolist()))
 
 
 class Scripted:
-    """Looks its distribution up in a table by all the ids after `<bos>`, and falls back on a default row.
+    """Looks its distribution up in a table by all the ids after `<bos>`; another context gets a default row.
 
     Args:
-        settings: how deep `estimate` reads.
-        vocab_size: V, at least 4.
-        table: ids to the V probabilities of what follows them.
-        default: the probabilities after all other ids; None is uniform.
+        settings: of `estimate`.
+        vocab_size: V.
+        table: ids after `<bos>` to probabilities_V.
+        default: probabilities_V elsewhere; uniform if None.
 
     Raises:
-        SettingError: a row that is no distribution over V tokens, or that predicts `[PAD]` or `<bos>`.
-
-    >>> model = Scripted.make({(): [0, 0, 0, 0.25, 0.75]})
-    >>> model.start([[]])[0].exp().tolist()
-    [[0.0, 0.0, 0.0, 0.25, 0.75]]
+        SettingError: a row is no distribution over V tokens, or predicts `[PAD]` or `<bos>`.
     """
 
     @dataclass(frozen=True)
     class Settings(config.Settings):
-        """What a script takes from text."""
+        """How `estimate` fills the table."""
 
-        depth: int = setting(8, "how many tokens of each document `estimate` learns by heart", ge=1)
+        depth: int = setting(3, "how many tokens of each document `estimate` learns by heart", ge=1)
 
     family: ClassVar[str] = "counted"
+    bos, eos = BOS, EOS
 
     def __init__(
         self,
@@ -127,20 +113,19 @@ class Scripted:
         table: Mapping[tuple[int, ...], Sequence[float] | np.ndarray],
         default: Sequence[float] | np.ndarray | None = None,
     ) -> None:
-        self.settings = settings
-        self.vocab_size, self.bos, self.eos = _vocabulary(vocab_size), BOS, EOS
+        self.settings, self.vocab_size = settings, vocab_size
         self._default_V = _distribution(_uniform(vocab_size) if default is None else default, vocab_size)
         rows = {tuple(ids): _distribution(row, vocab_size) for ids, row in table.items()}
         self._table: Mapping[tuple[int, ...], np.ndarray] = MappingProxyType(rows)
 
     @property
     def nbytes(self) -> int:
-        """What its rows take, in bytes."""
+        """The size of its rows, in bytes."""
         return sum(row_V.nbytes for row_V in self._table.values())
 
     @classmethod
     def make(cls, table: Mapping[tuple[int, ...], Sequence[float]], default: Sequence[float] | None = None) -> Scripted:
-        """A script whose rows tell the size of the vocabulary."""
+        """A script with the vocabulary size of its rows."""
         rows = [*table.values(), *([] if default is None else [default])]
         if not rows:
             raise SettingError("table", dict(table), "a mapping with at least one row", "or use Uniform")
@@ -167,7 +152,7 @@ class Scripted:
         return cls(settings, vocab_size, table)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Contexts]:
-        """logp_BV after the prompts, and the prompts."""
+        """logp_BV of what follows `<bos>` and each prompt, and the prompts."""
         state = Contexts(tuple(tuple(int(token) for token in prompt) for prompt in prompts))
         return self._rows(state), state
 
@@ -201,12 +186,6 @@ class Scripted:
         return torch.from_numpy(_log(np.reshape(rows_BV, (len(rows_BV), self.vocab_size))))
 
 
-def _vocabulary(vocab_size: int) -> int:
-    if vocab_size < len(SPECIALS):
-        raise SettingError("vocab_size", vocab_size, f"an integer >= {len(SPECIALS)}", "the special tokens need room")
-    return vocab_size
-
-
 def _uniform(vocab_size: int) -> np.ndarray:
     row_V = np.full(vocab_size, 1 / (vocab_size - len(NEVER_PREDICTED)))
     row_V[list(NEVER_PREDICTED)] = 0
@@ -216,11 +195,10 @@ def _uniform(vocab_size: int) -> np.ndarray:
 def _distribution(row: Sequence[float] | np.ndarray, vocab_size: int) -> np.ndarray:
     """The row as a read-only copy, once it is a distribution."""
     row_V = np.array(row, dtype=np.float64)
-    bound = f"{vocab_size} probabilities that sum to 1, 0 for [PAD] and <bos>"
-    if row_V.shape != (vocab_size,) or not (row_V >= 0).all() or not math.isclose(row_V.sum(), 1, abs_tol=1e-6):
-        raise SettingError("row", row_V.tolist(), bound)
-    if row_V[list(NEVER_PREDICTED)].any():
-        raise SettingError("row", row_V.tolist(), bound)
+    whole = row_V.shape == (vocab_size,) and vocab_size >= len(SPECIALS)
+    sums_to_one = (row_V >= 0).all() and math.isclose(row_V.sum(), 1, abs_tol=1e-6)
+    if not whole or not sums_to_one or row_V[list(NEVER_PREDICTED)].any():
+        raise SettingError("row", row_V.tolist(), f"{vocab_size} probabilities that sum to 1, 0 for [PAD] and <bos>")
     row_V.flags.writeable = False
     return row_V
 

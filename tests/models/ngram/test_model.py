@@ -14,9 +14,10 @@ import torch
 from lmlab.errors import ArtifactError, SettingError
 from lmlab.kernels import engine
 from lmlab.memory import map_array, save_array
-from lmlab.models.base import ArrayScorer, LanguageModel, ParallelScorer, Storable, Unnormalised
+from lmlab.models.base import LanguageModel, Storable
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.smoothing import SMOOTHINGS
+from lmlab.models.scorers import Arrays
 from lmlab.vocabulary import BOS, EOS, PAD
 
 from .reference import lay
@@ -35,8 +36,9 @@ def model_of(order: int = 4, smoothing: str = "kneser-ney") -> Ngram:
 
 
 def test_it_is_what_it_claims() -> None:
-    for protocol in (LanguageModel, ParallelScorer, ArrayScorer, Unnormalised, Storable):
+    for protocol in (LanguageModel, Storable):
         assert isinstance(model_of(), protocol)
+    assert type(model_of().scorer()) is Arrays
 
 
 @pytest.mark.parametrize("settings", [{"order": 0}, {"k": 0.0}, {"smoothing": "good-turing"}])

@@ -30,7 +30,9 @@ from torch.nn import functional as F
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import UsageError
+from lmlab.models.base import Scorer
 from lmlab.models.neural.base import NeuralModel, TensorState
+from lmlab.models.scorers import Stream
 
 _CHUNK = 256  # positions read at once where nothing is learned
 _FLOOR = 1.0  # epsilon, in means of the rms: weights that hardly ever get a gradient do not leap at their first one
@@ -116,7 +118,7 @@ class Dynamic:
         return Reading(self._trained_P)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Rows[Reading]]:
-        """See `LanguageModel.start`."""
+        """logp_BV of what follows `<bos>` and each prompt, learned from as it is read, and where the texts stand."""
         if not prompts:
             raise UsageError("start was given no prompts", "an empty prompt is [[]]")
         last = [[*self.read([self.bos, *prompt], self.fresh())][-1] for prompt in prompts]
@@ -124,12 +126,16 @@ class Dynamic:
         return logits_BV.float().log_softmax(-1), Rows(tuple(reading for _, _, reading in last))
 
     def step(self, state: Rows[Reading], tokens_B: Tensor) -> tuple[Tensor, Rows[Reading]]:
-        """See `LanguageModel.step`."""
+        """logp_BV one token further, and where the texts then stand."""
         logits_BV, _, readings = self.advance(state.rows, tokens_B.tolist())
         return logits_BV.float().log_softmax(-1), Rows(readings)
 
+    def scorer(self) -> Scorer:
+        """Scores documents in order, the weights carried on."""
+        return Stream(self.logp_stream)
+
     def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `StreamScorer.logp_stream`."""
+        """The log-probabilities of all tokens of documents (ids_N, `<bos>` first) but `<bos>`, piece by piece."""
         for logp_T, _, _ in self.observe(documents):
             yield logp_T.numpy()
 

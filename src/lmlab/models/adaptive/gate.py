@@ -1,30 +1,31 @@
-"""A mixture whose weights follow how well each part foretold the last tokens.
+"""A mixture whose weights follow how well each component predicted the last tokens.
 
-The log-probabilities that the parts gave the last M tokens are averaged at three paces (the last one alone, a few, a
-dozen); a few hidden units and a softmax make the weights of them: a mixture of experts (Jacobs et al. 1991) with a gate
-so small that a few thousand held-out tokens fit it. It needs no rows, so known text is still scored part by part.
+The log-probabilities that the components gave the last W tokens are averaged with three decays (the last one alone, a
+few, a dozen); a few hidden units and a softmax turn them into weights: a mixture of experts (Jacobs et al. 1991) with a
+gate so small that a few thousand held-out tokens fit it. It sees log-probabilities of known tokens alone, so that known
+text is scored component by component.
 
-    model = Gated([lstm, ngram], fit_gate(logp_PN))
+    model = Gated([lstm, ngram], fit_gate(logp_MN))
 
-Shapes: P parts, B contexts, V words, N tokens, M last tokens, D paces, F = P*D inputs of the gate, K hidden units.
+Shapes: M components, B contexts, V words, N tokens, W last tokens, D decays, F = M*D inputs, K hidden units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmlab.errors import SettingError
-from lmlab.models.base import LanguageModel, State, is_unnormalised
-from lmlab.models.mixture import fit_weights
+from lmlab.models.base import LanguageModel, Scorer
+from lmlab.models.mixture import Components, MixtureState, fit_weights
+from lmlab.models.scorers import Blend
 
-_MEMORY = 32  # tokens M that a gate looks back
-_PACES = (0.0, 0.5, 0.9)  # what a token more leaves of a token's weight
+_WINDOW = 32  # tokens W that a gate looks back
+_DECAYS = (0.0, 0.5, 0.9)  # factor on a token's weight for each token after it
 _LEAST = -8.0  # a log-probability counts no lower than that
 _HIDDEN = 8
 _RIDGE = 1e-3  # keeps a gate nearly constant where that is nearly as good
@@ -32,139 +33,142 @@ _RIDGE = 1e-3  # keeps a gate nearly constant where that is nearly as good
 
 @dataclass(frozen=True)
 class Gate:
-    """From what each part gave the last tokens to its weight. The last row of each matrix is a bias.
+    """From what each component gave the last tokens to its weight. The last row of each matrix is a bias.
 
     Attributes:
         inner: of shape (F + 1, K).
-        outer: of shape (K + 1, P).
+        outer: of shape (K + 1, M).
+
+    Raises:
+        SettingError: the shapes do not fit each other.
     """
 
     inner: np.ndarray
     outer: np.ndarray
 
     def __post_init__(self) -> None:
-        parts = self.outer.shape[1]
-        wanted = (len(_PACES) * parts + 1, len(self.outer) - 1)
+        wanted = (len(_DECAYS) * self.outer.shape[1] + 1, len(self.outer) - 1)
         if self.inner.shape != wanted:
             raise SettingError("gate", self.inner.shape, f"of shape {wanted}", "fit it with fit_gate")
 
-    def log_weights(self, recent_NPM: np.ndarray) -> np.ndarray:
-        """What to add to each part's log-probability of the next token, log_weights_NP."""
-        hidden_NK = np.tanh(gate_inputs(recent_NPM) @ self.inner[:-1] + self.inner[-1])
-        score_NP = hidden_NK @ self.outer[:-1] + self.outer[-1]
-        return np.asarray(score_NP - np.logaddexp.reduce(score_NP, axis=1, keepdims=True))
+    def log_weights(self, recent_NMW: np.ndarray) -> np.ndarray:
+        """What to add to each component's log-probability of the next token, log_weights_NM."""
+        hidden_NK = np.tanh(gate_inputs(recent_NMW) @ self.inner[:-1] + self.inner[-1])
+        score_NM = hidden_NK @ self.outer[:-1] + self.outer[-1]
+        return np.asarray(score_NM - np.logaddexp.reduce(score_NM, axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)
 class GatedState:
-    """What each part remembers, what each gave the last M tokens, and what it gives the next."""
+    """The components' states, what each gave the last W tokens, and what it predicts now."""
 
-    parts: tuple[State, ...]
-    recent_BPM: Tensor
-    logp_BPV: Tensor
+    components: MixtureState
+    recent_BMW: Tensor
+    logp_MBV: Tensor
 
     def select(self, rows_K: Tensor) -> GatedState:
-        """The state of these rows, part by part."""
-        parts = tuple(part.select(rows_K) for part in self.parts)
-        return GatedState(parts, self.recent_BPM[rows_K], self.logp_BPV[rows_K])
+        """The state of these rows, component by component."""
+        return GatedState(self.components.select(rows_K), self.recent_BMW[rows_K], self.logp_MBV[:, rows_K])
 
 
-class Gated:
+class Gated(Components):
     """A gated mixture.
 
     Args:
-        parts: models of one vocabulary.
-        gate: as `fit_gate` gives it for these parts.
+        components: models of one vocabulary.
+        gate: as `fit_gate` gives it for these components.
+
+    Raises:
+        SettingError: the gate is for another number of components.
     """
 
-    family: ClassVar[str] = "composed"
-
-    def __init__(self, parts: Sequence[LanguageModel], gate: Gate) -> None:
-        if gate.outer.shape[1] != len(parts):
-            raise SettingError("gate", gate.outer.shape[1], f"for {len(parts)} parts", "fit it with fit_gate")
-        self.parts, self._gate = tuple(parts), gate
-        self.vocab_size, self.bos, self.eos = parts[0].vocab_size, parts[0].bos, parts[0].eos
-        self.unnormalised = any(map(is_unnormalised, parts))
+    def __init__(self, components: Sequence[LanguageModel], gate: Gate) -> None:
+        super().__init__(components)
+        if gate.outer.shape[1] != len(components):
+            bound = f"for {len(components)} components"
+            raise SettingError("gate", gate.outer.shape[1], bound, "fit it with fit_gate")
+        self._gate = gate
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, GatedState]:
         """logp_BV of what follows `<bos>` and each prompt, and the state."""
-        recent_BPM = torch.stack([self._recent(prompt) for prompt in prompts])
-        return self._gated([part.start(prompts) for part in self.parts], recent_BPM)
+        recent_BMW = torch.stack([self._recent(prompt) for prompt in prompts])
+        return self._gated(*self.start_each(prompts), recent_BMW)
 
     def step(self, state: GatedState, tokens_B: Tensor) -> tuple[Tensor, GatedState]:
         """logp_BV one token further, and the new state."""
-        said_BP1 = state.logp_BPV.gather(2, tokens_B[:, None, None].expand(-1, len(self.parts), 1))
-        recent_BPM = torch.cat([state.recent_BPM[..., 1:], said_BP1.clamp(_LEAST, 0)], dim=2)
-        answers = [part.step(known, tokens_B) for part, known in zip(self.parts, state.parts, strict=True)]
-        return self._gated(answers, recent_BPM)
+        given_BM = state.logp_MBV[:, torch.arange(len(tokens_B)), tokens_B].T
+        recent_BMW = torch.cat([state.recent_BMW[..., 1:], given_BM[..., None].clamp(_LEAST, 0)], dim=2)
+        return self._gated(*self.step_each(state.components, tokens_B), recent_BMW)
 
-    def _gated(self, answers: Sequence[tuple[Tensor, State]], recent_BPM: Tensor) -> tuple[Tensor, GatedState]:
-        logp_BPV = torch.stack([logp_BV for logp_BV, _ in answers], dim=1)
-        log_weights_BP = torch.from_numpy(self._gate.log_weights(recent_BPM.numpy())).to(logp_BPV.dtype)
-        state = GatedState(tuple(known for _, known in answers), recent_BPM, logp_BPV)
-        return (logp_BPV + log_weights_BP[..., None]).logsumexp(dim=1), state
+    def _gated(self, logp_MBV: Tensor, components: MixtureState, recent_BMW: Tensor) -> tuple[Tensor, GatedState]:
+        log_weights_BM = torch.from_numpy(self._gate.log_weights(recent_BMW.numpy())).to(logp_MBV.dtype)
+        logp_BV = (logp_MBV + log_weights_BM.T[..., None]).logsumexp(dim=0)
+        return logp_BV, GatedState(components, recent_BMW, logp_MBV)
 
     def _recent(self, prompt: Sequence[int]) -> Tensor:
-        """What each part gave the last tokens of a prompt, the latest last, zeros before the text: recent_PM."""
-        at = max(0, len(prompt) - _MEMORY)
-        recent_PM = torch.zeros(len(self.parts), _MEMORY)
-        for part, recent_M in zip(self.parts, recent_PM, strict=True):
-            logp_1V, state = part.start([prompt[:at]])
-            for place, token in enumerate(prompt[at:], _MEMORY - (len(prompt) - at)):
-                recent_M[place] = logp_1V[0, token].clamp(_LEAST, 0)
-                logp_1V, state = part.step(state, torch.tensor([token]))
-        return recent_PM
+        """What each component gave the last tokens of a prompt, the latest last, zeros before the text: recent_MW."""
+        at = max(0, len(prompt) - _WINDOW)
+        recent_MW = torch.zeros(len(self.components), _WINDOW)
+        logp_M1V, state = self.start_each([prompt[:at]])
+        for place, token in enumerate(prompt[at:], _WINDOW - (len(prompt) - at)):
+            recent_MW[:, place] = logp_M1V[:, 0, token].clamp(_LEAST, 0)
+            logp_M1V, state = self.step_each(state, torch.tensor([token]))
+        return recent_MW
+
+    def scorer(self) -> Scorer:
+        """Scores component by component; the last scores count across documents."""
+        return Blend(self.components, self.blend, learns=True)
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `Blend.blend`; what was last said is remembered across documents."""
-        for recent_NPM, logp_PN in _remembered(logp):
-            yield np.logaddexp.reduce(logp_PN + self._gate.log_weights(recent_NPM).T)
+        """The gated mixture of known scores: from pieces of logp_MN to pieces of logp_N."""
+        for recent_NMW, logp_MN in _with_recent(logp):
+            yield np.logaddexp.reduce(logp_MN + self._gate.log_weights(recent_NMW).T)
 
 
-def _remembered(logp: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Beside each piece of log-probabilities logp_PN, what the parts gave the M tokens before each of its tokens."""
-    past_PM: np.ndarray | None = None
-    for logp_PN in logp:
-        past_PM = np.zeros((len(logp_PN), _MEMORY)) if past_PM is None else past_PM
-        known = np.concatenate([past_PM, np.clip(logp_PN, _LEAST, 0)], axis=1)
-        past_PM = known[:, -_MEMORY:]
-        yield np.lib.stride_tricks.sliding_window_view(known[:, :-1], _MEMORY, axis=1).transpose(1, 0, 2), logp_PN
+def _with_recent(logp: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What the components gave the W tokens before each token, recent_NMW, beside each piece of scores logp_MN."""
+    past_MW: np.ndarray | None = None
+    for logp_MN in logp:
+        past_MW = np.zeros((len(logp_MN), _WINDOW)) if past_MW is None else past_MW
+        known = np.concatenate([past_MW, np.clip(logp_MN, _LEAST, 0)], axis=1)
+        past_MW = known[:, -_WINDOW:]
+        yield np.lib.stride_tricks.sliding_window_view(known[:, :-1], _WINDOW, axis=1).transpose(1, 0, 2), logp_MN
 
 
-def gate_inputs(recent_NPM: np.ndarray) -> np.ndarray:
-    """What a gate sees: each part's mean log-probability at each pace, inputs_NF."""
-    age_M = np.arange(_MEMORY - 1, -1, -1)
-    weights_MD = np.stack([(1 - pace) * np.power(pace, age_M) for pace in _PACES], axis=1)
-    return (recent_NPM @ weights_MD).reshape(len(recent_NPM), -1)
+def gate_inputs(recent_NMW: np.ndarray) -> np.ndarray:
+    """What a gate sees: each component's mean log-probability under each decay, inputs_NF."""
+    age_W = np.arange(_WINDOW - 1, -1, -1)
+    weights_WD = np.stack([(1 - decay) * np.power(decay, age_W) for decay in _DECAYS], axis=1)
+    return (recent_NMW @ weights_WD).reshape(len(recent_NMW), -1)
 
 
-def fit_gate(logp_PN: np.ndarray, rounds: int = 150) -> Gate:
+def fit_gate(logp_MN: np.ndarray, rounds: int = 150) -> Gate:
     """The gate that fits held-out tokens best.
 
     Args:
-        logp_PN: natural log-probability that each part gives each held-out token, in the order of the text.
+        logp_MN: natural log-probability that each component gives each held-out token, in the order of the text.
         rounds: of L-BFGS, which begins near the best constant weights.
     """
-    ((recent_NPM, _),) = _remembered(iter([logp_PN]))
-    inputs_NF, heard_NP = gate_inputs(recent_NPM), torch.from_numpy(logp_PN.T.astype(np.float64))
+    ((recent_NMW, _),) = _with_recent(iter([logp_MN]))
+    inputs_NF, logp_NM = gate_inputs(recent_NMW), torch.from_numpy(logp_MN.T.astype(np.float64))
     mean_F, spread_F = inputs_NF.mean(0), inputs_NF.std(0) + 1e-6
-    known_NF = torch.from_numpy((inputs_NF - mean_F) / spread_F)
-    rng, best_P = np.random.default_rng(0), np.log(np.maximum(fit_weights(logp_PN), 1e-6))
+    scaled_NF = torch.from_numpy((inputs_NF - mean_F) / spread_F)
+    rng, best_M = np.random.default_rng(0), np.log(np.maximum(fit_weights(logp_MN), 1e-6))
     inner_FK = rng.normal(0, inputs_NF.shape[1] ** -0.5, (inputs_NF.shape[1], _HIDDEN))
-    start = inner_FK, np.zeros(_HIDDEN), np.zeros((_HIDDEN, len(logp_PN))), best_P - best_P.mean()
+    start = inner_FK, np.zeros(_HIDDEN), np.zeros((_HIDDEN, len(logp_MN))), best_M - best_M.mean()
     weights = [torch.from_numpy(value).requires_grad_() for value in start]
     optimizer = torch.optim.LBFGS(weights, max_iter=rounds, line_search_fn="strong_wolfe")
 
     def nats() -> Tensor:
         optimizer.zero_grad()
-        inner_FK, inner_K, outer_KP, outer_P = weights
-        log_weights_NP = (torch.tanh(known_NF @ inner_FK + inner_K) @ outer_KP + outer_P).log_softmax(1)
-        loss = -(log_weights_NP + heard_NP).logsumexp(1).mean()
-        loss = loss + _RIDGE * (inner_FK.square().sum() + outer_KP.square().sum())
+        inner_FK, inner_K, outer_KM, outer_M = weights
+        log_weights_NM = (torch.tanh(scaled_NF @ inner_FK + inner_K) @ outer_KM + outer_M).log_softmax(1)
+        loss = -(log_weights_NM + logp_NM).logsumexp(1).mean()
+        loss = loss + _RIDGE * (inner_FK.square().sum() + outer_KM.square().sum())
         loss.backward()
         return loss
 
     optimizer.step(nats)
-    inner_FK, inner_K, outer_KP, outer_P = (weight.detach().numpy() for weight in weights)
+    inner_FK, inner_K, outer_KM, outer_M = (weight.detach().numpy() for weight in weights)
     inner_FK = inner_FK / spread_F[:, None]
-    return Gate(np.vstack([inner_FK, inner_K - mean_F @ inner_FK]), np.vstack([outer_KP, outer_P]))
+    return Gate(np.vstack([inner_FK, inner_K - mean_F @ inner_FK]), np.vstack([outer_KM, outer_M]))

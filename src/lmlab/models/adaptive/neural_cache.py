@@ -26,6 +26,8 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import UsageError
 from lmlab.models.adaptive.dynamic import Dynamic, Reading, Rows
+from lmlab.models.base import Scorer
+from lmlab.models.scorers import Stream
 
 _PIECE = 256  # positions scored together
 
@@ -77,7 +79,7 @@ class NeuralCache:
         self._log_shares = (-share).log1p(), share.log()
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Rows[Recall]]:
-        """See `LanguageModel.start`."""
+        """logp_BV of what follows `<bos>` and each prompt, and where the texts stand."""
         if not prompts:
             raise UsageError("start was given no prompts", "an empty prompt is [[]]")
         logits, recalls = zip(*(self._begun([self.bos, *prompt]) for prompt in prompts), strict=True)
@@ -92,7 +94,7 @@ class NeuralCache:
         return logits_TV[-1], Recall(reading, window, features_TH[-1])
 
     def step(self, state: Rows[Recall], tokens_B: Tensor) -> tuple[Tensor, Rows[Recall]]:
-        """See `LanguageModel.step`."""
+        """logp_BV one token further, and where the texts then stand."""
         logits_BV, features_BH, readings = self.model.advance([row.reading for row in state.rows], tokens_B.tolist())
         windows = [
             row.window.grown(row.last_H[None], token_1, self.settings.window)
@@ -114,8 +116,12 @@ class NeuralCache:
     def _both(self, model_X: Tensor, cache_X: Tensor) -> Tensor:
         return torch.logaddexp(model_X + self._log_shares[0], cache_X + self._log_shares[1])
 
+    def scorer(self) -> Scorer:
+        """Scores documents in order, the kept positions carried on."""
+        return Stream(self.logp_stream)
+
     def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `StreamScorer.logp_stream`."""
+        """The log-probabilities of all tokens of documents (ids_N, `<bos>` first) but `<bos>`, piece by piece."""
         return self.rescored(self.model.observe(documents))
 
     def rescored(self, observed: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarray]:

@@ -28,8 +28,9 @@ from torch import Tensor
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import SettingError
-from lmlab.models.base import LanguageModel, State, is_unnormalised
+from lmlab.models.base import LanguageModel, Scorer, State
 from lmlab.models.mixture import fit_weights
+from lmlab.models.scorers import Blend
 from lmlab.vocabulary import BOS
 
 SPAN = 1 << 22  # tokens that are remembered; then the memory begins anew
@@ -74,9 +75,7 @@ class Recount:
 
     def __init__(self, inner: LanguageModel, settings: Recount.Settings | None = None) -> None:
         self.inner, self.settings = inner, settings or Recount.Settings()
-        self.parts = (inner,)
         self.vocab_size, self.bos, self.eos = inner.vocab_size, inner.bos, inner.eos
-        self.unnormalised = is_unnormalised(inner)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, RecountState]:
         """logp_BV of what follows `<bos>` and each prompt, and the state."""
@@ -114,8 +113,12 @@ class Recount:
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(settings.weight * row_V + (1 - settings.weight) * model_V))
 
+    def scorer(self) -> Scorer:
+        """Scores from the model's own scores; the counts go on from document to document."""
+        return Blend([self.inner], self.blend, learns=True)
+
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """See `Blend.blend`: one stream of documents, their counts carried on."""
+        """From what the model gives the tokens of these documents, pieces of logp_1N, to pieces of logp_N."""
         left_N = np.empty(0, np.float32)
         for ids_N in _spans(documents):
             given_N, kept_N = shares(ids_N, self.settings)

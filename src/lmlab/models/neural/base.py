@@ -26,7 +26,9 @@ from torch.nn import functional as F
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.models.base import Scorer
 from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax, Sharp
+from lmlab.models.scorers import Padded
 from lmlab.vocabulary import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
@@ -180,9 +182,16 @@ class NeuralModel(nn.Module, abc.ABC):
         logits_BV: Tensor = self.output(features_BTH[:, -1])
         return logits_BV.float().log_softmax(-1)
 
+    def scorer(self) -> Scorer:
+        """Scores padded batches."""
+        return Padded(self.logp)
+
     @torch.inference_mode()
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """See `ParallelScorer.logp`. Any length: read in segments, the state carried, memory bounded."""
+        """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False.
+
+        Texts of any length are read in segments, the state carried, so that memory is bounded.
+        """
         rows, length = ids_BT.shape
         inputs_BT = F.pad(ids_BT[:, :-1], (1, 0), value=self.bos)
         segment = min(self.segment, max(1, _SEGMENT_FLOATS // (rows * self.vocab_size)))

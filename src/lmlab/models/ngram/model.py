@@ -25,10 +25,12 @@ from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
 from lmlab.kernels import engine
 from lmlab.memory import check_array, map_array, parse_size, save_array
+from lmlab.models.base import Scorer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import Counts, count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
 from lmlab.models.ngram.trie import Level, Trie
+from lmlab.models.scorers import Arrays
 from lmlab.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
@@ -196,6 +198,10 @@ class Ngram:
             yield from zip(map(tuple, ids_MK.tolist()), logp_M.tolist(), weights, strict=True)
 
     # ---- scoring known text
+
+    def scorer(self) -> Scorer:
+        """Scores documents laid end to end, without torch."""
+        return Arrays(self.logp_array, normalised=not self.unnormalised)
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Natural log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""

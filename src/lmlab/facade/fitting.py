@@ -1,0 +1,135 @@
+"""Fits values of a composition on a run's own held-out text, each once: the search, and the folder of its results.
+
+Shapes: N ids of a document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lmlab import disk
+from lmlab.corpora import cache_dir
+from lmlab.models.scorers import documents
+from lmlab.progress import Reporter
+from lmlab.tokens.id_store import TokenStore
+
+if TYPE_CHECKING:
+    from lmlab.facade.text_model import TextModel
+
+Found = dict[str, Tensor]
+_VERSION = 3  # of what is kept: changes when it is fitted otherwise
+_LARGEST = {"lr": 1.0, "decay": 0.5, "theta": 1e3, "lam": 0.8}  # that the search tries
+_TRIALS = {"dynamic": 9, "cache": 16}
+_TRIAL_TOKENS = 20_000  # for a model of up to a million weights or so; a larger one reads fewer
+_LEAST_TOKENS = 2_000
+_WORK = 24e9  # weights times tokens of a trial
+_MEASURED_CHARS = 10 * _TRIAL_TOKENS  # of training text, where gradients are measured on that
+
+
+class Fitting:
+    """The held-out text of a run, and what is fitted on it.
+
+    Args:
+        lm: the run.
+        reporter: is told of progress.
+    """
+
+    def __init__(self, lm: TextModel, reporter: Reporter) -> None:
+        self.lm, self.reporter = lm, reporter
+
+    @cached_property
+    def text(self) -> TokenStore | None:
+        """The validation split; None where nothing keeps it."""
+        return self.lm.held_out("valid", self.reporter)
+
+    @property
+    def trial_tokens(self) -> int:
+        """How many tokens a trial of the run's neural model reads."""
+        parameters: int = self.lm.model.parameter_count  # type: ignore[attr-defined]
+        return max(_LEAST_TOKENS, min(_TRIAL_TOKENS, int(_WORK / parameters)))
+
+    def trial(self) -> list[np.ndarray]:
+        """The documents of a trial: the beginning of the validation split, else of the training split, else none."""
+        text = self.text or self.lm.held_out("train", self.reporter, chars=_MEASURED_CHARS)
+        return [] if text is None else list(documents(head(self.trial_tokens, text).ids))
+
+    def search(self, title: str, start: Mapping[str, float], cost: Callable[[Mapping[str, float]], float]) -> Found:
+        """Double each value, or else halve it, as long as that lowers the cost.
+
+        Args:
+            title: what the values belong to, "dynamic" or "cache".
+            start: the values to begin with, by name.
+            cost: nats per token with such values; infinite where they are unusable.
+
+        Returns:
+            The best values found.
+        """
+        best, least, done = dict(start), cost(start), 1
+        with self.reporter.stage(f"choosing {', '.join(start)} of {title}", _TRIALS[title], " trials") as advance:
+            for name, factor in ((name, factor) for name in start for factor in (2.0, 0.5)):
+                while done < _TRIALS[title] and best[name] * factor <= _LARGEST[name]:
+                    tried = best | {name: best[name] * factor}
+                    nats, done = cost(tried), done + 1
+                    advance(done)
+                    if not nats < least:
+                        break
+                    best, least = tried, nats
+        values = ", ".join(f"{name} {value:g}" for name, value in best.items())
+        self.reporter.say(f"{title}: {values} ({least:.4f} nats/token on the beginning of the validation split)")
+        return tensors(best)
+
+    def once(self, key: Sequence[Any], fit: Callable[[], Found]) -> Found:
+        """What `fit` returns, or returned when it was last called for this run and this key."""
+        whole = json.dumps([_VERSION, identity(self.lm), *key], sort_keys=True)
+        path = cache_dir() / "adaptation" / f"{hashlib.sha256(whole.encode()).hexdigest()[:24]}.safetensors"
+        if path.is_file():
+            try:
+                return load(path.read_bytes())
+            except SafetensorError:
+                self.reporter.say(f"{path} is damaged; fitting again")
+        found = fit()
+        with disk.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_file(path, save(found))
+        return found
+
+
+def tensors(values: Mapping[str, float]) -> Found:
+    """Numbers by name, as they are kept."""
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+def mean_nats(logp: Iterable[np.ndarray]) -> float:
+    """Nats per token of log-probabilities in pieces; infinite where steps were so large that weights are NaN."""
+    nats = -float(np.concatenate(list(logp)).mean(dtype=np.float64))
+    return nats if math.isfinite(nats) else math.inf
+
+
+def head(tokens: int, text: TokenStore) -> TokenStore:
+    """The beginning of a text, its last document cut short; only its ids and counts of tokens hold."""
+    end = min(tokens + 1, len(text.ids))
+    offsets = np.minimum(text.offsets[: np.searchsorted(text.offsets, end - 1) + 1], end)
+    end, count = int(offsets[-1]), len(offsets) - 1
+    return dataclasses.replace(text, ids=text.ids[:end], offsets=offsets, documents=count, tokens=end - count)
+
+
+def identity(lm: TextModel) -> str:
+    """A hash of a run: how it was made, its tokenizer, its weights."""
+    digest = hashlib.sha256(json.dumps(lm.manifest, sort_keys=True, default=str).encode())
+    digest.update(lm.tokenizer.reference().to_str().encode())
+    if lm.model.family == "neural":
+        for weight in lm.model.state_dict().values():  # type: ignore[attr-defined]
+            digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()
