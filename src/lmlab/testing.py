@@ -30,7 +30,7 @@ from lmlab.errors import LmlabError
 from lmlab.models.base import LanguageModel, State, Storable
 from lmlab.models.neural.dropout import drawn_from
 from lmlab.models.scorers import Padded, scorer_of
-from lmlab.training.settings import TrainSettings
+from lmlab.train_settings import TrainSettings
 from lmlab.vocabulary import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
 Law = Callable[[LanguageModel], None]
