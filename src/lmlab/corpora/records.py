@@ -14,31 +14,19 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lmlab.corpora.document import PIECE_CHARS, Document
-from lmlab.corpora.raw import CHUNK, Origin, decode, inflate
+from lmlab.corpora.raw import CHUNK, Origin, decode, inflate, kind_of
 from lmlab.corpora.settings import DataSettings, parse_template
 from lmlab.errors import DataError, MissingExtraError
 
 Record = tuple[str, Mapping[str, Any]]
 TEXT_FIELDS = ("text", "code_tokens", "code", "content", "body", "document")
 PARTITIONS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
-_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_FIELD = 1 << 26  # of a CSV, in characters: an unclosed quote must not swallow a whole file
 _SPACE = re.compile(r"\s*")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
-
-
-def kind_of(name: str) -> str:
-    """What a name's endings tell: "jsonl", "json", "csv", "tsv", "parquet", else "text".
-
-    >>> kind_of("papers.JSONL.gz"), kind_of("poem.txt")
-    ('jsonl', 'text')
-    """
-    path = Path(name.lower())
-    return _KINDS.get((path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix, "text")
 
 
 def read_documents(origin: Origin, settings: DataSettings, group_field: str = "") -> Iterator[Document]:

@@ -8,12 +8,13 @@ linear in the text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lmlab import config
 from lmlab.config import setting
 from lmlab.tokens.base import clean
-from lmlab.tokens.word import NEWLINE, SPACE, WordsTokenizer
+from lmlab.tokens.word import NEWLINE, WordsTokenizer
 
 _TOKEN = re.compile(
     r"""
@@ -54,6 +55,8 @@ class CodeTokenizer(WordsTokenizer):
     kind = "code"
     Settings = CodeSettings
     settings: CodeSettings
+    _after: Mapping[str, int] = {"'": NEWLINE, '"': NEWLINE}
+    """A stray quote must not open a string with the next one."""
 
     @property
     def normalisation(self) -> str:
@@ -63,11 +66,3 @@ class CodeTokenizer(WordsTokenizer):
     def tokenise(self, text: str) -> list[str]:
         """The tokens of Python source, without comments."""
         return list(filter(None, _TOKEN.findall(clean(text))))
-
-    def after(self, token: str) -> int:
-        """A newline after a stray quote, lest it open a string with the next one; else a space."""
-        return NEWLINE if token in ("'", '"') else SPACE
-
-    def before(self, token: str) -> int:
-        """Whatever the token before asks for."""
-        return NEWLINE

@@ -12,10 +12,10 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,17 +60,14 @@ class WordsTokenizer(Tokenizer):
     The gap between two neighbours is the smaller of what the left one wants after it and the right one before it.
     """
 
+    _after: Mapping[str, int] = {}
+    """The widest gap (an index of `GAPS`) after a token, where it is not a space."""
+    _before: Mapping[str, int] = {}
+    """The widest gap before a token, where any is allowed."""
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIALS)}
-
-    @cached_property
-    def _after_V(self) -> np.ndarray:
-        return np.fromiter(map(self.after, self.tokens), np.uint8, self.vocab_size)
-
-    @cached_property
-    def _before_V(self) -> np.ndarray:
-        return np.fromiter(map(self.before, self.tokens), np.uint8, self.vocab_size)
 
     @abc.abstractmethod
     def tokenise(self, text: str) -> list[str]:
@@ -79,14 +76,6 @@ class WordsTokenizer(Tokenizer):
     def adopt(self, tokens: Iterable[str]) -> list[str]:
         """The words of a record that came tokenised: its tokens, but for the settings."""
         return list(tokens)
-
-    @abc.abstractmethod
-    def after(self, token: str) -> int:
-        """The widest gap (an index of `GAPS`) that a token allows after it."""
-
-    @abc.abstractmethod
-    def before(self, token: str) -> int:
-        """The widest gap (an index of `GAPS`) that a token allows before it."""
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
@@ -122,24 +111,21 @@ class WordsTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Joins the words by their gaps; UNK is `[UNK]`."""
-        ids_N = self.checked(ids)
-        ids_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
-        gaps_N = np.minimum(self._after_V[ids_N[:-1]], self._before_V[ids_N[1:]])
-        joined = [""] * max(2 * len(ids_N) - 1, 0)
-        joined[::2] = map(self.tokens.__getitem__, ids_N.tolist())
-        joined[1::2] = map(GAPS.__getitem__, gaps_N.tolist())
-        return "".join(joined)
+        return self.detokenise([self.tokens[id] for id in self.checked(ids).tolist() if id not in SILENT])
 
     def detokenise(self, words: Sequence[str]) -> str:
         """Words joined by their gaps, whether they are known or not."""
-        gaps = (GAPS[min(self.after(left), self.before(right))] for left, right in pairwise(words))
+        gaps = map(self._gap, words, words[1:])
         return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=False))
+
+    def _gap(self, left: str, right: str) -> str:
+        return GAPS[min(self._after.get(left, SPACE), self._before.get(right, NEWLINE))]
 
     def surface(self, id: int, previous: int | None) -> bytes:
         """A word, after the gap between it and the word before."""
         if id in SILENT:
             return b""
-        gap = "" if previous is None else GAPS[min(self._after_V[previous], self._before_V[id])]
+        gap = "" if previous is None else self._gap(self.tokens[previous], self.tokens[id])
         return (gap + self.tokens[id]).encode()
 
     def normalise(self, text: str) -> str:
@@ -202,6 +188,8 @@ class WordTokenizer(WordsTokenizer):
     def __init__(self, settings: WordSettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(settings, tokens, merges)
         self._find = _pattern(settings.split, settings.strip_punctuation)
+        if settings.split == "punct":
+            self._after, self._before = dict.fromkeys(OPENERS, NO_GAP), dict.fromkeys(CLOSERS, NO_GAP)
 
     @property
     def normalisation(self) -> str:
@@ -226,14 +214,6 @@ class WordTokenizer(WordsTokenizer):
         if self.settings.strip_punctuation:
             tokens = filter(_pattern("punct", strip_punctuation=True).search, tokens)
         return list(tokens)
-
-    def after(self, token: str) -> int:
-        """No gap after an opening mark, else a space."""
-        return NO_GAP if token in OPENERS and self.settings.split == "punct" else SPACE
-
-    def before(self, token: str) -> int:
-        """No gap before a closing mark, else a space."""
-        return NO_GAP if token in CLOSERS and self.settings.split == "punct" else SPACE
 
 
 @functools.cache
