@@ -99,10 +99,21 @@ def _read(
     group: str = "",
 ) -> Corpus:
     """Spool the documents of every stream, cut and limited as the settings say."""
-    if progress:
-        origins = _watched(origins, progress)
+    sizes = [origin.size for origin in origins]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    done = 0
+
+    def watched(origin: Origin) -> Iterator[bytes]:
+        nonlocal done
+        for chunk in origin.read():
+            yield chunk
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+
+    streams = (dataclasses.replace(origin, read=functools.partial(watched, origin)) for origin in origins)
     documents: Iterator[Document]
-    documents = (document for origin in origins for document in records.read_documents(origin, settings, group))
+    documents = (document for stream in streams for document in records.read_documents(stream, settings, group))
     if settings.max_chars is not None:
         documents = records.clip(documents, settings.max_chars)
     if settings.limit is not None:
@@ -111,22 +122,6 @@ def _read(
     for document in documents:
         builder.add(document)
     return builder.finish(name)
-
-
-def _watched(origins: Sequence[Origin], progress: Progress) -> list[Origin]:
-    """Streams that call `progress` as they are read."""
-    sizes = [origin.size for origin in origins]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    done = 0
-
-    def read(origin: Origin) -> Iterator[bytes]:
-        nonlocal done
-        for chunk in origin.read():
-            yield chunk
-            done += len(chunk)
-            progress(done, total)
-
-    return [dataclasses.replace(origin, read=functools.partial(read, origin)) for origin in origins]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,11 +146,7 @@ class Corpus:
     _segments: _Segments = field(repr=False)
 
     def documents(self, split: str) -> Iterator[Document]:
-        """The documents of "train", "valid", "test" or "all", in order; large ones in pieces of at most PIECE_CHARS.
-
-        Raises:
-            UnknownNameError: there is no such split.
-        """
+        """The documents of "train", "valid", "test" or "all", in order; large ones in pieces of at most PIECE_CHARS."""
         for segment in self._segments.of(split):
             yield from self._segments.pieces(segment)
 
@@ -307,11 +298,7 @@ class _Builder:
         return code_of(key.digest(), self._rule.shares)
 
     def finish(self, name: str) -> Corpus:
-        """The corpus.
-
-        Raises:
-            EmptyDataError: no text at all, or a split that should have some has none.
-        """
+        """The corpus; EmptyDataError where there is no text at all, or none in a split that should have some."""
         if not self._codes:
             raise EmptyDataError(f"{name} holds no text", "give a source with at least one character")
         edges, codes_N = np.frombuffer(self._ends, dtype=np.int64), np.frombuffer(self._codes, dtype=np.uint8)

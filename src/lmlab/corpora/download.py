@@ -35,7 +35,7 @@ def download(
     attempts: int = 3,
     pause: float = 1.0,
 ) -> str:
-    """Download a file from the first address that has it.
+    """Download a file from the first address that has it, and return its SHA-256.
 
     Args:
         urls: addresses of the same file, tried in order.
@@ -44,9 +44,6 @@ def download(
         progress: called with the bytes so far and their total, None where unknown.
         attempts: how often one address is tried.
         pause: seconds before the second attempt, doubled before each further one.
-
-    Returns:
-        The file's SHA-256.
 
     Raises:
         DownloadError: no address has it, or what came is not the file expected.

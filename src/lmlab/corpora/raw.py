@@ -83,9 +83,6 @@ def folder_origins(folder: Path, unit: str) -> tuple[list[Origin], int]:
 
     Files are sorted by their path from the folder, the same on every machine. Hidden files and folders and
     `__pycache__` are passed over without counting. With unit "record", only files whose ending tells of records count.
-
-    Raises:
-        EmptyDataError: there is none.
     """
     paths: list[Path] = []
     for root, folders, files in os.walk(folder):
@@ -142,11 +139,7 @@ def _read_member(path: Path, name: str) -> Iterator[bytes]:
 
 
 def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Undo the compression that a name's ending tells of.
-
-    Raises:
-        DataError: the stream is damaged or ends too early.
-    """
+    """Undo the compression that a name's ending tells of; DataError where the stream is damaged or ends too early."""
     ending = Path(name).suffix.lower()
     if ending not in _DECOMPRESSORS:
         yield from chunks
@@ -168,11 +161,7 @@ def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
 
 
 def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
-    """Bytes to text; `errors` is "strict" or "replace".
-
-    Raises:
-        DataError: a NUL or a byte that is no UTF-8, with its exact offset (after unpacking).
-    """
+    """Bytes to text; DataError for a NUL or a byte that is no UTF-8, with its exact offset (after unpacking)."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     offset, first, held = 0, True, ""
     for chunk in chunks:
@@ -201,8 +190,7 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, name:
 
 
 def _refuse_nul(chunk: bytes, offset: int, name: str, errors: str) -> None:
-    at = chunk.find(b"\0")
-    if at < 0:
+    if (at := chunk.find(b"\0")) < 0:
         return
     if offset + at < HEAD:
         wide = offset == 0 and chunk[:2] in (b"\xff\xfe", b"\xfe\xff")

@@ -30,24 +30,17 @@ _UNFIT = re.compile("[\0\ud800-\udfff]")
 
 
 def read_documents(origin: Origin, settings: DataSettings, group_field: str = "") -> Iterator[Document]:
-    """The documents of one stream, whose name tells the container.
-
-    `group_field` is the field of a record whose equal values stay in one split, or empty.
-
-    Raises:
-        DataError: naming the file and the line or the byte.
-    """
+    """The documents of one stream, whose name tells the container; records of equal `group_field` stay in one split."""
     name, kind, chunks = origin.name, kind_of(origin.name), inflate(origin.read(), origin.name)
     if settings.unit in ("document", "line") or (kind == "text" and settings.unit != "record"):
         return text_documents(decode(chunks, name, settings.errors), name, settings.unit, origin.partition)
     if kind == "parquet":
         records = _parquet(chunks, name)
+    elif kind in ("csv", "tsv"):
+        delimiter = "," if kind == "csv" else "\t"
+        records = _csv(decode(chunks, name, settings.errors), name, settings.columns, delimiter)
     else:
-        texts = decode(chunks, name, settings.errors)
-        if kind in ("csv", "tsv"):
-            records = _csv(texts, name, settings.columns, "," if kind == "csv" else "\t")
-        else:
-            records = (_json if kind == "json" else _json_lines)(texts, name)
+        records = (_json if kind == "json" else _json_lines)(decode(chunks, name, settings.errors), name)
     return (_document(where, record, settings, origin.partition, group_field) for where, record in records)
 
 

@@ -78,19 +78,20 @@ class Batch:
         return Batch(moved(self.ids_BT), moved(self.targets_BT), self.carry, fresh_B)
 
 
+@dataclass(frozen=True)
 class Epoch(Sequence[Batch]):
     """The batches of one epoch, each made when asked for."""
 
-    def __init__(self, length: int, make: Callable[[int], Batch]) -> None:
-        self._length, self._make = length, make
+    length: int
+    make: Callable[[int], Batch]
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        if not 0 <= index < self._length:
+        if not 0 <= index < self.length:
             raise IndexError(index)
-        return self._make(index)
+        return self.make(index)
 
 
 class Batches(abc.ABC):
@@ -163,12 +164,11 @@ class Columns(Batches):
     def __init__(
         self, store: TokenStore, rows: int, length: int, seed: int = 0, *, restart: float = 0.0, roll: bool = True
     ) -> None:
-        self._ids_N = store.ids
+        self._ids_N, self._seed, self._restart, self._roll = store.ids, seed, restart, roll
         self._rows = max(1, min(rows, (len(store.ids) - 1) // 2))
         self._length = min(length, (len(store.ids) - 1) // self._rows)
         if self._length < 1:
             raise EmptyDataError(f"the split holds {len(store.ids)} tokens, fewer than 2", "give it more text")
-        self._seed, self._restart, self._roll = seed, restart, roll
 
     def epoch(self, number: int) -> Epoch:
         """The batches of an epoch, as many as the columns fill."""
