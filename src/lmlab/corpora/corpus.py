@@ -17,7 +17,7 @@ import json
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,13 +25,10 @@ import numpy as np
 
 from lmlab.corpora import named, records
 from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
-from lmlab.corpora.raw import CHUNK, Origin, file_origin, folder_origins, stdin_origin
+from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
 from lmlab.corpora.settings import DataSettings
 from lmlab.corpora.splits import FEW, SPLITS, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes read so far and their total, None where unknown."""
 
 SPOOL_BYTES = 64 << 20
 _TOKEN_END, _DOCUMENT_END = b"\xfe", b"\xff"  # bytes that no UTF-8 text contains

@@ -11,13 +11,13 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmlab.corpora.cache import file_sha256
+from lmlab.corpora.raw import Progress
 from lmlab.errors import DownloadError
 
-Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0
 

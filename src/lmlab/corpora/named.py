@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lmlab.corpora import stdlib
 from lmlab.corpora.cache import cache_dir, data_dir, file_sha256, find
-from lmlab.corpora.raw import Origin, file_origin, sliced, zip_origins
+from lmlab.corpora.raw import Origin, Progress, file_origin, sliced, zip_origins
 from lmlab.corpora.settings import DataSettings
 from lmlab.corpora.splits import DEFAULT_SHARES, SPLITS, SplitRule
 from lmlab.errors import DataError
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import zstandard
 from lmlab.errors import DataError, EmptyDataError
 
 CHUNK = 1 << 20
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes read so far and their total, None where unknown."""
 HEAD = 8 << 10
 """A NUL within so many bytes of the start makes a file binary."""
 _PACKED_CHUNK = 8 << 10  # small, since a few bytes may unpack to many thousand times as much

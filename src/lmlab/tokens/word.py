@@ -81,12 +81,12 @@ class WordsTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """Counts the words of the documents, in bounded memory where the vocabulary has a size."""
         reader = cls(settings, SPECIALS)
         counts: Counter[str] = Counter()
         dropped = 0
         for document in documents:
             counts.update(reader.words(document))
+            # a vocabulary of known size is counted in bounded memory
             while settings.vocab_size is not None and len(counts) > max(MOST_TYPES, 2 * settings.vocab_size):
                 dropped += 1
                 counts = Counter({word: count for word, count in counts.items() if count > dropped})
@@ -99,11 +99,9 @@ class WordsTokenizer(Tokenizer):
         return self.adopt(clean(token) for token in document.tokens if token)
 
     def encode(self, text: str) -> Encoded:
-        """Looks every word of a text up."""
         return self._look_up(self.tokenise(text))
 
     def encode_document(self, document: Document) -> Encoded:
-        """Looks every word up: the document's own tokens where it came with them, else the words of its text."""
         return self._look_up(self.words(document))
 
     def _look_up(self, words: list[str]) -> Encoded:
@@ -112,7 +110,6 @@ class WordsTokenizer(Tokenizer):
         return Encoded(ids_N, unknown_bytes=sum(len(words[i].encode()) for i in unknown))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Joins the words by their gaps; UNK is `[UNK]`."""
         return self.detokenise([self.tokens[id] for id in self.checked(ids).tolist() if id not in SILENT])
 
     def detokenise(self, words: Sequence[str]) -> str:
@@ -124,22 +121,18 @@ class WordsTokenizer(Tokenizer):
         return GAPS[min(self._after.get(left, SPACE), self._before.get(right, NEWLINE))]
 
     def surface(self, id: int, previous: int | None) -> bytes:
-        """A word, after the gap between it and the word before."""
         if id in SILENT:
             return b""
         gap = "" if previous is None else self._gap(self.tokens[previous], self.tokens[id])
         return (gap + self.tokens[id]).encode()
 
     def normalise(self, text: str) -> str:
-        """The words of a text joined by their gaps."""
         return self.detokenise(self.tokenise(text))
 
     def spans(self, text: str) -> list[str]:
-        """The words of a text."""
         return self.tokenise(text)
 
     def reference(self) -> HFTokenizer:
-        """A tokenizer that looks words up; a word that is spelled like a special token is unknown here too."""
         from tokenizers import Regex, models, normalizers
         from tokenizers import Tokenizer as HFTokenizer
 
@@ -148,7 +141,7 @@ class WordsTokenizer(Tokenizer):
         return tokenizer
 
     def save(self, folder: Path) -> None:
-        """Write what `reference` would write, some words at a time: a vocabulary may be millions of words."""
+        # what `reference` would write, some words at a time: a vocabulary may be millions of words
         before, after = json.dumps(_WRITTEN).split('"vocab": {}')
         with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
             file.write(before + '"vocab": {')
@@ -195,7 +188,6 @@ class WordTokenizer(WordsTokenizer):
 
     @property
     def normalisation(self) -> str:
-        """What becomes of white space, of capitals and of punctuation."""
         kept = "White space but newlines becomes one space between words, and none before , or after ( and their like"
         if self.settings.split == "space":
             kept = "Every run of white space (also newlines) becomes one space"
@@ -203,14 +195,12 @@ class WordTokenizer(WordsTokenizer):
         return kept + cased + ("; punctuation is dropped." if self.settings.strip_punctuation else ".")
 
     def tokenise(self, text: str) -> list[str]:
-        """The words, marks and newlines of a text, or its runs of non-space."""
         text = lower(clean(text)) if self.settings.lower else clean(text)
         if self.settings.strip_punctuation and self.settings.split == "space":
             text = _punctuation().sub("", text)
         return self._find.findall(text)
 
     def adopt(self, tokens: Iterable[str]) -> list[str]:
-        """The tokens of a record, in lower case and without punctuation where the settings ask for it."""
         if self.settings.lower:
             tokens = map(lower, tokens)
         if self.settings.strip_punctuation:
@@ -291,9 +281,7 @@ class CodeTokenizer(WordsTokenizer):
 
     @property
     def normalisation(self) -> str:
-        """How tokens are joined, and that comments are lost."""
         return "Tokens are joined by one space (a newline after a quote that opens no string); comments are dropped."
 
     def tokenise(self, text: str) -> list[str]:
-        """The tokens of Python source, without comments."""
         return list(filter(None, _TOKEN.findall(clean(text))))
