@@ -30,7 +30,7 @@ _BUILT_IN = {
         "char": "lmlab.tokens.char:CharTokenizer",
         "byte": "lmlab.tokens.byte_level:ByteTokenizer",
         "word": "lmlab.tokens.word:WordTokenizer",
-        "code": "lmlab.tokens.code:CodeTokenizer",
+        "code": "lmlab.tokens.word:CodeTokenizer",
         "bpe": "lmlab.tokens.byte_level:BPETokenizer",
     },
 }

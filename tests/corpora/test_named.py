@@ -42,7 +42,7 @@ def test_the_table_is_whole():
     assert set(rows) == set(CORPORA)
     assert all(row.title and row.licence and row.where and row.rule for row in rows.values())
     for corpus in CORPORA.values():
-        assert corpus.make or all(file.urls for file in corpus.files) or corpus.by_hand
+        assert corpus.made_here or all(file.urls for file in corpus.files) or corpus.by_hand
         corpus.settings(DataSettings())
 
 

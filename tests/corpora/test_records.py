@@ -5,8 +5,8 @@ import pytest
 
 from lmlab.corpora import PIECE_CHARS, DataSettings, records
 from lmlab.corpora.document import Document
-from lmlab.corpora.raw import Origin, file_origin
-from lmlab.corpora.records import clean, clip, first, kind_of, read_documents, text_documents
+from lmlab.corpora.raw import Origin, file_origin, kind_of
+from lmlab.corpora.records import clean, clip, first, read_documents, text_documents
 from lmlab.errors import DataError
 
 

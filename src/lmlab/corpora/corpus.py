@@ -17,7 +17,7 @@ import json
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,14 +25,10 @@ import numpy as np
 
 from lmlab.corpora import named, records
 from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
-from lmlab.corpora.folders import folder_origins
-from lmlab.corpora.raw import CHUNK, Origin, file_origin, stdin_origin
+from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
 from lmlab.corpora.settings import DataSettings
 from lmlab.corpora.splits import FEW, SPLITS, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes read so far and their total, None where unknown."""
 
 SPOOL_BYTES = 64 << 20
 _TOKEN_END, _DOCUMENT_END = b"\xfe", b"\xff"  # bytes that no UTF-8 text contains
@@ -63,20 +59,19 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     True
     """
     settings = settings or DataSettings()
+    rule = choose_rule(settings, SplitRule())
+    path = Path(source)
     if source in named.CORPORA:
         corpus = named.CORPORA[source]
         settings = corpus.settings(settings)
-        origins = named.origins(corpus, settings, progress)
-        return _read(source, origins, settings, choose_rule(settings, corpus.rule), progress, group=corpus.group_field)
-    rule = choose_rule(settings, SplitRule())
-    path = Path(source)
+        origins, rule = named.origins(corpus, settings, progress), choose_rule(settings, corpus.rule)
+        return _read(source, origins, settings, rule, progress, group=corpus.group_field)
     if source == "-":
         return _read("standard input", [stdin_origin()], settings, rule, progress)
     if path.is_dir():
         origins, skipped = folder_origins(path, settings.unit)
-        if settings.unit == "auto":
-            settings = dataclasses.replace(settings, unit="document")
-        return _read(path.name or source, origins, settings, rule, progress, skipped)
+        unit = "document" if settings.unit == "auto" else settings.unit
+        return _read(path.name or source, origins, dataclasses.replace(settings, unit=unit), rule, progress, skipped)
     if not path.exists():
         raise UnknownNameError("file and no corpus", source, named.CORPORA)
     return _read(path.name, [file_origin(path)], settings, rule, progress)
@@ -88,7 +83,7 @@ def open_text(text: str, settings: DataSettings | None = None, name: str = "text
     text = records.clean(text.removeprefix("\ufeff"), name, settings.errors)
     data = text.encode("utf-8")
     origin = Origin(name, lambda: (data[i : i + CHUNK] for i in range(0, len(data), CHUNK)), len(data))
-    return _read(name, [origin], settings, choose_rule(settings, SplitRule()), None)
+    return _read(name, [origin], settings, choose_rule(settings, SplitRule()))
 
 
 def _read(
@@ -96,15 +91,26 @@ def _read(
     origins: Sequence[Origin],
     settings: DataSettings,
     rule: SplitRule,
-    progress: Progress | None,
+    progress: Progress | None = None,
     skipped: int = 0,
     group: str = "",
 ) -> Corpus:
     """Spool the documents of every stream, cut and limited as the settings say."""
-    if progress:
-        origins = _watched(origins, progress)
+    sizes = [origin.size for origin in origins]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    done = 0
+
+    def watched(origin: Origin) -> Iterator[bytes]:
+        nonlocal done
+        for chunk in origin.read():
+            yield chunk
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+
+    streams = (dataclasses.replace(origin, read=functools.partial(watched, origin)) for origin in origins)
     documents: Iterator[Document]
-    documents = (document for origin in origins for document in records.read_documents(origin, settings, group))
+    documents = (document for stream in streams for document in records.read_documents(stream, settings, group))
     if settings.max_chars is not None:
         documents = records.clip(documents, settings.max_chars)
     if settings.limit is not None:
@@ -113,22 +119,6 @@ def _read(
     for document in documents:
         builder.add(document)
     return builder.finish(name)
-
-
-def _watched(origins: Sequence[Origin], progress: Progress) -> list[Origin]:
-    """Streams that call `progress` as they are read."""
-    sizes = [origin.size for origin in origins]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    done = 0
-
-    def read(origin: Origin) -> Iterator[bytes]:
-        nonlocal done
-        for chunk in origin.read():
-            yield chunk
-            done += len(chunk)
-            progress(done, total)
-
-    return [dataclasses.replace(origin, read=functools.partial(read, origin)) for origin in origins]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +143,7 @@ class Corpus:
     _segments: _Segments = field(repr=False)
 
     def documents(self, split: str) -> Iterator[Document]:
-        """The documents of "train", "valid", "test" or "all", in order; large ones in pieces of at most PIECE_CHARS.
-
-        Raises:
-            UnknownNameError: there is no such split.
-        """
+        """The documents of "train", "valid", "test" or "all", in order; large ones in pieces of at most PIECE_CHARS."""
         for segment in self._segments.of(split):
             yield from self._segments.pieces(segment)
 
@@ -224,17 +210,17 @@ class _Segments:
 
     def pieces(self, segment: int) -> Iterator[Document]:
         """A segment as a document, in pieces if it is large."""
-        start, end, owner = (int(at) for at in (*self.edges[segment : segment + 2], self.owners_N[segment]))
+        start, end, owner = map(int, (*self.edges[segment : segment + 2], self.owners_N[segment]))
         name = self.names.read(self.name_ends[owner], self.name_ends[owner + 1]).decode("utf-8", "replace")
-        partition = SPLITS[self.codes_N[segment]]
+        split = SPLITS[self.codes_N[segment]]
         if self.pretokenised:
             for tokens, last in token_pieces(json.loads(self.texts.read(start, end))):
-                yield Document(" ".join(tokens) + " " * (not last), name, tokens, partition=partition, last=last)
+                yield Document(" ".join(tokens) + " " * (not last), name, tokens, partition=split, last=last)
         elif end - start <= PIECE_CHARS:
-            yield Document(self.texts.read(start, end).decode("utf-8"), name, partition=partition)
+            yield Document(self.texts.read(start, end).decode("utf-8"), name, partition=split)
         else:
             for text, last in text_pieces(self.texts.decoded(start, end)):
-                yield Document(text, name, partition=partition, last=last)
+                yield Document(text, name, partition=split, last=last)
 
     def tail(self, segment: int, room: int) -> bytes:
         """The last bytes of a segment, at most `room`."""
@@ -296,27 +282,20 @@ class _Builder:
         self._ends.append(self._texts.size)
         self._codes.append(code)
         self._content.update(_DOCUMENT_END)
-        total = self._totals[code]
-        total[0] += 1
-        total[1] += self._bytes
-        total[2] += self._chars
+        for i, more in enumerate((1, self._bytes, self._chars)):
+            self._totals[code][i] += more
         self._key, self._bytes, self._chars = hashlib.sha256(), 0, 0
 
     def _code(self, document: Document) -> int:
-        if document.partition and self._rule.named:
-            self._placed = True
+        named = self._rule.named and bool(document.partition)
+        self._placed |= named or bool(document.group)
+        if named:
             return SPLITS.index(document.partition)
-        if document.group:
-            self._placed = True
-            return code_of(hashlib.sha256(document.group.encode("utf-8")).digest(), self._rule.shares)
-        return code_of(self._key.digest(), self._rule.shares)
+        key = hashlib.sha256(document.group.encode("utf-8")) if document.group else self._key
+        return code_of(key.digest(), self._rule.shares)
 
     def finish(self, name: str) -> Corpus:
-        """The corpus.
-
-        Raises:
-            EmptyDataError: no text at all, or a split that should have some has none.
-        """
+        """The corpus; EmptyDataError where there is no text at all, or none in a split that should have some."""
         if not self._codes:
             raise EmptyDataError(f"{name} holds no text", "give a source with at least one character")
         edges, codes_N = np.frombuffer(self._ends, dtype=np.int64), np.frombuffer(self._codes, dtype=np.uint8)
@@ -326,8 +305,7 @@ class _Builder:
         cut = few and not self._placed and not self._pretokenised and max(self._rule.shares) < 1
         if cut:
             order = [SPLITS.index(split) for split in self._rule.order]
-            shares = [self._rule.shares[split] for split in order]
-            cuts = position_cuts(edges.tolist(), shares, self._texts.read)
+            cuts = position_cuts(edges.tolist(), [self._rule.shares[split] for split in order], self._texts.read)
             edges = np.union1d(edges, cuts)
             codes_N = np.array(order, np.uint8)[np.searchsorted(cuts, edges[:-1], side="right")]
             owners_N = np.searchsorted(self._ends, edges[:-1], side="right") - 1
@@ -339,17 +317,13 @@ class _Builder:
         if lacking := self._lacking(sizes):
             problem = f"{name} leaves {' and '.join(lacking)} empty ({rule})"
             raise EmptyDataError(problem, "give more text, other shares (--split 0.9,0.05,0.05) or --split none")
-        columns = zip(*map(dataclasses.astuple, sizes.values()), strict=True)
-        sizes["all"] = SplitSize(*map(sum, columns))
+        sizes["all"] = SplitSize(*map(sum, zip(*map(dataclasses.astuple, sizes.values()), strict=True)))
         return Corpus(name, self._content.hexdigest(), rule, tokens, self._skipped, sizes, segments)
 
     def _lacking(self, sizes: Mapping[str, SplitSize]) -> list[str]:
         """The splits that should have documents and have none."""
-        return [
-            split
-            for split, share in zip(SPLITS, self._rule.shares, strict=True)
-            if share and not sizes[split].documents
-        ]
+        shares = zip(SPLITS, self._rule.shares, strict=True)
+        return [split for split, share in shares if share > 0 and not sizes[split].documents]
 
     def _sentence(self, cut: bool) -> str:
         if self._rule.sentence:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 PIECE_CHARS = 1 << 20
-"""No piece is longer than this many characters, so that any corpus is read in bounded memory."""
+"""No piece has more characters than this, so that any corpus is read in bounded memory."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,12 @@ def text_pieces(texts: Iterable[str], limit: int = PIECE_CHARS) -> Iterator[tupl
     for text in texts:
         held += text
         while len(held) > limit:
-            end = _seam(held, limit)
+            space = max(held.rfind(" ", 0, limit), held.rfind("\t", 0, limit))
+            end = held.rfind("\n", 0, limit) + 1 or space + 1 or limit
             yield held[:end], False
             held = held[end:]
     if held:
         yield held, True
-
-
-def _seam(text: str, limit: int) -> int:
-    line = text.rfind("\n", 0, limit) + 1
-    return line or max(text.rfind(" ", 0, limit), text.rfind("\t", 0, limit)) + 1 or limit
 
 
 def token_pieces(tokens: Sequence[str], limit: int = PIECE_CHARS) -> Iterator[tuple[tuple[str, ...], bool]]:

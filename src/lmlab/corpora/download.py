@@ -11,13 +11,13 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmlab.corpora.cache import file_sha256
+from lmlab.corpora.raw import Progress
 from lmlab.errors import DownloadError
 
-Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0
 
@@ -35,7 +35,7 @@ def download(
     attempts: int = 3,
     pause: float = 1.0,
 ) -> str:
-    """Download a file from the first address that has it.
+    """Download a file from the first address that has it, and return its SHA-256.
 
     Args:
         urls: addresses of the same file, tried in order.
@@ -44,9 +44,6 @@ def download(
         progress: called with the bytes so far and their total, None where unknown.
         attempts: how often one address is tried.
         pause: seconds before the second attempt, doubled before each further one.
-
-    Returns:
-        The file's SHA-256.
 
     Raises:
         DownloadError: no address has it, or what came is not the file expected.

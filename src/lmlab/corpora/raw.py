@@ -1,4 +1,4 @@
-r"""The bottom: where bytes come from, and how they become text.
+r"""Where bytes come from (files, folders, zip files, standard input), and how they become text.
 
 An `Origin` is one stream of bytes with a name. `inflate` undoes .gz and .zst, `decode` makes text of it: UTF-8, a
 byte-order mark dropped, `\r\n` turned into `\n`, all else as it stood. Every generator here holds about a megabyte.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import os
 import sys
 import zipfile
 import zlib
@@ -18,12 +19,15 @@ from typing import Any
 
 import zstandard
 
-from lmlab.errors import DataError
+from lmlab.errors import DataError, EmptyDataError
 
 CHUNK = 1 << 20
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes read so far and their total, None where unknown."""
 HEAD = 8 << 10
 """A NUL within so many bytes of the start makes a file binary."""
 _PACKED_CHUNK = 8 << 10  # small, since a few bytes may unpack to many thousand times as much
+_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(31),  # 31: a gzip header and its checksum
@@ -40,6 +44,16 @@ class Origin:
     read: Callable[[], Iterator[bytes]]  # opens the stream and yields it in chunks
     size: int | None = None  # in bytes, where known
     partition: str = ""  # the split that all of it belongs to, or empty
+
+
+def kind_of(name: str) -> str:
+    """What a name's endings tell: "jsonl", "json", "csv", "tsv", "parquet", else "text".
+
+    >>> kind_of("papers.JSONL.gz"), kind_of("poem.txt")
+    ('jsonl', 'text')
+    """
+    path = Path(name.lower())
+    return _KINDS.get((path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix, "text")
 
 
 def file_origin(path: Path, partition: str = "", name: str = "") -> Origin:
@@ -64,6 +78,29 @@ def zip_origins(path: Path, members: Iterable[tuple[str, str]]) -> list[Origin]:
         for pattern, partition in members
         for name in sorted(name for name in sizes if Path(name).match(pattern))
     ]
+
+
+def folder_origins(folder: Path, unit: str) -> tuple[list[Origin], int]:
+    """The text files of a folder, and how many files were skipped: binary, empty or unreadable ones.
+
+    Files are sorted by their path from the folder, the same on every machine. Hidden files and folders and
+    `__pycache__` are passed over without counting. With unit "record", only files whose ending tells of records count.
+    """
+    paths: list[Path] = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        paths += [Path(root, name) for name in files if not name.startswith(".")]
+    paths = sorted(filter(Path.is_file, paths), key=lambda path: path.relative_to(folder).as_posix())
+    origins = []
+    for path in paths:
+        origin = file_origin(path, name=str(Path(folder.name) / path.relative_to(folder)))
+        wanted = kind_of(origin.name) != "text" if unit == "record" else True
+        if os.access(path, os.R_OK) and wanted and (unit == "record" or is_text(origin)):
+            origins.append(origin)
+    skipped = len(paths) - len(origins)
+    if not origins:
+        raise EmptyDataError(f"{folder} holds no text file ({skipped} skipped)", "give a folder with UTF-8 text in it")
+    return origins, skipped
 
 
 def sliced(origin: Origin, start: int, stop: int | None, partition: str) -> Origin:
@@ -104,11 +141,7 @@ def _read_member(path: Path, name: str) -> Iterator[bytes]:
 
 
 def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Undo the compression that a name's ending tells of.
-
-    Raises:
-        DataError: the stream is damaged or ends too early.
-    """
+    """Undo the compression that a name's ending tells of; DataError where the stream is damaged or ends too early."""
     ending = Path(name).suffix.lower()
     if ending not in _DECOMPRESSORS:
         yield from chunks
@@ -130,11 +163,7 @@ def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
 
 
 def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
-    """Bytes to text; `errors` is "strict" or "replace".
-
-    Raises:
-        DataError: a NUL or a byte that is no UTF-8, with its exact offset (after unpacking).
-    """
+    """Bytes to text; DataError for a NUL or a byte that is no UTF-8, with its exact offset (after unpacking)."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     offset, first, held = 0, True, ""
     for chunk in chunks:
@@ -163,8 +192,7 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, name:
 
 
 def _refuse_nul(chunk: bytes, offset: int, name: str, errors: str) -> None:
-    at = chunk.find(b"\0")
-    if at < 0:
+    if (at := chunk.find(b"\0")) < 0:
         return
     if offset + at < HEAD:
         wide = offset == 0 and chunk[:2] in (b"\xff\xfe", b"\xfe\xff")

@@ -14,52 +14,33 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lmlab.corpora.document import PIECE_CHARS, Document
-from lmlab.corpora.raw import CHUNK, Origin, decode, inflate
+from lmlab.corpora.raw import CHUNK, Origin, decode, inflate, kind_of
 from lmlab.corpora.settings import DataSettings, parse_template
 from lmlab.errors import DataError, MissingExtraError
 
 Record = tuple[str, Mapping[str, Any]]
 TEXT_FIELDS = ("text", "code_tokens", "code", "content", "body", "document")
 PARTITIONS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
-_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _LONGEST_FIELD = 1 << 26  # of a CSV, in characters: an unclosed quote must not swallow a whole file
 _SPACE = re.compile(r"\s*")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 
 
-def kind_of(name: str) -> str:
-    """What a name's endings tell: "jsonl", "json", "csv", "tsv", "parquet", else "text".
-
-    >>> kind_of("papers.JSONL.gz"), kind_of("poem.txt")
-    ('jsonl', 'text')
-    """
-    path = Path(name.lower())
-    return _KINDS.get((path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix, "text")
-
-
 def read_documents(origin: Origin, settings: DataSettings, group_field: str = "") -> Iterator[Document]:
-    """The documents of one stream, whose name tells the container.
-
-    `group_field` is the field of a record whose equal values stay in one split, or empty.
-
-    Raises:
-        DataError: naming the file and the line or the byte.
-    """
+    """The documents of one stream, whose name tells the container; records of equal `group_field` stay in one split."""
     name, kind, chunks = origin.name, kind_of(origin.name), inflate(origin.read(), origin.name)
     if settings.unit in ("document", "line") or (kind == "text" and settings.unit != "record"):
         return text_documents(decode(chunks, name, settings.errors), name, settings.unit, origin.partition)
     if kind == "parquet":
         records = _parquet(chunks, name)
+    elif kind in ("csv", "tsv"):
+        delimiter = "," if kind == "csv" else "\t"
+        records = _csv(decode(chunks, name, settings.errors), name, settings.columns, delimiter)
     else:
-        texts = decode(chunks, name, settings.errors)
-        if kind in ("csv", "tsv"):
-            records = _csv(texts, name, settings.columns, "," if kind == "csv" else "\t")
-        else:
-            records = (_json if kind == "json" else _json_lines)(texts, name)
+        records = (_json if kind == "json" else _json_lines)(decode(chunks, name, settings.errors), name)
     return (_document(where, record, settings, origin.partition, group_field) for where, record in records)
 
 

@@ -18,11 +18,7 @@ SPLITS: Order = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class DataSettings(config.Settings):
-    """How a source is read and split.
-
-    Raises:
-        SettingError: a value outside its bound, shares that do not sum to 1, a template without a field.
-    """
+    """How a source is read and split."""
 
     unit: str = setting(
         "auto",

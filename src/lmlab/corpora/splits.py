@@ -39,7 +39,7 @@ def choose_rule(settings: DataSettings, own: SplitRule) -> SplitRule:
 
 
 def code_of(digest: bytes, shares: Shares) -> int:
-    """The split (0 train, 1 valid, 2 test) of a SHA-256 digest: its first 64 bits, uniform in [0, 1), against shares.
+    """The split (0 train, 1 valid, 2 test) of a SHA-256 digest: its first 53 bits, a number in [0, 1), against shares.
 
     >>> import hashlib
     >>> SPLITS[code_of(hashlib.sha256(b"some text").digest(), (0.0, 1.0, 0.0))]

@@ -1,7 +1,7 @@
 """What a tokenizer is: text to ids, ids to text, and a file that the `tokenizers` library can read.
 
     tokenizer = build_tokenizer("char", {"lower": True}, documents)  # the vocabulary comes from these documents alone
-    ids = tokenizer.encode("To be").ids                        # without <bos> and <eos>
+    ids = tokenizer.encode("To be").ids                              # without <bos> and <eos>
     text = tokenizer.decode(ids)
 
 Ids 0 to 3 are the special tokens of `lmlab.vocabulary` in every tokenizer. No text ever encodes to PAD, BOS or EOS: a
@@ -52,10 +52,8 @@ class Encoded(NamedTuple):
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
-    Args:
-        settings: an instance of the class's own `Settings`.
-        tokens: the spelling of every id, the special tokens first.
-        merges: pairs of tokens in the order in which bpe merges them; empty for all other kinds.
+    `settings` is an instance of the class's own `Settings`, `tokens` the spelling of every id, `merges` (of bpe alone)
+    the pairs of tokens in the order in which they are merged.
     """
 
     kind: ClassVar[str]
@@ -122,19 +120,11 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def load(cls, folder: Path, settings: Any) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtifactError: the file is missing or damaged.
-        """
+        """Read what `save` wrote; ArtifactError where it is missing or damaged."""
         return cls(settings, *_read_model(folder / FILE))
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The ids as an int64 array.
-
-        Raises:
-            UsageError: an id outside the vocabulary.
-        """
+        """The ids as an int64 array; UsageError where one is outside the vocabulary."""
         ids_N = np.asarray(ids, dtype=np.int64)
         if ids_N.size and (ids_N.min() < 0 or ids_N.max() >= self.vocab_size):
             wrong = ids_N[(ids_N < 0) | (ids_N >= self.vocab_size)][0]
@@ -155,45 +145,35 @@ def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[
 
 
 def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
-    """Load a tokenizer of a registered kind from what its `save` wrote.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-    """
+    """Load what the `save` of a registered kind wrote; ArtifactError where it is missing or damaged."""
     cls = registry.resolve("tokenizer", kind)
     return cls.load(folder, cls.Settings.make(settings, "tokenizer"))
 
 
 class Coverage(NamedTuple):
-    """How much of a text a vocabulary knows.
-
-    Attributes:
-        tokens: the number of tokens in the text.
-        unknown_tokens: the number of those that became `[UNK]`.
-        unknown_bytes: the UTF-8 bytes of these.
-        types: the number of entries of the vocabulary that occur in the text, without the special tokens.
-        share: the known tokens' share of all, 1 for an empty text.
-    """
+    """How much of a text a vocabulary knows: `types` entries of it occur there, the special tokens not counted."""
 
     tokens: int
     unknown_tokens: int
     unknown_bytes: int
     types: int
-    share: float
+
+    @property
+    def share(self) -> float:
+        """The known tokens' share of all, 1 for an empty text."""
+        return 1 - self.unknown_tokens / max(self.tokens, 1)
 
 
 def coverage(tokenizer: Tokenizer, documents: Iterable[Document]) -> Coverage:
     """Measure how much of these documents a tokenizer's vocabulary knows, in bounded memory."""
     tokens = unknown_tokens = unknown_bytes = 0
     seen_V = np.zeros(tokenizer.vocab_size, dtype=bool)
-    for document in documents:
-        encoded = tokenizer.encode_document(document)
+    for encoded in map(tokenizer.encode_document, documents):
         tokens += len(encoded.ids)
         unknown_tokens += encoded.unknown_tokens
         unknown_bytes += encoded.unknown_bytes
         seen_V[encoded.ids] = True
-    types = int(np.count_nonzero(seen_V[len(SPECIALS) :]))
-    return Coverage(tokens, unknown_tokens, unknown_bytes, types, 1 - unknown_tokens / max(tokens, 1))
+    return Coverage(tokens, unknown_tokens, unknown_bytes, int(np.count_nonzero(seen_V[len(SPECIALS) :])))
 
 
 def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> tuple[str, ...]:

@@ -78,19 +78,20 @@ class Batch:
         return Batch(moved(self.ids_BT), moved(self.targets_BT), self.carry, fresh_B)
 
 
+@dataclass(frozen=True)
 class Epoch(Sequence[Batch]):
     """The batches of one epoch, each made when asked for."""
 
-    def __init__(self, length: int, make: Callable[[int], Batch]) -> None:
-        self._length, self._make = length, make
+    length: int
+    make: Callable[[int], Batch]
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
-        if not 0 <= index < self._length:
+        if not 0 <= index < self.length:
             raise IndexError(index)
-        return self._make(index)
+        return self.make(index)
 
 
 class Batches(abc.ABC):
@@ -163,15 +164,13 @@ class Columns(Batches):
     def __init__(
         self, store: TokenStore, rows: int, length: int, seed: int = 0, *, restart: float = 0.0, roll: bool = True
     ) -> None:
-        self._ids_N = store.ids
+        self._ids_N, self._seed, self._restart, self._roll = store.ids, seed, restart, roll
         self._rows = max(1, min(rows, (len(store.ids) - 1) // 2))
         self._length = min(length, (len(store.ids) - 1) // self._rows)
         if self._length < 1:
             raise EmptyDataError(f"the split holds {len(store.ids)} tokens, fewer than 2", "give it more text")
-        self._seed, self._restart, self._roll = seed, restart, roll
 
     def epoch(self, number: int) -> Epoch:
-        """The batches of an epoch, as many as the columns fill."""
         total = len(self._ids_N)
         column = (total - 1) // self._rows
         start = int(np.random.default_rng([self._seed, number]).integers(total)) if self._roll else 0
@@ -203,14 +202,7 @@ class Lines(Batches):
     """
 
     def __init__(
-        self,
-        store: TokenStore,
-        rows: int,
-        length: int,
-        seed: int = 0,
-        *,
-        budget: int | None = None,
-        bucket: bool = True,
+        self, store: TokenStore, rows: int, length: int, seed: int = 0, budget: int | None = None, bucket: bool = True
     ) -> None:
         if budget is not None and budget < length:
             raise SettingError("batch_tokens", budget, f"at least the length of the longest row, {length}")
@@ -222,14 +214,13 @@ class Lines(Batches):
         self._pool = _POOL_BATCHES * (rows if budget is None else max(1, int(budget / mean)))
 
     def epoch(self, number: int) -> Epoch:
-        """The batches of an epoch, every stretch once. With a budget all lengths are read here, to count them."""
         order = _Shuffle(len(self._stretches), np.random.default_rng([self._seed, number]))
         pool = lru_cache(1)(partial(self._pooled, number, order))
         total = len(self._stretches)
         pools = np.arange(-(-total // self._pool))
         if self._budget is None:
             ends_P = np.minimum(_POOL_BATCHES * (pools + 1), -(-total // self._rows))
-        else:
+        else:  # all lengths are read, to count the batches
             ends_P = np.cumsum([len(pool(nth)[2]) for nth in pools.tolist()])
 
         def make(index: int) -> Batch:
@@ -313,7 +304,6 @@ class Windows(Batches):
         self._starts = range(0, len(store.ids) - length, stride or length)
 
     def epoch(self, number: int) -> Epoch:
-        """The batches of an epoch, every window once."""
         total = len(self._starts)
         order = _Shuffle(total, np.random.default_rng([self._seed, number]))
 

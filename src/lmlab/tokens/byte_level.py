@@ -54,19 +54,15 @@ class ByteLevelTokenizer(Tokenizer):
         self._bytes_V = specials + [bytes(byte_of[symbol] for symbol in token) for token in own]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Joins the bytes of the ids; what is no UTF-8 becomes U+FFFD."""
         return b"".join(map(self._bytes_V.__getitem__, self.checked(ids).tolist())).decode("utf-8", "replace")
 
     def surface(self, id: int, previous: int | None) -> bytes:
-        """The bytes of an id, whatever stands before it."""
         return self._bytes_V[id]
 
     def token_text(self, id: int) -> str:
-        r"""The text of an id; bytes of an unfinished character as `\xNN`."""
         return self._bytes_V[id].decode("utf-8", "backslashreplace") if id >= len(SPECIALS) else SPECIALS[id]
 
     def spans(self, text: str) -> list[str]:
-        r"""The text of every id; bytes of an unfinished character as `\xNN`."""
         return list(map(self.token_text, self.encode(text).ids.tolist()))
 
 
@@ -93,15 +89,12 @@ class ByteTokenizer(ByteLevelTokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """The one byte tokenizer there is; the documents are not read."""
         return cls(settings, SPECIALS + byte_symbols())
 
     def encode(self, text: str) -> Encoded:
-        """Adds the number of special tokens to every byte."""
         return Encoded(np.frombuffer(clean(text).encode(), dtype=np.uint8) + np.uint32(len(SPECIALS)))
 
     def reference(self) -> HFTokenizer:
-        """A byte-level bpe without merges."""
         return _byte_level(self.tokens, merges=(), split_words=False)
 
 
@@ -132,7 +125,6 @@ class BPETokenizer(ByteLevelTokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """Learns the merges; without documents, every byte is a token of its own."""
         trainer = trainers.BpeTrainer(
             vocab_size=settings.vocab_size,
             min_frequency=settings.min_count,
@@ -147,12 +139,10 @@ class BPETokenizer(ByteLevelTokenizer):
         return cls(settings, tokens, [(a, b) for a, b in model["merges"]])
 
     def encode(self, text: str) -> Encoded:
-        """Encodes slices of the text in parallel."""
         encodings = self._tokenizer.encode_batch_fast(list(_cut(clean(text))), add_special_tokens=False)
         return Encoded(np.concatenate([np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]))
 
     def reference(self) -> HFTokenizer:
-        """The tokenizer that does the work."""
         return self._tokenizer
 
 

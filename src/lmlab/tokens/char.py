@@ -53,12 +53,10 @@ class CharTokenizer(Tokenizer):
 
     @property
     def normalisation(self) -> str:
-        """Lower case, where the settings ask for it."""
         return "Every character is turned to lower case on its own." if self.settings.lower else ""
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """Counts the characters of the documents."""
         count_P = np.zeros(CODE_POINTS, dtype=np.int64)
         for text in _joined(documents):
             count_P += np.bincount(_points(_normal(text, settings)), minlength=CODE_POINTS)
@@ -66,7 +64,6 @@ class CharTokenizer(Tokenizer):
         return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
 
     def encode(self, text: str) -> Encoded:
-        """Looks every code point up in a table."""
         points_N = _points(self.normalise(text))
         ids_N = self._id_P[points_N]
         unknown_U = points_N[ids_N == UNK]
@@ -74,25 +71,20 @@ class CharTokenizer(Tokenizer):
         return Encoded(ids_N, unknown_bytes=len(unknown_U) + longer)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Looks the code point of every id up in a table."""
         ids_N = self.checked(ids)
         spoken_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
         return self._point_V[spoken_N].tobytes().decode("utf-32-le")
 
     def surface(self, id: int, previous: int | None) -> bytes:
-        """The bytes of a character, whatever stands before it."""
         return b"" if id in SILENT else chr(self._point_V[id]).encode()
 
     def normalise(self, text: str) -> str:
-        """The text without lone surrogates, in lower case where the settings ask for it."""
         return _normal(text, self.settings)
 
     def spans(self, text: str) -> list[str]:
-        """The characters of the normalised text."""
         return list(self.normalise(text))
 
     def reference(self) -> HFTokenizer:
-        """A tokenizer that splits after every character and looks it up."""
         tokenizer = HFTokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))
         if self.settings.lower:
             tokenizer.normalizer = normalizers.Lowercase()

@@ -65,15 +65,12 @@ class TokenStore:
         folder: Path,
         tokenizer: Tokenizer,
         documents: Iterable[Document],
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> Self:
         """Encode documents into a new folder, in memory that does not grow with them, and open it.
 
-        Args:
-            folder: must not exist.
-            tokenizer: encodes each document, or each piece of one, on its own.
-            documents: one with `last=False` is continued by the next.
-            progress: called with the bytes of text done so far, about once a mebibyte and at the end.
+        A document with `last=False` is continued by the next one; each piece is encoded on its own. `progress` is
+        called with the bytes of text done so far, about once a mebibyte and at the end.
 
         Raises:
             RunExistsError: the folder is there already.
@@ -87,11 +84,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `build` wrote.
-
-        Raises:
-            ArtifactError: a file is missing, cut short or damaged.
-        """
+        """Memory-map what `build` wrote; ArtifactError where a file is missing, cut short or damaged."""
         remedy = "remove the folder and encode the text again"
         try:
             totals = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -141,7 +134,7 @@ class TokenStore:
         return self.documents
 
 
-TOTALS = {field.name for field in dataclasses.fields(TokenStore)} - {"ids", "offsets"}
+TOTALS = [field.name for field in dataclasses.fields(TokenStore) if field.name not in ("ids", "offsets")]
 
 
 def _write(
@@ -149,12 +142,12 @@ def _write(
     documents: Iterable[Document],
     ids_file: IO[bytes],
     offsets_file: IO[bytes],
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Write documents end to end, one piece of one of them at a time, and return the totals."""
+    totals: dict[str, Any] = dict.fromkeys(TOTALS, 0) | {"vocab_size": tokenizer.vocab_size}
     dtype, digest = _dtype(tokenizer.vocab_size), hashlib.sha256()
-    count = text_bytes = text_chars = unknown_tokens = unknown_bytes = end = announced = 0
-    inside = False
+    end, announced, last = 0, 0, True
 
     def write(ids_N: np.ndarray) -> None:
         nonlocal end
@@ -163,45 +156,31 @@ def _write(
         ids_file.write(data)
         end += len(ids_N)
 
-    def begin_document() -> None:
-        offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
-
+    bos, eos = np.array([BOS], dtype), np.array([EOS], dtype)
     _write_header(offsets_file, 0)
     for document in documents:
-        if not inside:
-            begin_document()
-            write(np.array([BOS]))
-        encoded = tokenizer.encode_document(document)
+        if last:
+            offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
+            totals["documents"] += 1
+            write(bos)
+        encoded, last = tokenizer.encode_document(document), document.last
         write(encoded.ids)
-        text_bytes += len(document.text.encode("utf-8", "surrogatepass"))
-        text_chars += len(document.text)
-        unknown_tokens += encoded.unknown_tokens
-        unknown_bytes += encoded.unknown_bytes
-        inside = not document.last
-        if document.last:
-            write(np.array([EOS]))
-            count += 1
-        if progress and text_bytes - announced >= PROGRESS_BYTES:
-            announced = text_bytes
+        totals["text_bytes"] += len(document.text.encode("utf-8", "surrogatepass"))
+        totals["text_chars"] += len(document.text)
+        totals["unknown_tokens"] += encoded.unknown_tokens
+        totals["unknown_bytes"] += encoded.unknown_bytes
+        if last:
+            write(eos)
+        if totals["text_bytes"] - announced >= PROGRESS_BYTES:
+            announced = totals["text_bytes"]
             progress(announced)
-    if inside:  # the last document was left open
-        write(np.array([EOS]))
-        count += 1
-    begin_document()  # of the one after the last: the end
+    if not last:
+        write(eos)
+    offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
     offsets_file.seek(0)
-    _write_header(offsets_file, count + 1)
-    if progress:
-        progress(text_bytes)
-    return {
-        "vocab_size": tokenizer.vocab_size,
-        "documents": count,
-        "tokens": end - count,
-        "text_bytes": text_bytes,
-        "text_chars": text_chars,
-        "unknown_tokens": unknown_tokens,
-        "unknown_bytes": unknown_bytes,
-        "sha256": digest.hexdigest(),
-    }
+    _write_header(offsets_file, totals["documents"] + 1)
+    progress(totals["text_bytes"])
+    return totals | {"tokens": end - totals["documents"], "sha256": digest.hexdigest()}
 
 
 def _dtype(vocab_size: int) -> np.dtype[Any]:
@@ -215,6 +194,6 @@ def _write_header(file: IO[bytes], length: int) -> None:
 
 
 def _are_totals(content: object) -> TypeGuard[dict[str, Any]]:
-    if not isinstance(content, dict) or content.keys() != TOTALS:
+    if not isinstance(content, dict) or content.keys() != set(TOTALS):
         return False
     return all(isinstance(value, str if name == "sha256" else int) for name, value in content.items())

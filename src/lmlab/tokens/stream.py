@@ -8,10 +8,7 @@ from lmlab.tokens.base import SILENT, Tokenizer
 
 
 class TextStream:
-    """Decodes ids as they come. All that `push` and the final `flush` return, joined, is `tokenizer.decode(ids)`.
-
-    Args:
-        tokenizer: what the ids were made by.
+    """Decodes ids as they come: all that `push` and the final `flush` return, joined, is `tokenizer.decode(ids)`.
 
     >>> from lmlab.tokens import build_tokenizer
     >>> stream = TextStream(build_tokenizer("byte", {}, []))
@@ -25,11 +22,7 @@ class TextStream:
         self._previous: int | None = None
 
     def push(self, id: int) -> str:
-        """The text that is now certain: empty while a character is unfinished.
-
-        Raises:
-            UsageError: the id is outside the vocabulary.
-        """
+        """The text that is now certain, empty while a character is unfinished; UsageError for an unknown id."""
         self._tokenizer.checked([id])
         text = self._decoder.decode(self._tokenizer.surface(id, self._previous))
         if id not in SILENT:
@@ -37,7 +30,7 @@ class TextStream:
         return text
 
     def flush(self) -> str:
-        """What was held back; the stream is then new."""
+        """The text that was held back; the stream is then as new."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._previous = None

@@ -1,6 +1,8 @@
-"""Tokenizers of whole words: what they share, and the word tokenizer.
+"""Tokenizers of whole words: natural language, and Python source.
 
-The word tokenizer gives one id to a word, a punctuation mark or a newline; or to a run of non-space, as KenLM splits.
+    word  one id a word, a punctuation mark or a newline; or one a run of non-space, as KenLM splits
+    code  one id a token of Python source
+
 Decoding puts the gaps between words back by rule, so that the text that comes out splits into the same words again.
 """
 
@@ -12,10 +14,10 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,17 +62,14 @@ class WordsTokenizer(Tokenizer):
     The gap between two neighbours is the smaller of what the left one wants after it and the right one before it.
     """
 
+    _after: Mapping[str, int] = {}
+    """The widest gap (an index of `GAPS`) after a token, where it is not a space."""
+    _before: Mapping[str, int] = {}
+    """The widest gap before a token, where any is allowed."""
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIALS)}
-
-    @cached_property
-    def _after_V(self) -> np.ndarray:
-        return np.fromiter(map(self.after, self.tokens), np.uint8, self.vocab_size)
-
-    @cached_property
-    def _before_V(self) -> np.ndarray:
-        return np.fromiter(map(self.before, self.tokens), np.uint8, self.vocab_size)
 
     @abc.abstractmethod
     def tokenise(self, text: str) -> list[str]:
@@ -80,22 +79,14 @@ class WordsTokenizer(Tokenizer):
         """The words of a record that came tokenised: its tokens, but for the settings."""
         return list(tokens)
 
-    @abc.abstractmethod
-    def after(self, token: str) -> int:
-        """The widest gap (an index of `GAPS`) that a token allows after it."""
-
-    @abc.abstractmethod
-    def before(self, token: str) -> int:
-        """The widest gap (an index of `GAPS`) that a token allows before it."""
-
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """Counts the words of the documents, in bounded memory where the vocabulary has a size."""
         reader = cls(settings, SPECIALS)
         counts: Counter[str] = Counter()
         dropped = 0
         for document in documents:
             counts.update(reader.words(document))
+            # a vocabulary of known size is counted in bounded memory
             while settings.vocab_size is not None and len(counts) > max(MOST_TYPES, 2 * settings.vocab_size):
                 dropped += 1
                 counts = Counter({word: count for word, count in counts.items() if count > dropped})
@@ -108,11 +99,9 @@ class WordsTokenizer(Tokenizer):
         return self.adopt(clean(token) for token in document.tokens if token)
 
     def encode(self, text: str) -> Encoded:
-        """Looks every word of a text up."""
         return self._look_up(self.tokenise(text))
 
     def encode_document(self, document: Document) -> Encoded:
-        """Looks every word up: the document's own tokens where it came with them, else the words of its text."""
         return self._look_up(self.words(document))
 
     def _look_up(self, words: list[str]) -> Encoded:
@@ -121,37 +110,29 @@ class WordsTokenizer(Tokenizer):
         return Encoded(ids_N, unknown_bytes=sum(len(words[i].encode()) for i in unknown))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Joins the words by their gaps; UNK is `[UNK]`."""
-        ids_N = self.checked(ids)
-        ids_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
-        gaps_N = np.minimum(self._after_V[ids_N[:-1]], self._before_V[ids_N[1:]])
-        joined = [""] * max(2 * len(ids_N) - 1, 0)
-        joined[::2] = map(self.tokens.__getitem__, ids_N.tolist())
-        joined[1::2] = map(GAPS.__getitem__, gaps_N.tolist())
-        return "".join(joined)
+        return self.detokenise([self.tokens[id] for id in self.checked(ids).tolist() if id not in SILENT])
 
     def detokenise(self, words: Sequence[str]) -> str:
         """Words joined by their gaps, whether they are known or not."""
-        gaps = (GAPS[min(self.after(left), self.before(right))] for left, right in pairwise(words))
+        gaps = map(self._gap, words, words[1:])
         return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=False))
 
+    def _gap(self, left: str, right: str) -> str:
+        return GAPS[min(self._after.get(left, SPACE), self._before.get(right, NEWLINE))]
+
     def surface(self, id: int, previous: int | None) -> bytes:
-        """A word, after the gap between it and the word before."""
         if id in SILENT:
             return b""
-        gap = "" if previous is None else GAPS[min(self._after_V[previous], self._before_V[id])]
+        gap = "" if previous is None else self._gap(self.tokens[previous], self.tokens[id])
         return (gap + self.tokens[id]).encode()
 
     def normalise(self, text: str) -> str:
-        """The words of a text joined by their gaps."""
         return self.detokenise(self.tokenise(text))
 
     def spans(self, text: str) -> list[str]:
-        """The words of a text."""
         return self.tokenise(text)
 
     def reference(self) -> HFTokenizer:
-        """A tokenizer that looks words up; a word that is spelled like a special token is unknown here too."""
         from tokenizers import Regex, models, normalizers
         from tokenizers import Tokenizer as HFTokenizer
 
@@ -160,7 +141,7 @@ class WordsTokenizer(Tokenizer):
         return tokenizer
 
     def save(self, folder: Path) -> None:
-        """Write what `reference` would write, some words at a time: a vocabulary may be millions of words."""
+        # what `reference` would write, some words at a time: a vocabulary may be millions of words
         before, after = json.dumps(_WRITTEN).split('"vocab": {}')
         with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
             file.write(before + '"vocab": {')
@@ -202,10 +183,11 @@ class WordTokenizer(WordsTokenizer):
     def __init__(self, settings: WordSettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(settings, tokens, merges)
         self._find = _pattern(settings.split, settings.strip_punctuation)
+        if settings.split == "punct":
+            self._after, self._before = dict.fromkeys(OPENERS, NO_GAP), dict.fromkeys(CLOSERS, NO_GAP)
 
     @property
     def normalisation(self) -> str:
-        """What becomes of white space, of capitals and of punctuation."""
         kept = "White space but newlines becomes one space between words, and none before , or after ( and their like"
         if self.settings.split == "space":
             kept = "Every run of white space (also newlines) becomes one space"
@@ -213,27 +195,17 @@ class WordTokenizer(WordsTokenizer):
         return kept + cased + ("; punctuation is dropped." if self.settings.strip_punctuation else ".")
 
     def tokenise(self, text: str) -> list[str]:
-        """The words, marks and newlines of a text, or its runs of non-space."""
         text = lower(clean(text)) if self.settings.lower else clean(text)
         if self.settings.strip_punctuation and self.settings.split == "space":
             text = _punctuation().sub("", text)
         return self._find.findall(text)
 
     def adopt(self, tokens: Iterable[str]) -> list[str]:
-        """The tokens of a record, in lower case and without punctuation where the settings ask for it."""
         if self.settings.lower:
             tokens = map(lower, tokens)
         if self.settings.strip_punctuation:
             tokens = filter(_pattern("punct", strip_punctuation=True).search, tokens)
         return list(tokens)
-
-    def after(self, token: str) -> int:
-        """No gap after an opening mark, else a space."""
-        return NO_GAP if token in OPENERS and self.settings.split == "punct" else SPACE
-
-    def before(self, token: str) -> int:
-        """No gap before a closing mark, else a space."""
-        return NO_GAP if token in CLOSERS and self.settings.split == "punct" else SPACE
 
 
 @functools.cache
@@ -260,3 +232,56 @@ def _letter() -> str:
     planes = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
     marks = "\u200c\u200d" + "".join(c for c in map(chr, planes) if unicodedata.category(c)[0] == "M")
     return rf"(?:\w|(?![\0-\x7f])[{marks}])"
+
+
+# One expression that no text can make fail. Strings are one token each, comments and white space are dropped, and what
+# is not Python is taken a character at a time. Every alternative is tried once a place and a quote that closes nowhere
+# once a line, so the time is linear in the text.
+_TOKEN = re.compile(
+    r"""
+    \#[^\r\n]*                                                              # a comment: matched, but not captured
+    | ( (?:[rbuf]|rb|br|rf|fr)?                                             # strings, with their prefixes
+        (?: '''(?:[^\\']|\\[\s\S]|'(?!''))*+'''
+          | \"""(?:[^\\"]|\\[\s\S]|"(?!""))*+\"""
+          | '(?:[^'\\\r\n]|\\(?:\r\n|[\s\S]))*+'
+          | "(?:[^"\\\r\n]|\\(?:\r\n|[\s\S]))*+" )
+      | 0x[\da-f_]+ | 0b[01_]+ | 0o[0-7_]+                                  # numbers
+      | (?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:e[+-]?\d[\d_]*)?j?
+      | [^\W\d]\w*                                                          # names and keywords
+      | \*\*=? | //=? | >>=? | <<=? | -> | := | \.\.\. | [-+*/%@&|^=<>!]=   # operators of more than one character
+      | \\['"\\]                                                            # no quote: what a string would escape
+      | \S )                                                                # anything else
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class CodeSettings(config.Settings):
+    """Settings of the code tokenizer."""
+
+    vocab_size: int | None = setting(40_000, "most ids, the four specials included; none: every token seen", ge=5)
+    min_count: int = setting(1, "a token seen less often is unknown", ge=1)
+
+
+class CodeTokenizer(WordsTokenizer):
+    r"""One id a token of Python source.
+
+    >>> from lmlab.corpora.document import Document
+    >>> tokenizer = CodeTokenizer.train([Document("def f(x): return x**2  # square")], CodeSettings())
+    >>> tokenizer.decode(tokenizer.encode("def f( x ):\n  return y").ids)
+    'def f ( x ) : return [UNK]'
+    """
+
+    kind = "code"
+    Settings = CodeSettings
+    settings: CodeSettings
+    _after: Mapping[str, int] = {"'": NEWLINE, '"': NEWLINE}
+    """A stray quote must not open a string with the next one."""
+
+    @property
+    def normalisation(self) -> str:
+        return "Tokens are joined by one space (a newline after a quote that opens no string); comments are dropped."
+
+    def tokenise(self, text: str) -> list[str]:
+        return list(filter(None, _TOKEN.findall(clean(text))))
