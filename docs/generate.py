@@ -11,7 +11,7 @@ from lmlab import registry
 from lmlab.cli import VERBS, overview, verb_parser
 from lmlab.config import Settings, described
 from lmlab.corpora import DataSettings
-from lmlab.facade.compose import KINDS
+from lmlab.facade.compose import ADAPTATIONS
 from lmlab.training.settings import TrainSettings
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def settings() -> str:
             own = getattr(cls, "training_defaults", {})
             if own:
                 parts.append("`train` defaults: " + ", ".join(f"{key} {value}" for key, value in own.items()) + "\n")
-    for name, cls in KINDS.items():
+    for name, cls in ADAPTATIONS.items():
         parts += [f"## adaptation `{name}`\n", table(cls)]
     return "\n".join(parts)
 
