@@ -1,11 +1,11 @@
-"""The one ruler: how well a model predicts a text, in the same units for every model and every tokenizer.
-
-Shapes: V the vocabulary, N tokens.
+"""How well a model predicts a text, in the same units for every model and every tokenizer.
 
 Each document is read after `<bos>`, its `<eos>` is predicted, and the context is reset between documents. Every token
 is scored once, given all that stands before it in its document (as far as the model can see). An unknown token costs
-its prediction as `[UNK]` and its spelling (`vocab.spelling_nats`), so that bits per byte compare a word model with a
-character model. Figures are sums over tokens, taken in float64, and do not depend on batches.
+its prediction as `[UNK]` and its spelling, so that bits per byte compare a word model with a character model. Figures
+are sums over tokens, taken in float64, and do not depend on batches.
+
+Shapes: V the vocabulary, N tokens.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Report:
         nats_per_token: total_nats / tokens.
         perplexity: exp(nats_per_token), per token.
         bits_per_char: total bits over the characters of the text as it stood before encoding.
-        bits_per_byte: the same over its UTF-8 bytes.
+        bits_per_byte: total bits over its UTF-8 bytes.
         unk_tokens: tokens outside the vocabulary.
-        unk_spelling_nats: what their spelling cost.
+        unk_spelling_nats: the cost of their spelling.
         perplexity_unk_as_class: perplexity per token where the spelling is not charged: the figure of papers with a
             closed vocabulary; not comparable between vocabularies.
         chars, bytes: of the text.
@@ -64,7 +64,7 @@ PROTOCOL = {
 }
 """How every figure of a `Report` is taken."""
 ADAPTED = "carried from document to document, in order; each token predicted before it is learned from"
-"""How a model that learns from what it reads uses what it learns."""
+"""What happens to what a model learns while it is scored."""
 
 
 def evaluate(model: LanguageModel, store: TokenStore, progress: Callable[[int], None] | None = None) -> Report:

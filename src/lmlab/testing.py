@@ -39,20 +39,14 @@ _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
 
 def rows_sum_to_one(model: LanguageModel) -> None:
     """The probabilities of what follows a context sum to one."""
-    prompts = _prompts(model)
-    first_BV, state = model.start(prompts)
-    next_BV, _ = model.step(state, _tokens(model, len(prompts)))
-    for where, logp_BV in (("start", first_BV), ("step", next_BV)):
+    for where, logp_BV in _first_rows(model).items():
         sums_B = logp_BV.double().exp().sum(-1)
         assert (sums_B - 1).abs().max() < 1e-4, f"{where}: the rows sum to {sums_B.tolist()}, not to one"
 
 
 def never_predicts_pad_bos(model: LanguageModel) -> None:
     """`[PAD]` and `<bos>` have probability exactly 0, after every context."""
-    prompts = _prompts(model)
-    first_BV, state = model.start(prompts)
-    next_BV, _ = model.step(state, _tokens(model, len(prompts)))
-    for where, logp_BV in (("start", first_BV), ("step", next_BV)):
+    for where, logp_BV in _first_rows(model).items():
         for token in NEVER_PREDICTED:
             shown = f"{where}: {SPECIALS[token]} is predicted"
             assert (logp_BV[:, token] == -math.inf).all(), f"{shown}, logp {logp_BV[:, token].tolist()}"
@@ -308,6 +302,13 @@ def _prompts(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> list[li
     """Random prompts of ordinary and unknown tokens, always the same."""
     rng = np.random.default_rng(0)
     return [rng.choice(_ordinary(model), size=length).tolist() for length in lengths]
+
+
+def _first_rows(model: LanguageModel) -> dict[str, Tensor]:
+    """The rows of `start` and of one `step` after it."""
+    prompts = _prompts(model)
+    first_BV, state = model.start(prompts)
+    return {"start": first_BV, "step": model.step(state, _tokens(model, len(prompts)))[0]}
 
 
 def _tokens(model: LanguageModel, rows: int, seed: int = 0) -> Tensor:

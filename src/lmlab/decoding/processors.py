@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmlab.config import Settings, setting
+from lmlab.config import Settings, described, setting
 
 Processor = Callable[[Sequence[Sequence[int]], Tensor], Tensor]
 
@@ -126,14 +126,9 @@ class NoRepeatNgram(Settings):
 
 
 NAMED: Mapping[str, Callable[[Any], Processor]] = {
-    "temperature": Temperature,
-    "top_k": TopK,
-    "top_p": TopP,
-    "min_p": MinP,
-    "typical": Typical,
-    "repetition_penalty": RepetitionPenalty,
-    "no_repeat_ngram": NoRepeatNgram,
+    described(kind)[0].name: kind for kind in (Temperature, TopK, TopP, MinP, Typical, RepetitionPenalty, NoRepeatNgram)
 }
+"""The processors by the name of their first setting."""
 
 
 def leading(values_BV: Tensor, k: int) -> Tensor:

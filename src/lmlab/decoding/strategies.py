@@ -4,8 +4,8 @@
         print(step.best[0].ids())
     results = finish(decode(model, prompt_ids, Beam(width=5), n=5))
 
-A strategy is an object that you name. The loop is stateful: one `start` for the prompt, then one `step` a token for
-all rows together; rows that end leave the batch, and beams take the model's state with them.
+A strategy is an object that you name. The loop calls `start` once for the prompt, then `step` once a token for all rows
+together; rows that end leave the batch, and beams take the model's state with them.
 
 Shapes: L live rows, V the vocabulary, K chosen continuations.
 """
@@ -29,11 +29,11 @@ from lmlab.decoding.branch import Branch, Step
 from lmlab.decoding.processors import NAMED, Processor, Temperature, leading
 from lmlab.decoding.stop import Stop
 from lmlab.errors import LmlabError, SettingError, UnknownNameError, UsageError
-from lmlab.models.base import LanguageModel, State
+from lmlab.models.base import LanguageModel
 
 
 class Search(ABC):
-    """One run of a strategy: what `decode` asks at each token."""
+    """One run of a strategy, which `decode` asks at each token."""
 
     rows = 1  # how many branches start from the prompt
 
@@ -110,12 +110,10 @@ class Sample:
     revises: ClassVar[bool] = False
 
     def __init__(self, *processors: Processor, seed: int | None = None, **named: float | None) -> None:
-        for given in processors:
-            if not callable(given):
-                raise UsageError(f"Sample got {given!r}, which is no processor", "name it, as in temperature=0.8")
-        for name in named:
-            if name not in NAMED:
-                raise UnknownNameError("keyword of Sample", name, NAMED)
+        if (wrong := next((given for given in processors if not callable(given)), None)) is not None:
+            raise UsageError(f"Sample got {wrong!r}, which is no processor", "name it, as in temperature=0.8")
+        if (unknown := next((name for name in named if name not in NAMED), None)) is not None:
+            raise UnknownNameError("keyword of Sample", unknown, NAMED)
         made = tuple(NAMED[name](value) for name, value in named.items() if value is not None)
         object.__setattr__(self, "processors", processors + made)
         object.__setattr__(self, "seed", secrets.randbits(32) if seed is None else _integer("seed", seed, 0))
@@ -194,15 +192,19 @@ def _steps(
     live = (Branch.root(),) * search.rows
     origin = [0] * search.rows  # the row of the model's state behind each live branch
     while True:
-        logp_LV = _checked(logp_BV).double().expand(len(live), -1)
+        if not logp_BV.amax(-1).isfinite().all():  # amax hands NaN on
+            problem = "the model gave NaN or no token at all"
+            raise LmlabError(problem, "its weights are damaged or its training diverged")
+        logp_LV = logp_BV.double().expand(len(live), -1)
         rows_K, tokens_K, drawn_K = search.choose(live, logp_LV)
         rows, tokens = rows_K.tolist(), tokens_K.tolist()
-        children = [
-            _ended(_grow(live[row], token, logp, drawn), model.eos, max_tokens, stop)
-            for row, token, logp, drawn in zip(
-                rows, tokens, logp_LV[rows_K, tokens_K].tolist(), drawn_K.tolist(), strict=True
-            )
-        ]
+        children = []
+        for row, token, logp, drawn in zip(
+            rows, tokens, logp_LV[rows_K, tokens_K].tolist(), drawn_K.tolist(), strict=True
+        ):
+            parent = live[row]
+            child = Branch(token, logp, drawn, parent.total + logp, parent.length + 1, parent)
+            children.append(_ended(child, model.eos, max_tokens, stop))
         search.settle(children)
         kept = [i for i, child in enumerate(children) if child.end is None]
         live = tuple(children[i] for i in kept)
@@ -210,13 +212,11 @@ def _steps(
         yield Step(live, tuple(child for child in children if child.end is not None), search.best(), done)
         if done:
             return
-        state = _select(state, [origin[rows[i]] for i in kept], len(logp_BV), tokens_K.device)
+        needed = [origin[rows[i]] for i in kept]
+        if needed != list(range(len(logp_BV))):
+            state = state.select(torch.tensor(needed, device=tokens_K.device))
         logp_BV, state = model.step(state, tokens_K[kept])
         origin = list(range(len(live)))
-
-
-def _grow(parent: Branch, token: int, logp: float, drawn_logp: float) -> Branch:
-    return Branch(token, logp, drawn_logp, parent.total + logp, parent.length + 1, parent)
 
 
 def _ended(branch: Branch, eos: int, max_tokens: int, stop: Stop | None) -> Branch:
@@ -228,19 +228,6 @@ def _ended(branch: Branch, eos: int, max_tokens: int, stop: Stop | None) -> Bran
     if branch.length >= max_tokens:
         return replace(branch, end="length")
     return branch
-
-
-def _select(state: State, rows: list[int], size: int, device: torch.device) -> State:
-    if rows == list(range(size)):
-        return state
-    return state.select(torch.tensor(rows, device=device))
-
-
-def _checked(logp_BV: Tensor) -> Tensor:
-    """The rows, none of which holds NaN (which `amax` hands on) or lacks a possible token."""
-    if not logp_BV.amax(-1).isfinite().all():
-        raise LmlabError("the model gave NaN or no token at all", "its weights are damaged or its training diverged")
-    return logp_BV
 
 
 class _Rows(Search):
@@ -298,10 +285,9 @@ class _Beams(Search):
         return tuple(self._ranked(self._ended + self._live))
 
     def settled(self) -> bool:
-        # A log-probability is at most 0, so a total only falls as its text grows: whatever a live branch of total s
-        # becomes, its total is at most s <= 0 and its length at most max_tokens, hence its score at most
-        # s / max_tokens ** length_penalty. Once the n-th ended text scores no less than that bound for every live
-        # branch, none can displace it. The bound is also at least a live branch's score of today: `best` is all ended.
+        # A total only falls as its text grows, and no text grows beyond max_tokens: the score of what becomes of a live
+        # branch of total s <= 0 is at most s / max_tokens ** length_penalty, and so is its score now. Once the n-th
+        # ended text scores no less than that for every live branch, none can displace it, and `best` is all ended.
         if len(self._ended) < self._n:
             return False
         highest = max(branch.total for branch in self._live) / self._max_tokens**self._beam.length_penalty
@@ -312,7 +298,7 @@ class _Beams(Search):
 
 
 class _Contexts(Sequence[Sequence[int]]):
-    """The prompt and what was generated after it, put together only for the processors that ask."""
+    """The prompt and the generated ids of each row, put together only for the processors that read them."""
 
     def __init__(self, prompt_ids: Sequence[int], live: Sequence[Branch]) -> None:
         self._prompt_ids, self._live = prompt_ids, live

@@ -60,7 +60,7 @@ def compose(
         lm: the run.
         adapt: `NAME[:setting=value,...]`, NAME being dynamic, cache, counts, or several joined by +.
         mixed: `RUN[:weight]` each.
-        reporter: is told of progress.
+        reporter: receives progress.
 
     Raises:
         UsageError: a specification that cannot be.
@@ -137,7 +137,7 @@ def parse_component(spec: str) -> tuple[str, float | None]:
 
 
 def _all_weights(named: Sequence[float | None]) -> list[float | None]:
-    """The weights of all components, the run's own first, as far as they are known."""
+    """The weights of all components, the run's own first; None where they are to be fitted."""
     total = sum(weight or 0 for weight in named)
     if total > 1:
         raise UsageError(f"the weights of --mix sum to {total:g}, but may to 1 at most", "lower some, or name none")
@@ -241,15 +241,15 @@ class _Components:
     fitting: Fitting
     models: tuple[LanguageModel, ...]
     others: Sequence[TextModel]
-    protocol: Mapping[str, Any]  # what it says of the run's own model
+    protocol: Mapping[str, Any]  # its entries about the run's own model
 
     @property
     def key(self) -> list[Any]:
-        """What tells them from other components of the same run."""
+        """What distinguishes them from other components of the same run."""
         return [self.protocol, [identity(other) for other in self.others]]
 
     @cached_property
-    def heard(self) -> tuple[list[np.ndarray], np.ndarray]:
+    def scores(self) -> tuple[list[np.ndarray], np.ndarray]:
         """The beginning of the validation split, and what each component gives its tokens: logp_MN."""
         fitting, logp = self.fitting, []
         assert fitting.text is not None
@@ -276,7 +276,7 @@ def _mixed(components: _Components, given: Sequence[float | None], protocol: dic
     gated = not known and fitting.text is not None and fitting.text.tokens >= _LEAST_GATED
 
     def fit() -> Found:
-        _, logp_MN = components.heard
+        _, logp_MN = components.scores
         found = {"weights_M": fit_weights(logp_MN, given=given)} | (vars(fit_gate(logp_MN)) if gated else {})
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
@@ -311,7 +311,7 @@ def _recounted(
         free.append("contexts")
 
     def fit() -> Found:
-        text, logp_MN = components.heard
+        text, logp_MN = components.scores
         logp_N = logp_MN[0] if mixed is None else np.concatenate([*mixed.blend(text, iter([logp_MN]))])
         with fitting.reporter.stage("choosing how counts are weighed"):
             return tensors(fit_counts(text, logp_N, settings, free).dump())

@@ -43,7 +43,7 @@ class Fitting:
 
     Args:
         lm: the run.
-        reporter: is told of progress.
+        reporter: receives progress.
     """
 
     def __init__(self, lm: TextModel, reporter: Reporter) -> None:

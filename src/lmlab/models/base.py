@@ -1,4 +1,4 @@
-"""The narrow waist: what a language model is, and no more.
+"""What a language model is, and no more: the narrow waist between models and what uses them.
 
 Shapes: B contexts of a batch, V the vocabulary, K selected rows, N ids or tokens.
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class State(Protocol):
-    """What a model remembers of B contexts. A value: `step` never alters it."""
+    """What a model keeps of the B contexts it has read. A value: `step` never alters it."""
 
     def select(self, rows_K: Tensor) -> Self:
         """The state of these rows (int64): repeated, reordered or dropped, in one gather."""

@@ -39,12 +39,7 @@ def scorer_of(model: LanguageModel) -> Scorer:
 
 @dataclass(frozen=True)
 class Stepwise:
-    """Scores one token at a time; any model can.
-
-    Attributes:
-        model: the model.
-        normalised: whether its rows sum to one.
-    """
+    """Scores one token at a time; any model can. `normalised`: whether its rows sum to one."""
 
     model: LanguageModel
     normalised: bool = True
@@ -65,11 +60,9 @@ class Stepwise:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Scores some millions of ids at a time with a function on arrays.
+    """Scores some millions of ids at a time by `logp_array`.
 
-    Attributes:
-        logp_array: from ids_N to logp_N; every `<bos>` opens a new document, what it itself scores is ignored.
-        normalised: whether the model's rows sum to one.
+    It maps ids_N to logp_N; every `<bos>` opens a new document, and what it itself scores is ignored.
     """
 
     logp_array: Callable[[np.ndarray], np.ndarray]
@@ -84,12 +77,10 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Padded:
-    """Scores batches of whole documents, those of like length together.
+    """Scores batches of whole documents by `logp`, those of like length together.
 
-    Attributes:
-        logp: from ids_BT (int64, without `<bos>`, `[PAD]` at the right) and mask_BT (False at padding) to logp_BT of
-            each token after `<bos>` and the tokens before it, 0 at padding.
-        normalised: whether the model's rows sum to one.
+    It maps ids_BT (int64, without `<bos>`, padded at the right) and mask_BT (False at padding) to logp_BT of each token
+    after `<bos>` and the tokens before it, 0 at padding.
     """
 
     logp: Callable[[Tensor, Tensor], Tensor]
@@ -116,12 +107,10 @@ class Padded:
 
 @dataclass(frozen=True)
 class Stream:
-    """Scores documents in order with a model that learns from them.
+    """Scores documents in order by `logp_stream`, for a model that learns from them.
 
-    Attributes:
-        logp_stream: from documents (ids_N each, `<bos>` first) to the log-probabilities of their other tokens, in
-            order, in pieces of any length.
-        normalised: whether the model's rows sum to one.
+    It maps documents (ids_N each, `<bos>` first) to the log-probabilities of their other tokens, in order, in pieces of
+    any length.
     """
 
     logp_stream: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
@@ -129,19 +118,16 @@ class Stream:
     adapts: ClassVar[bool] = True
 
     def token_logp(self, ids_N: np.ndarray) -> Iterator[np.ndarray]:
-        """The log-probabilities as the model gives them."""
+        """The log-probabilities, in pieces as the model gives them."""
         return self.logp_stream(documents(ids_N))
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Scores from the scores of other models, each found in that model's own way.
+    """Scores by `blend` from the scores of other models, each found in that model's own way.
 
-    Attributes:
-        components: the other models.
-        blend: from documents (ids_N each, `<bos>` first) and what the components give the same tokens (logp_MN, in
-            order, in pieces of any length) to log-probabilities, in order, in pieces of any length.
-        learns: whether `blend` itself carries something from document to document.
+    It maps documents (ids_N each, `<bos>` first) and what the components give the same tokens (logp_MN, in order, in
+    pieces of any length) to log-probabilities in such pieces. `learns`: whether it carries anything between documents.
     """
 
     components: Sequence[LanguageModel]

@@ -85,23 +85,27 @@ class Contexts:
 
 
 class Scripted:
-    """Looks its distribution up in a table by all the ids after `<bos>`; another context gets a default row.
+    """Looks its distribution up in a table by all the ids after `<bos>`, and falls back on a default row.
 
     Args:
-        settings: of `estimate`.
-        vocab_size: V.
-        table: ids after `<bos>` to probabilities_V.
-        default: probabilities_V elsewhere; uniform if None.
+        settings: how deep `estimate` reads.
+        vocab_size: V, at least 4.
+        table: ids to the V probabilities of what follows them.
+        default: the probabilities after all other ids; None is uniform.
 
     Raises:
-        SettingError: a row is no distribution over V tokens, or predicts `[PAD]` or `<bos>`.
+        SettingError: a row that is no distribution over V tokens, or that predicts `[PAD]` or `<bos>`.
+
+    >>> model = Scripted.make({(): [0, 0, 0, 0.25, 0.75]})
+    >>> model.start([[]])[0].exp().tolist()
+    [[0.0, 0.0, 0.0, 0.25, 0.75]]
     """
 
     @dataclass(frozen=True)
     class Settings(config.Settings):
-        """How `estimate` fills the table."""
+        """How much of a text `estimate` reads."""
 
-        depth: int = setting(3, "how many tokens of each document `estimate` learns by heart", ge=1)
+        depth: int = setting(8, "how many tokens of each document `estimate` learns by heart", ge=1)
 
     family: ClassVar[str] = "counted"
     bos, eos = BOS, EOS

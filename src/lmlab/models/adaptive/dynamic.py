@@ -5,8 +5,8 @@ gradient of its loss, and are drawn back to the trained ones; the next segment i
 
     theta <- theta - lr * g / (rms + epsilon) + decay * rms / mean(rms) * (trained - theta)
 
-where `rms`, the root of the mean squared gradient of each weight, was measured on held-out training text
-(`gradient_rms`): weights that matter more move further, and are held tighter. Plain SGD is the same with all rms equal.
+where `rms`, the root of the mean squared gradient of each weight, was measured on held-out text (`gradient_rms`). Plain
+SGD has all rms equal to 1 and no epsilon.
 Every token is predicted before it is learned from. The trained model itself never changes.
 
     model = Dynamic(lstm, Dynamic.Settings(lr=5e-4), rms_P)
@@ -35,30 +35,30 @@ from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.models.scorers import Stream
 
 _CHUNK = 256  # positions read at once where nothing is learned
-_FLOOR = 1.0  # epsilon, in means of the rms: weights that hardly ever get a gradient do not leap at their first one
+_FLOOR = 1.0  # epsilon, in means of the rms: keeps steps small for weights that hardly ever get a gradient
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Rows(Generic[R]):
-    """Texts side by side; what rows have in common they share."""
+    """The state of each text of a batch; equal ones may be one object."""
 
     rows: tuple[R, ...]
 
     def select(self, rows_K: Tensor) -> Rows[R]:
-        """These rows, by reference."""
+        """The states of these rows, by reference."""
         return Rows(tuple(self.rows[row] for row in rows_K.tolist()))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Where one text stands: its weights, what the network remembers, and the segment read but not yet learned from."""
+    """Where one text stands: its weights, the network's state, and the segment read but not yet learned from."""
 
     weights_P: Tensor
     now: TensorState | None = None
-    before: TensorState | None = None  # the segment
-    ids: tuple[int, ...] = ()
+    before: TensorState | None = None  # the state before the segment
+    ids: tuple[int, ...] = ()  # of the segment
 
 
 class _Reader(nn.Module):
@@ -77,8 +77,8 @@ class Dynamic:
     """A neural model that learns from what it reads.
 
     Args:
-        model: as it was trained.
-        settings: the rule; a learning rate of 0 reads without learning.
+        model: the trained model.
+        settings: the update rule; a learning rate of 0 reads without learning.
         rms_P: for the rule "rms", as `gradient_rms` measures it.
 
     Raises:
@@ -87,12 +87,12 @@ class Dynamic:
 
     @dataclass(frozen=True)
     class Settings(config.Settings):
-        """How fast it learns and how soon it forgets."""
+        """The update rule."""
 
-        rule: str = setting("rms", "steps scaled by each weight's usual gradient, or plain", choices=("rms", "sgd"))
+        rule: str = setting("rms", "steps scaled by each weight's rms gradient, or plain", choices=("rms", "sgd"))
         lr: float = setting(1e-3, "learning rate; 0 learns nothing", ge=0)
         decay: float = setting(2e-3, "share by which a step draws the weights back to the trained ones", ge=0, le=1)
-        segment: int = setting(64, "tokens learned from at once", ge=1)
+        segment: int = setting(64, "tokens whose gradient makes one step", ge=1)
         clip: float | None = setting(None, "largest norm of a segment's gradient (mean nats a token)", gt=0)
 
     family: ClassVar[str] = "composed"
@@ -173,7 +173,7 @@ class Dynamic:
                 logits_BTV, features_BTH, reading = self._learned(reading, piece, targets)
             else:
                 logits_BTV, features_BTH, now = self._read(reading.weights_P, torch.tensor([piece]), reading.now)
-                reading = self._remembering(reading, piece, now)
+                reading = self._read_on(reading, piece, now)
             yield logits_BTV[0], features_BTH[0], reading
             at += size
 
@@ -196,21 +196,21 @@ class Dynamic:
             logits_B1V, features_B1H, now = self._read(group[0][1].weights_P, ids_B1, before)
             for row, (key, ready, token) in enumerate(group):
                 own = TensorState(tuple(tensor[row : row + 1] for tensor in now.tensors))
-                answers[key] = logits_B1V[row, 0], features_B1H[row, 0], self._remembering(ready, [token], own)
+                answers[key] = logits_B1V[row, 0], features_B1H[row, 0], self._read_on(ready, [token], own)
         rows = [answers[id(reading), token] for reading, token in zip(readings, tokens, strict=True)]
         logits, features, after = zip(*rows, strict=True)
         return torch.stack(logits), torch.stack(features), after
 
     # -- reading and learning -------------------------------------------------------------------------------------
 
-    def _remembering(self, reading: Reading, ids: Sequence[int], now: TensorState) -> Reading:
+    def _read_on(self, reading: Reading, ids: Sequence[int], now: TensorState) -> Reading:
         if not self._learns:
             return replace(reading, now=now)
         before = reading.before if reading.ids else reading.now
         return Reading(reading.weights_P, now, before, (*reading.ids, *ids))
 
     def _ready(self, reading: Reading, next_id: int) -> Reading:
-        """The same text before it goes on: a full segment is learned from."""
+        """Where the text stands before `next_id` is read: a full segment is learned from."""
         if len(reading.ids) < self.settings.segment:
             return reading
         *_, learned = self._learned(replace(reading, now=reading.before), reading.ids, [*reading.ids[1:], next_id])
@@ -251,8 +251,8 @@ class Dynamic:
         return flat_P.split([shape.numel() for shape in self._shapes.values()])
 
     def _views(self, flat_P: Tensor) -> dict[str, Tensor]:
-        parts = zip(self._shapes.items(), self._split(flat_P), strict=True)
-        return {name: part.view(shape) for (name, shape), part in parts}
+        pairs = zip(self._shapes.items(), self._split(flat_P), strict=True)
+        return {name: piece.view(shape) for (name, shape), piece in pairs}
 
 
 def gradient_rms(
@@ -261,10 +261,10 @@ def gradient_rms(
     """The root mean square of each weight's gradient over the segments of held-out documents: rms_P.
 
     Args:
-        model: as it was trained.
+        model: the trained model.
         documents: ids_N each, `<bos>` first.
         segment: tokens a segment, as in the settings.
-        progress: told the tokens read so far.
+        progress: called with the number of tokens read so far.
     """
     still = Dynamic(model, Dynamic.Settings(lr=0, segment=segment))
     total_P, count, done = torch.zeros_like(still.fresh().weights_P), 0, 0

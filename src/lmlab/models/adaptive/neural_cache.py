@@ -1,11 +1,12 @@
 """The continuous neural cache: what followed when the network was in a like state (Grave et al. 2017, section 3).
 
-The features before each of the last tokens are kept with the token that came. What comes now is looked up by likeness:
+The features before each of the last tokens are kept, each with the token that followed, and compared with the present
+features by their inner product:
 
     p(w) = (1 - lam) p_model(w) + lam p_cache(w),   p_cache(w) ~ sum over kept i with token w of exp(theta h_now . h_i)
 
-Nothing is trained. The cache goes on from document to document; what the network remembers begins anew with each. It
-lies around `Dynamic`, which gives logits and features, whether it learns or (with a learning rate of 0) does not.
+Nothing is trained. The kept positions are carried from document to document, the network's state is not. The model
+inside is a `Dynamic`, which gives logits and features, whether it learns or (with a learning rate of 0) does not.
 
     model = NeuralCache(Dynamic(lstm, Dynamic.Settings(lr=0)), NeuralCache.Settings(theta=0.4, lam=0.1))
 
@@ -34,13 +35,13 @@ _PIECE = 256  # positions scored together
 
 @dataclass(frozen=True)
 class Window:
-    """What came lately: the tokens ids_C, and the features keys_CH before each."""
+    """The kept tokens ids_C, and the features keys_CH before each."""
 
     keys_CH: Tensor
     ids_C: Tensor
 
     def grown(self, keys_TH: Tensor, ids_T: Tensor, size: int) -> Window:
-        """With these too, of all the last `size`."""
+        """A window with these appended, of which the last `size` are kept."""
         keys_CH, ids_C = torch.cat([self.keys_CH, keys_TH]), torch.cat([self.ids_C, ids_T])
         return Window(keys_CH[-size:], ids_C[-size:])
 
@@ -59,15 +60,15 @@ class NeuralCache:
 
     Args:
         model: gives logits and features.
-        settings: how far back, how sharp, how far trusted.
+        settings: the window and the weights.
     """
 
     @dataclass(frozen=True)
     class Settings(config.Settings):
-        """What the cache keeps and how it is trusted."""
+        """How many positions are kept, and how they are weighed."""
 
-        window: int = setting(2000, "how many tokens back it remembers", ge=1)
-        theta: float = setting(0.4, "sharpness: how much more a likelier state counts", ge=0)
+        window: int = setting(2000, "how many of the last tokens are kept", ge=1)
+        theta: float = setting(0.4, "factor on the inner product of features; high: few kept positions count", ge=0)
         lam: float = setting(0.1, "weight of the cache beside the model", ge=0, lt=1)
 
     family: ClassVar[str] = "composed"
@@ -125,16 +126,16 @@ class NeuralCache:
         return self.rescored(self.model.observe(documents))
 
     def rescored(self, observed: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarray]:
-        """What `Dynamic.observe` gives, or gave once, with the cache: log-probabilities in order."""
+        """Log-probabilities with the cache, in order, from what `Dynamic.observe` gives or gave earlier."""
         window = _EMPTY
         for logp_T, features_TH, ids_T in observed:
-            parts = zip(logp_T.split(_PIECE), features_TH.split(_PIECE), ids_T.split(_PIECE), strict=True)
-            for logp_P, features_PH, ids_P in parts:
+            pieces = zip(logp_T.split(_PIECE), features_TH.split(_PIECE), ids_T.split(_PIECE), strict=True)
+            for logp_P, features_PH, ids_P in pieces:
                 yield self._scored(window, logp_P, features_PH, ids_P).numpy()
                 window = window.grown(features_PH, ids_P, self.settings.window)
 
     def _scored(self, window: Window, logp_T: Tensor, features_TH: Tensor, ids_T: Tensor) -> Tensor:
-        """logp_T with the cache, that of each position holding what is before it."""
+        """logp_T with the cache, which at each position holds what is before it."""
         before = len(window.ids_C)
         with_these = window.grown(features_TH, ids_T, before + len(ids_T))
         age_TC = torch.arange(before, before + len(ids_T))[:, None] - torch.arange(before + len(ids_T))

@@ -8,7 +8,7 @@ hierarchy as in Teh 2006, section 4, with one table a word; Kuhn and De Mori 199
 
 where c_k(w) is how often w followed the last k tokens in the text so far. Nothing is learned by gradient, so it costs
 next to nothing, and it works around counted models and mixtures as well as neural ones. A token is counted after it was
-predicted.
+predicted. Memory is bounded: after `SPAN` tokens the counts begin anew.
 
     model = Recount(Mixture(...), Recount.Settings())
 
@@ -33,12 +33,12 @@ from lmlab.models.mixture import fit_weights
 from lmlab.models.scorers import Blend
 from lmlab.vocabulary import BOS
 
-SPAN = 1 << 22  # tokens that are remembered; then the memory begins anew
+SPAN = 1 << 22
 
 
 @dataclass(frozen=True)
 class RecountState:
-    """What the model remembers, and what each text has said: ids from `<bos>` on."""
+    """The model's state, and all ids of each text from `<bos>` on."""
 
     inner: State
     said: tuple[np.ndarray, ...]
@@ -61,10 +61,10 @@ class Recount:
         """How the text's own counts are weighed."""
 
         shortest: int = setting(4, "tokens of the shortest context that is counted", ge=0)
-        longest: int = setting(8, "tokens of the longest", ge=0)
+        longest: int = setting(8, "tokens of the longest context that is counted", ge=0)
         discount: float = setting(0.8, "taken from every count, and given to the shorter context", ge=0, lt=1)
-        strength: float = setting(0.5, "as how many tokens the shorter context's distribution counts", ge=0)
-        weight: float = setting(0.4, "of the counts, beside the model itself", ge=0, le=1)
+        strength: float = setting(0.5, "weight of the shorter context's distribution, in tokens", ge=0)
+        weight: float = setting(0.4, "weight of the counts beside the model itself", ge=0, le=1)
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -134,9 +134,9 @@ class Recount:
 
 
 def shares(ids_N: np.ndarray, settings: Recount.Settings) -> tuple[np.ndarray, np.ndarray]:
-    """What every token of a stream (each `<bos>` opens a document) gets from counts, and what share of the model's.
+    """What each token gets from counts, and the factor on its model's probability: p = given + kept * model.
 
-    The recursion is linear in the model's probability, so two numbers a token say it all: p = given + kept * model.
+    The recursion is linear in the model's probability. The tokens are those of documents laid end to end but `<bos>`.
     """
     given_N, kept_N = np.zeros(len(ids_N)), np.ones(len(ids_N))
     for count_N, types_N, total_N in _followers(ids_N, settings.shortest, settings.longest):
@@ -187,22 +187,22 @@ def fit_counts(
 
 
 def _recent(said_N: np.ndarray) -> np.ndarray:
-    """What is remembered of a text: all since the last span was full."""
+    """The ids of a text that count: all since the last span was full."""
     return said_N[len(said_N) // SPAN * SPAN :]
 
 
 def _spans(documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Documents laid end to end, cut after every span of tokens."""
-    parts: list[np.ndarray] = []
+    pieces: list[np.ndarray] = []
     room = SPAN
     for ids_N in documents:
         while len(ids_N) >= room:
-            yield np.concatenate([*parts, ids_N[:room]])
-            ids_N, parts, room = ids_N[room:], [], SPAN
-        parts.append(ids_N)
+            yield np.concatenate([*pieces, ids_N[:room]])
+            ids_N, pieces, room = ids_N[room:], [], SPAN
+        pieces.append(ids_N)
         room -= len(ids_N)
     if room < SPAN:
-        yield np.concatenate(parts)
+        yield np.concatenate(pieces)
 
 
 def _followers(ids_N: np.ndarray, shortest: int, longest: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
