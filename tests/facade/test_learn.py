@@ -260,11 +260,11 @@ def test_the_sharpness_is_fitted_or_named_and_kept(tmp_path, poem, split):
     asked = {**TINY, "model": "lstm", "split": split}
     fitted = lmlab.train(poem, **asked, out=tmp_path / "fitted")
     named = lmlab.train(poem, **asked, sharpness=0.5, out=tmp_path / "named")
-    assert (fitted.model.sharpness != 1) == ("valid" in fitted.manifest["data"]["splits"])
+    assert (fitted.model.temperature != 1) == ("valid" in fitted.manifest["data"]["splits"])
     for lm, name in ((fitted, "fitted"), (named, "named")):
         again = lmlab.load(tmp_path / name)
-        assert again.model.sharpness == lm.model.sharpness == lm.manifest["results"]["sharpness"]
-    assert named.model.sharpness == 0.5
+        assert again.model.temperature == lm.model.temperature == 1 / lm.manifest["results"]["sharpness"]
+    assert named.model.temperature == 2.0
 
 
 def test_compare_refuses_before_it_trains(tmp_path, poem):

@@ -78,3 +78,28 @@ answers = [engine.compiled_by_now(1_000_000) for _ in range(6)]
 assert answers == [False, False, False, True, True, True], answers
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_work_of_a_size_is_compiled_from_a_bound_on_whatever_ran_before() -> None:
+    assert [engine.worthwhile(work, 10) for work in (9, 10, 9)] == [False, True, False]
+    with engine.only(True):
+        assert engine.worthwhile(0, 10)
+    with engine.only(False):
+        assert not engine.worthwhile(10, 10)
+
+
+def test_preparing_what_is_ready_compiles_nothing() -> None:
+    said: list[str] = []
+    assert engine.prepare(lambda: None, lambda: said.append("compiling")) == 0
+    assert said == []
+
+
+def test_preparing_says_once_that_it_compiles_and_how_long_that_took() -> None:
+    said: list[str] = []
+
+    def work() -> None:
+        for done in (False, False, True, True):
+            engine.note_compiling(done=done)
+
+    assert engine.prepare(work, lambda: said.append("compiling")) > 0
+    assert said == ["compiling"]

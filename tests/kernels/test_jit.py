@@ -1,15 +1,20 @@
-"""What is compiled is kept, and compiled again when anything that went into it has changed."""
+"""What is compiled is kept, compiled again when what went into it has changed, and read from private folders alone."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 INLINED = "from lmlab.kernels.jit import inline\n\n@inline\ndef tens(x):\n    return x * {}\n"
+BETWEEN = "from inlined import (\n    tens,\n)\n"
 CALLER = """
 from numba import types
+from lmlab import kernels
 from lmlab.kernels.jit import callback, jit
-from inlined import tens
+from between import tens
+import other
 
 @jit
 def compiled(x):
@@ -18,23 +23,52 @@ def compiled(x):
 def _called(x):
     return tens(x)
 
-called = callback(types.int64(types.int64), _called)
-print(compiled(7), called.ctypes(7), sum(compiled.stats.cache_hits.values()), called.cache_hits)
+def work():
+    global called
+    called = callback(types.int64(types.int64), _called)
+    return compiled(7), other.double(7)
+
+begins = []
+spent = kernels.prepare(work, lambda: begins.append(1))
+hits = [sum(function.stats.cache_hits.values()) for function in (compiled, other.double)]
+print(compiled(7), called.ctypes(7), *hits, called.cache_hits, len(begins), int(spent > 0))
 """
+OTHER = "from lmlab.kernels.jit import jit\n\n@jit\ndef double(x):\n    return 2 * x\n"
 
 
-def run(folder: Path) -> list[int]:
-    known = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(folder)}
+def run(folder: Path, cache: Path) -> list[int]:
+    known = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     done = subprocess.run(
         [sys.executable, "-c", "import caller"], cwd=folder, env=known, capture_output=True, text=True, check=True
     )
     return [int(word) for word in done.stdout.split()]
 
 
-def test_a_change_of_what_is_inlined_compiles_its_callers_again(tmp_path):
-    (tmp_path / "caller.py").write_text(CALLER)
-    (tmp_path / "inlined.py").write_text(INLINED.format(10))
-    assert run(tmp_path) == [70, 70, 0, 0]
-    assert run(tmp_path) == [70, 70, 1, 1]
-    (tmp_path / "inlined.py").write_text(INLINED.format(100))
-    assert run(tmp_path) == [700, 700, 0, 0]
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for name, text in (("caller", CALLER), ("between", BETWEEN), ("other", OTHER), ("inlined", INLINED.format(10))):
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def test_a_change_of_what_is_inlined_compiles_its_callers_again_and_nothing_else(sources, tmp_path):
+    assert run(sources, tmp_path / "cache") == [70, 70, 0, 0, 0, 1, 1]
+    assert run(sources, tmp_path / "cache") == [70, 70, 1, 1, 1, 0, 0]
+    (sources / "inlined.py").write_text(INLINED.format(100))
+    assert run(sources, tmp_path / "cache") == [700, 700, 0, 1, 0, 1, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of folders")
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(sources, tmp_path, mode):
+    cache = tmp_path / "cache"
+    run(sources, cache)
+    (inside,) = cache.iterdir()
+    inside.chmod(mode)
+    before = {path: path.stat().st_mtime_ns for path in inside.iterdir()}
+    assert run(sources, cache)[2:5] == [0, 0, 0], "what may be another's was loaded"
+    assert run(sources, cache)[2:5] == [1, 1, 1], "nor is it kept beside the source"
+    assert {path: path.stat().st_mtime_ns for path in inside.iterdir()} == before
+    assert list((sources / "__pycache__").glob("*.nbi"))

@@ -32,12 +32,12 @@ def unsure(model, certainty):
 def test_too_sure_a_model_is_made_as_sure_as_the_text_allows(text, certainty):
     model = unsure(LSTM(LSTM.Settings(embedding=4, hidden=8), 10), certainty)
     before, after = calibrate(model, text)
-    assert model.sharpness == pytest.approx(1 / certainty, abs=0.05)
+    assert 1 / model.temperature == pytest.approx(1 / certainty, abs=0.05)
     assert after < before
 
 
 def test_a_model_that_suits_the_text_stays_as_it_is(text):
     model = unsure(LSTM(LSTM.Settings(embedding=4, hidden=8), 10), 1.0)
     before, after = calibrate(model, text)
-    assert model.sharpness == pytest.approx(1.0, abs=0.04)
+    assert 1 / model.temperature == pytest.approx(1.0, abs=0.04)
     assert after <= before

@@ -306,14 +306,14 @@ def _sharpened(
     from lmlab.training.checkpoint import keep_weights
 
     if sharpness is not None:
-        model.sharpness = sharpness
+        model.temperature = 1 / sharpness
     elif validation is not None:
         before, after = calibrate(model, validation)
-        if model.sharpness != 1:
-            reporter.say(f"logits times {model.sharpness:.3f}: {before:.4f} -> {after:.4f} nats/token held out")
-    if model.sharpness != 1 and out is not None:
+        if model.temperature != 1:
+            reporter.say(f"logits times {1 / model.temperature:.3f}: {before:.4f} -> {after:.4f} nats/token held out")
+    if model.temperature != 1 and out is not None:
         keep_weights(model, out)
-    return float(model.sharpness)
+    return float(1 / model.temperature)
 
 
 def _baselines(prepared: Prepared, reporter: Reporter) -> dict[str, Any]:

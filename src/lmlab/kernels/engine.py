@@ -1,7 +1,7 @@
-"""Which engine does the work: NumPy for what is small, the compiled kernels for what is large.
+"""Which engine does the work, compiled loops or their plain twin; threads; and what compiling costs.
 
-Importing Numba takes longer than counting a megabyte of text in NumPy, so it is imported when the work is worth it, or
-is there already. Both give the same numbers; tests force either with `only`.
+Importing Numba takes longer than counting a megabyte of text in NumPy, so plain twins do what is small. Both give the
+same numbers up to rounding; tests force either with `only`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -21,17 +22,21 @@ T = TypeVar("T")
 _WORTH = 4_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
 _so_far = 0
+_watches: list[_Watch] = []
+
+
+def worthwhile(work: int, least: int) -> bool:
+    """Whether compiled loops do work of this size: from `least` on, unless `only` decides."""
+    return work >= least if _forced is None else _forced
 
 
 def compiled(work: int) -> bool:
     """Whether so many bytes of text, or n-grams to look at, are work for the compiled kernels."""
-    if _forced is not None:
-        return _forced
-    return work >= (_WORTH // 50 if "lmlab.kernels.jit" in sys.modules else _WORTH)
+    return worthwhile(work, _WORTH // 50 if "lmlab.kernels.jit" in sys.modules else _WORTH)
 
 
 def compiled_by_now(work: int) -> bool:
-    """The same of work that comes in small pieces: once all of it so far would have been worth it."""
+    """Whether compiled kernels do work that comes in small pieces: once all of it so far would have been worth it."""
     global _so_far
     _so_far += work
     return compiled(_so_far)
@@ -39,7 +44,7 @@ def compiled_by_now(work: int) -> bool:
 
 @contextmanager
 def only(kernels: bool) -> Iterator[None]:
-    """Within this, use the compiled kernels always, or never."""
+    """Within this block run compiled loops wherever the processor and the precision allow, or never; for tests."""
     global _forced
     before, _forced = _forced, kernels
     try:
@@ -48,10 +53,51 @@ def only(kernels: bool) -> Iterator[None]:
         _forced = before
 
 
-def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
-    """Do some work for every item, on so many threads (None: one a core); for work that lets go of the interpreter.
+class _Watch:
+    """Times what is compiled while it is installed."""
 
-    Where an item fails the others end before that is raised. Work must not call this with threads of its own.
+    def __init__(self, begins: Callable[[], None]) -> None:
+        self._begins, self._began, self.seconds = begins, 0.0, 0.0
+
+    def note(self, *, done: bool) -> None:
+        if done:
+            self.seconds = time.perf_counter() - self._began
+        elif not self._began:
+            self._began = time.perf_counter()
+            self._begins()
+
+
+def prepare(work: Callable[[], object], on_compile: Callable[[], None] = lambda: None) -> float:
+    """Do a small piece of work for its first-time costs, and say what compiling took.
+
+    Machine code is kept on disk, so that a machine compiles once, which can take ten seconds.
+
+    Args:
+        work: what calls all that is to be ready.
+        on_compile: called once, before the first function is compiled; never if all of them are on disk.
+
+    Returns:
+        The seconds from then to the end of the last compilation; 0.0 if all was on disk or loaded.
+    """
+    watch = _Watch(on_compile)
+    _watches.append(watch)
+    try:
+        work()
+    finally:
+        _watches.remove(watch)
+    return watch.seconds
+
+
+def note_compiling(*, done: bool) -> None:
+    """Tell those who wait in `prepare` that a function is about to be compiled, or that it is done."""
+    for watch in list(_watches):
+        watch.note(done=done)
+
+
+def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
+    """Do some work for every item, on so many threads (None: one a core); for work that releases the interpreter lock.
+
+    Where an item fails, the others end before its error is raised. Work must not call this with threads of its own.
     """
     threads = threads or cores()
     if threads == 1:
@@ -71,18 +117,18 @@ def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = No
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that are kept, as to start them takes longer than a layer's work on a small batch."""
+    """Threads that are kept: starting them takes longer than a layer's work on a small batch."""
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(threads)
 
 
-if hasattr(os, "register_at_fork"):  # threads are not in a child
+if hasattr(os, "register_at_fork"):  # a child has no threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def block_of(rows: int, part: int, parts: int) -> slice:
-    """Which rows the `part`th of `parts` workers has: consecutive, as many as any other's or one more or less.
+    """The rows of the `part`th of `parts` workers: consecutive, and as many as any other's or one more or less.
 
     >>> [block_of(5, part, 2) for part in (0, 1)]
     [slice(0, 2, None), slice(2, 5, None)]

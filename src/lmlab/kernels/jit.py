@@ -1,54 +1,122 @@
-"""How loops are compiled: Numba, without the interpreter's lock, kept on disk after the first time.
+"""How loops are compiled: by Numba, without the interpreter's lock, and kept on disk after the first time.
 
-Only modules of compiled loops import this; importing Numba takes a third of a second.
+Numba's files of machine code are pickles, so loading one runs what its writer wanted. They are read only from a folder
+that belongs to this user and that nobody else, group included, may write to. The folders tried, in this order:
+`$NUMBA_CACHE_DIR`, `__pycache__` beside the source, and Numba's folder in the user's cache (`~/.cache/numba` on Linux).
+Where none will do, nothing is kept and each process compiles anew.
+
+Only modules of compiled loops import this file; importing Numba takes a third of a second.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.ccallback import CFunc
 from numba.core.codegen import get_host_cpu_features
 from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
+from lmlab.kernels.engine import note_compiling
+
+_IMPORT = re.compile(r"^ *from ([\w.]+) import (?:\(([^)]*)\)|(.*))|^ *import ([\w.]+)", re.MULTILINE)
+
+
+class _PrivateFolder:
+    """A place for Numba's files that no other user can write to; mixed into Numba's own locators."""
+
+    def ensure_cache_path(self) -> None:
+        folder = self.get_cache_path()  # type: ignore[attr-defined]
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        super().ensure_cache_path()  # type: ignore[misc]
+        about = os.stat(folder)
+        if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
+            raise PermissionError(f"{folder} could be written to by other users")  # Numba tries the next place
+
+
+_PRIVATE: Any = [type(one.__name__, (_PrivateFolder, one), {}) for one in CompileResultCacheImpl._locator_classes]
+
+
+class _Files(CompileResultCacheImpl):
+    _locator_classes = _PRIVATE
+
 
 class _Cache(FunctionCache):
-    """Numba's, which looks at a function's own file alone; inlined from its neighbours, or from here, it is another."""
+    """Numba's, which looks at a function's own file alone; what is inlined from other files counts here too."""
+
+    _impl_class = _Files
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            note_compiling(done=False)
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        super().save_overload(sig, data)
+        note_compiling(done=True)
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), _sources(Path(self._py_func.__code__.co_filename).parent))
+        return (*super()._index_key(sig, codegen), _sources(Path(self._py_func.__code__.co_filename)))
+
+
+def _cache(function: Callable[..., Any]) -> Any:
+    try:
+        return _Cache(function)
+    except RuntimeError:  # no folder will do
+        return NullCache()
 
 
 @functools.cache
-def _sources(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = {path: path.stat() for path in (*sorted(folder.glob("*.py")), Path(__file__))}
-    return tuple((path.name, file.st_mtime_ns, file.st_size) for path, file in files.items())
+def _sources(file: Path) -> tuple[tuple[str, int, int], ...]:
+    """What tells whether code of a file is stale: the file, this one, and what it imports of its folders, and so on."""
+    here = Path(__file__).parent
+    root = here if here in file.parents else file.parent
+    found, following = {Path(__file__)}, {file}
+    while following:
+        one = following.pop()
+        found.add(one)
+        following |= {path for path in _imported(one) if root in path.parents} - found
+    about = {path: path.stat() for path in sorted(found)}
+    return tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in about.items())
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """The files of the modules that a file imports by name, of those loaded."""
+    for package, several, names, module in _IMPORT.findall(file.read_text(encoding="utf-8")):
+        inside = [f"{package}.{name}" for name in re.findall(r"\w+", several or names)] if package else []
+        for name in (package, module, *inside):
+            path = getattr(sys.modules.get(name), "__file__", None)
+            if path:
+                yield Path(path)
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile a function when it is first called."""
     compiled: Any = njit(nogil=True, error_model="numpy", **options)(function)
-    compiled._cache = _Cache(function)
+    compiled._cache = _cache(function)
     return compiled
 
 
 def jit_sums(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, floats summed in any order: of such sums the compiler makes vectors. Infinities and NaN stay so."""
+    """Compile with float sums in any order, which the compiler can vectorise; infinities and NaN keep their meaning."""
     return jit(function, fastmath={"reassoc", "contract", "nsz"})
 
 
 def callback(signature: Any, function: Callable[..., Any]) -> Any:
     """Compile a function that C calls, at once."""
     compiled: Any = CFunc(function, normalize_signature(signature), locals={}, options={})
-    compiled._cache = _Cache(function)
+    compiled._cache = _cache(function)
     compiled.compile()
     return compiled
 
@@ -61,7 +129,7 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @intrinsic
 def prefetch(_typing: Any, array: Any, index: Any) -> Any:
-    """Ask memory for the element at `index` of a contiguous array, all axes laid end to end, and go on."""
+    """Prefetch the element at `index` of a contiguous array, its axes laid end to end."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address = _at(context, builder, signature.args, arguments, ir.IntType(8))
@@ -76,7 +144,7 @@ def prefetch(_typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def choose(_typing: Any, which: Any, one: Any, other: Any) -> Any:
-    """One where `which` is not 0, else the other: never a branch, which may be guessed wrong."""
+    """One where `which` is not 0, else the other, without a branch that the processor could mispredict."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         which, one, other = arguments
@@ -87,7 +155,7 @@ def choose(_typing: Any, which: Any, one: Any, other: Any) -> Any:
 
 @intrinsic
 def lowest(_typing: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set, 64 if none is."""
+    """The place of the lowest set bit, 64 if there is none."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.IntType(1)(0))
@@ -97,7 +165,7 @@ def lowest(_typing: Any, bits: Any) -> Any:
 
 @intrinsic
 def equal_of_8(_typing: Any, array: Any, index: Any, wanted: Any) -> Any:
-    """Which of the eight 32-bit numbers from `index` on are `wanted`, a bit each."""
+    """A bit for each of the eight 32-bit numbers from `index` on: whether it is `wanted`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         eight = ir.VectorType(ir.IntType(32), 8)
@@ -117,7 +185,7 @@ def processor_has(feature: str) -> bool:
 
 
 def picks() -> bool:
-    """Whether this processor picks 16 of 32 numbers at once, as `pick_16` does."""
+    """Whether this processor has the instruction of `pick_16`, which picks 16 of 32 numbers at once."""
     return processor_has("avx512f")
 
 
@@ -130,13 +198,15 @@ def pick_16(_typing: Any, codes: Any, index: Any, values: Any, more: Any, out: A
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if not picks():
-            return context.get_dummy_value()  # compiled, but never come to
+            return context.get_dummy_value()  # compiled, but never reached
         floats, places, one = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 16), ir.IntType(32)
         first = builder.insert_element(ir.Constant(floats, ir.Undefined), arguments[3], one(0))
         more_16, halves = builder.shuffle_vector(first, first, ir.Constant(places, [0] * 16)), []
         for start in (0, 16):
             half = _load(context, builder, signature.args[2:], (arguments[2], ir.IntType(64)(start)), floats)
-            half.set_metadata("invariant.load", builder.module.add_metadata([]))  # and so taken out of the loop
+            half.set_metadata(
+                "invariant.load", builder.module.add_metadata([])
+            )  # so that it is hoisted out of the loop
             halves.append(builder.fadd(half, more_16))
         codes_16 = _load(context, builder, signature.args, arguments, ir.VectorType(ir.IntType(8), 16))
         pick = ir.FunctionType(floats, [floats, places, floats])
@@ -149,22 +219,8 @@ def pick_16(_typing: Any, codes: Any, index: Any, values: Any, more: Any, out: A
 
 
 @intrinsic
-def add_16(_typing: Any, numbers: Any, index: Any, sums: Any, to: Any) -> Any:
-    """Add the 16 float32 from `index` on to those of `sums` from `to` on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        floats = ir.VectorType(ir.FloatType(), 16)
-        more = _load(context, builder, signature.args, arguments, floats)
-        place = _at(context, builder, signature.args[2:], arguments[2:], floats)
-        builder.store(builder.fadd(builder.load(place, align=4), more), place, align=4)
-        return context.get_dummy_value()
-
-    return types.void(numbers, types.int64, sums, types.int64), generate
-
-
-@intrinsic
 def spaces_of_64(_typing: Any, array: Any, index: Any) -> Any:
-    """Which of the 64 bytes from `index` on are NUL, tab, LF, CR or a space, a bit each."""
+    """A bit for each of the 64 bytes from `index` on: whether it is NUL, tab, LF, CR or a space."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         many = ir.VectorType(ir.IntType(8), 64)
@@ -190,7 +246,7 @@ def eight_bytes(_typing: Any, array: Any, index: Any) -> Any:
 
 
 def _load(context: Any, builder: Any, kinds: Any, arguments: Any, kind: ir.Type) -> Any:
-    """What lies at an index of an array, read as something else, wherever it begins."""
+    """The bytes from an index of an array on, read as another type, without need of alignment."""
     return builder.load(_at(context, builder, kinds, arguments, kind), align=1)
 
 

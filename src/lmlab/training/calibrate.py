@@ -38,7 +38,7 @@ def calibrate(model: NeuralModel, held_out: Sequence[Batch]) -> tuple[float, flo
     bend, slope, _ = np.polyfit(_TRIED, nats, 2)
     best = float(np.clip(-slope / (2 * bend), *_TRIED[::2])) if bend > 0 else _TRIED[int(np.argmin(nats))]
     (after,) = _nats(model, held_out, (best,))
-    model.sharpness = best if after < before else 1.0
+    model.temperature = 1 / best if after < before else 1.0
     return before, min(before, after)
 
 
@@ -46,10 +46,10 @@ def _nats(model: NeuralModel, held_out: Sequence[Batch], tried: Sequence[float])
     """Nats/token with each sharpness, from one reading."""
     nats, tokens, state = np.zeros(len(tried)), 0, None
     for batch in held_out:
-        features_BTH, state = model.features(batch.ids_BT, state if batch.carry else None)
+        features_BTH, state = model.read(batch.ids_BT, state if batch.carry else None)
         features_NH, targets_N = features_BTH.flatten(0, 1), batch.targets_BT.flatten()
         for nth, sharpness in enumerate(tried):
-            model.sharpness = sharpness
+            model.temperature = 1 / sharpness
             nats[nth] += model.output.nats(features_NH, targets_N).item()
         tokens += batch.tokens
         if tokens >= ENOUGH:

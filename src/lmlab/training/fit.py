@@ -346,9 +346,7 @@ class Fit:
         return self._gradients
 
     def _state_before(self, batch: Batch) -> TensorState | None:
-        if not batch.carry or self._state is None:
-            return None
-        return self._state if batch.fresh_B is None else self._state.clear(batch.fresh_B)
+        return self._state if batch.carry else None
 
     def _next_batch(self) -> Batch:
         progress = self.progress

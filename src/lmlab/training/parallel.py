@@ -116,7 +116,7 @@ class Loss(nn.Module):
     def forward(self, batch: Batch, state: TensorState | None) -> tuple[Tensor, TensorState]:
         """Summed nats and the state; of no rows, nothing, with a gradient of zeros."""
         if len(batch.ids_BT):
-            return self.model.loss(batch.ids_BT, batch.targets_BT, state)
+            return self.model.loss(batch.ids_BT, batch.targets_BT, state, batch.fresh_B)
         ids_11 = batch.ids_BT.new_full((1, 1), PAD)
         nats, state = self.model.loss(ids_11, torch.full_like(ids_11, IGNORE), None)
         return nats, rows_of(state, 0, 2)  # the first half of one row: none

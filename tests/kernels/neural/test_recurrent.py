@@ -1,42 +1,30 @@
-"""Shapes: T positions, B sequences, E input, H hidden."""
+"""Shapes: T positions, B sequences, E input, H hidden, V the vocabulary."""
 
 import numba
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from lmlab.kernels.neural import matmul as arithmetic
-from lmlab.kernels.neural import recurrent
-from lmlab.models.neural.rnn import GRU, LSTM
+from lmlab.kernels.neural import matmul
+from lmlab.kernels.neural.recurrent import compiled_layer, plain_layer, plain_step
 
-pairs = pytest.mark.skipif(not arithmetic.multiplies_pairs(), reason="this processor has no AVX512-BF16")
-half = torch.autocast("cpu", torch.bfloat16)
-CELLS = {"lstm": (nn.LSTM, torch.lstm, 2), "gru": (nn.GRU, torch.gru, 1)}
+bfloat16 = pytest.mark.skipif(not matmul.has_bfloat16(), reason="this processor has no AVX512-BF16")
+autocast = torch.autocast("cpu", torch.bfloat16)
+CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+COMPILED = pytest.mark.parametrize("cell", ["lstm", "gru"])
 
 
 def operands(cell, length, rows, width, hidden, seed=0):
     """Input, state, weights: all of them learned."""
     torch.manual_seed(seed)
-    network, _, parts = CELLS[cell]
     entered_TBE = torch.randn(length, rows, width, requires_grad=True)
-    state = [(0.3 * torch.randn(1, rows, hidden)).requires_grad_() for _ in range(parts)]
-    return entered_TBE, state, list(network(width, hidden).parameters())
+    state = [(0.3 * torch.randn(1, rows, hidden)).requires_grad_() for _ in range(1 + (cell == "lstm"))]
+    return entered_TBE, state, list(CELLS[cell](width, hidden).parameters())
 
 
-def plain(cell, entered_TBE, state, weights, kept_H=None):
-    _, function, parts = CELLS[cell]
-    enter, recur, *biases = weights
-    recur = recur if kept_H is None else recur * kept_H
-    return function(
-        entered_TBE, tuple(state) if parts > 1 else state[0], [enter, recur, *biases], True, 1, 0.0, True, False, False
-    )
-
-
-def ours(entered_TBE, state, weights, kept_H=None):
-    enter, recur, enter_bias, bias = weights
-    return recurrent.layer(F.linear(entered_TBE, enter, enter_bias), None, state, recur, bias, kept_H)
+def read(twin, cell, entered_TBE, state, weights, mask_H=None):
+    return twin(cell, entered_TBE, None, state, weights, mask_H)
 
 
 def gradients(after, entered_TBE, state, weights):
@@ -49,19 +37,19 @@ def error(got, expected):
     return ((got.float() - expected).norm() / expected.norm()).item()
 
 
-@pairs
+@bfloat16
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 8, 16), (7, 3, 5, 48), (20, 8, 64, 128), (5, 17, 65, 80), (3, 40, 33, 32), (70, 9, 6, 16)]
 )
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_layer_is_torchs_and_no_less_exact_than_torchs_in_bfloat16(cell, shape, masked):
+@COMPILED
+def test_the_compiled_twin_is_no_less_exact_than_the_plain_one_in_bfloat16(cell, shape, masked):
     given = operands(cell, *shape)
-    kept_H = (torch.rand(shape[-1]) < 0.7) / 0.7 if masked else None
-    expected = plain(cell, *given, kept_H)
+    mask_H = (torch.rand(shape[-1]) < 0.7) / 0.7 if masked else None
+    expected = read(plain_layer, cell, *given, mask_H)
     wanted = gradients(expected, *given)
-    with half:
-        got, theirs = ours(*given, kept_H), plain(cell, *given, kept_H)
+    with autocast:
+        got, theirs = (read(twin, cell, *given, mask_H) for twin in (compiled_layer, plain_layer))
     for part, whole, rival in zip(
         (*got, *gradients(got, *given)), (*expected, *wanted), (*theirs, *gradients(theirs, *given)), strict=True
     ):
@@ -69,15 +57,15 @@ def test_a_layer_is_torchs_and_no_less_exact_than_torchs_in_bfloat16(cell, shape
         assert error(part, whole) < max(0.01, 1.5 * error(rival, whole))
 
 
-@pairs
-@pytest.mark.parametrize("cell", CELLS)
+@bfloat16
+@COMPILED
 def test_threads_share_the_rows_and_change_no_bit(cell):
     given = operands(cell, 9, 30, 12, 48)
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        with half:
-            after = ours(*given)
+        with autocast:
+            after = read(compiled_layer, cell, *given)
         entered, *state_and_weights = gradients(after, *given)
         results.append((after, entered, state_and_weights[: len(given[1])], state_and_weights))
     (one, entered_one, state_one, rest_one), (two, entered_two, state_two, rest_two) = results
@@ -87,105 +75,93 @@ def test_threads_share_the_rows_and_change_no_bit(cell):
         assert error(a, b) < 1e-6  # of biases, whose sums are parted
 
 
-@pairs
-def test_a_text_in_pieces_is_the_text(monkeypatch):
+@bfloat16
+def test_a_text_in_pieces_is_the_text():
     entered, state, weights = operands("lstm", 12, 4, 6, 16)
-    with half:
-        whole, *_ = ours(entered, state, weights)
-        first, *between = ours(entered[:5], state, weights)
-        second, *_ = ours(entered[5:], between, weights)
+    with autocast:
+        whole, *_ = read(compiled_layer, "lstm", entered, state, weights)
+        first, *between = read(compiled_layer, "lstm", entered[:5], state, weights)
+        second, *_ = read(compiled_layer, "lstm", entered[5:], between, weights)
     assert torch.equal(torch.cat([first, second]), whole)
 
 
-@pairs
-def test_going_back_twice_is_refused():
+@bfloat16
+def test_a_second_backward_is_refused():
     given = operands("lstm", 3, 2, 4, 16)
-    with half:
-        total = ours(*given)[0].float().sum()
+    with autocast:
+        total = read(compiled_layer, "lstm", *given)[0].float().sum()
     total.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="went back through this layer before"):
+    with pytest.raises(RuntimeError, match="backward ran through this layer before"):
         total.backward()
 
 
-@pairs
-@pytest.mark.parametrize("cell", CELLS)
+@bfloat16
+@COMPILED
 def test_what_is_no_number_stays_so(cell):
     entered, state, weights = operands(cell, 4, 3, 5, 16)
-    with torch.no_grad(), half:
+    with torch.no_grad(), autocast:
         entered[1, 2, 3] = torch.nan
-        hidden = ours(entered, state, weights)[0]
+        hidden = read(compiled_layer, cell, entered, state, weights)[0]
     assert hidden[1:, 2].isnan().all()
     assert hidden[:, :2].isfinite().all()
 
 
-@pairs
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@bfloat16
+@pytest.mark.parametrize("entering", ["table", "one-hot"])
+@COMPILED
+def test_few_tokens_are_looked_up_and_many_multiplied(cell, entering):
+    """As many tokens as positions, so that neither can be taken for the other; one more, and no table is made."""
+    tokens_TB = torch.randint(1, 36, (12, 3))
+    for vocab_size in (36, 37):
+        width = 6 if entering == "table" else vocab_size
+        _, state, weights = operands(cell, 12, 3, width, 16)
+        table_VE = torch.randn(vocab_size, 6, requires_grad=True) if entering == "table" else None
+        learned = [*state, *weights] if table_VE is None else [table_VE, *state, *weights]
+        found = []
+        for twin in (compiled_layer, plain_layer):
+            after = twin(cell, tokens_TB, table_VE, state, weights)
+            given = [torch.linspace(-1, 1, part.numel()).view_as(part).to(part.dtype) for part in after]
+            found.append([*after, *torch.autograd.grad(after, learned, given)])
+        assert all(error(a, b) < 0.02 for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_tokens_add_may_be_looked_up(cell, kind):
-    """As many tokens as positions, so that neither can be taken for the other."""
-    table_VE, state, weights = operands(cell, 12, 3, 6, 16)
-    table_VE, (enter, recur, enter_bias, bias) = table_VE.detach().flatten(0, 1).requires_grad_(), weights
-    tokens_TB = torch.randint(36, (12, 3))
-    results = []
-    for looked_up in (True, False):
-        inputs_VF = F.linear(table_VE, enter, enter_bias).to(kind)
-        inputs, tokens = (inputs_VF, tokens_TB) if looked_up else (inputs_VF[tokens_TB], None)
-        after = recurrent.layer(inputs, tokens, state, recur, bias)
-        results.append((after, gradients(after, table_VE, state, weights)))
-    (one, gradients_one), (other, gradients_other) = results
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert all(error(a, b) < 0.005 for a, b in zip(gradients_one, gradients_other, strict=True))
+def test_a_step_is_a_layer_of_one_position(cell, masked):
+    given = operands(cell, 1, 5, 7, 9)
+    mask_H = (torch.rand(9) < 0.7) / 0.7 if masked else None
+    for one, other in zip(*(read(twin, cell, *given, mask_H) for twin in (plain_step, plain_layer)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
-@pairs
-def test_it_suits_bfloat16_and_whole_tiles():
-    ids_TB = torch.zeros(2, 25)
-    assert not recurrent.suits(ids_TB, 16)
-    with half:
-        assert recurrent.suits(ids_TB, 16)
-        assert not recurrent.suits(ids_TB, 24)
-        assert not recurrent.suits(ids_TB[:, :0], 16)
-
-
-@pytest.mark.parametrize("kind", [LSTM, GRU])
-def test_a_processor_without_the_instruction_has_torchs(kind, monkeypatch):
-    monkeypatch.setattr(arithmetic, "multiplies_pairs", lambda: False)
-    monkeypatch.setattr(recurrent, "layer", None)
-    model = kind(kind.Settings(hidden=8, embedding=4), 20)
-    with half:
-        nats, _ = model.loss(torch.full((2, 5), 7), torch.full((2, 5), 8), None)
-    nats.backward()
-    assert model.recurrent.weight_hh_l0.grad.isfinite().all()
-
-
-@pairs
+@bfloat16
 @pytest.mark.parametrize("columns", [2, 30, 32, 100])
-@pytest.mark.parametrize("way", ["of halves", "as it is", "transposed"])
+@pytest.mark.parametrize("way", ["of bfloat16", "as it is", "transposed"])
 def test_a_product_of_packed_numbers_is_the_product(way, columns):
     rows, matrix = torch.randn(16, 22).bfloat16(), torch.randn(18, columns)
-    pairs, other = arithmetic.room_to_pack(18, columns), arithmetic.room_to_pack(columns, 18)
-    if way == "of halves":
+    pairs, other = matmul.room_to_pack(18, columns), matmul.room_to_pack(columns, 18)
+    if way == "of bfloat16":
         scale, matrix = torch.randn(columns), matrix.bfloat16().float()
-        arithmetic.pack(matrix.bfloat16().view(torch.uint16).numpy(), scale.numpy(), pairs)
+        matmul.pack(matrix.bfloat16().view(torch.uint16).numpy(), scale.numpy(), pairs)
     elif way == "as it is":
         scale = torch.randn(columns)
-        arithmetic.pack_weights(matrix.numpy(), scale.numpy(), pairs, other)
+        matmul.pack_weights(matrix.numpy(), scale.numpy(), pairs, other)
     else:
         scale = torch.randn(18, 1)
-        arithmetic.pack_weights(matrix.T.contiguous().numpy(), scale[:, 0].numpy(), other, pairs)
+        matmul.pack_weights(matrix.T.contiguous().numpy(), scale[:, 0].numpy(), other, pairs)
     expected = (rows[:, :18].float() @ (matrix * scale).bfloat16().float()).numpy()
-    results = np.full((16, arithmetic.packed_columns(columns)), np.nan, np.float32)
+    results = np.full((16, matmul.packed_columns(columns)), np.nan, np.float32)
     for times, add in ((1, False), (2, True)):
-        arithmetic.product(rows.view(torch.uint16).numpy(), pairs, results, add)
+        matmul.product(rows.view(torch.uint16).numpy(), pairs, results, add)
         np.testing.assert_allclose(results[:, :columns], times * expected, atol=2e-5)
         assert not results[:, columns:].any()
 
 
 @pytest.mark.parametrize("columns", [16, 32])
-def test_halves_are_transposed_in_pairs(columns):
+def test_bfloat16_is_transposed_in_pairs(columns):
     halves = torch.randn(6, 32).bfloat16()
     pairs_MP = np.empty((columns, 3), np.uint32)
-    arithmetic.transpose_halves(halves.view(torch.uint16).numpy(), pairs_MP)
+    matmul.transpose_in_pairs(halves.view(torch.uint16).numpy(), pairs_MP)
     assert (pairs_MP.view(np.uint16) == halves.view(torch.uint16).numpy().T[:columns]).all()
 
 
@@ -193,10 +169,10 @@ def test_the_functions_are_what_they_say():
     @numba.njit(fastmath={"contract"})
     def each_of(x, out):
         for i in range(len(x)):
-            out[i, 0] = arithmetic.exp(x[i])
-            out[i, 1] = arithmetic.sigmoid(x[i])
-            out[i, 2] = arithmetic.tanh(x[i])
-            out[i, 3] = arithmetic.widened(arithmetic.halved(x[i]))
+            out[i, 0] = matmul.exp(x[i])
+            out[i, 1] = matmul.sigmoid(x[i])
+            out[i, 2] = matmul.tanh(x[i])
+            out[i, 3] = matmul.widen(matmul.narrow(x[i]))
 
     x = np.concatenate([[-1e30, np.nan], np.linspace(-80, 80, 4001)]).astype(np.float32)
     out = np.empty((len(x), 4), np.float32)

@@ -34,7 +34,7 @@ def plainly(model, ids_BT):
 def test_features_and_gradients_are_those_of_plain_convolutions(shape, training):
     model, ids_BT = make("cnn", dropout=0.3, **shape).train(training), text()
     found = []
-    for features in (lambda ids_BT: model.features(ids_BT, None)[0], lambda ids_BT: plainly(model, ids_BT)):
+    for features in (lambda ids_BT: model.read(ids_BT)[0], lambda ids_BT: plainly(model, ids_BT)):
         with drawn_from(7):
             features_BTH = features(ids_BT)
         weights = torch.linspace(-1, 1, features_BTH.numel()).view_as(features_BTH)
@@ -88,7 +88,7 @@ def test_a_residual_is_added_where_widths_agree():
             for convolution in model.convolutions:
                 convolution.weight.zero_()
                 convolution.bias.zero_()
-        features_BTH, _ = model.features(text(), None)
+        features_BTH, _ = model.read(text())
         expected = model.embedding(text()) if residual else torch.zeros(3, 17, 8)
         assert torch.equal(features_BTH, expected)
 

@@ -82,13 +82,13 @@ def test_a_tied_output_cannot_be_adaptive():
 
 
 @pytest.mark.parametrize("softmax", ["full", "adaptive"])
-def test_a_sharper_model_is_the_same_with_its_logits_multiplied_and_is_kept(tmp_path, softmax):
+def test_a_temperature_divides_the_logits_and_is_kept(tmp_path, softmax):
     torch.manual_seed(0)
     model = LSTM(LSTM.Settings(embedding=8, hidden=16, softmax=softmax), 60).eval()
     ids_BT = torch.randint(4, 60, (2, 30))
     with torch.no_grad():
         plain_BTV = model(ids_BT)[0]
-        model.sharpness = 0.5
+        model.temperature = 2.0
         blunt_BTV, loss = model(ids_BT)[0], model.loss(ids_BT, ids_BT, None)[0]
     if softmax == "full":
         assert torch.allclose(blunt_BTV, 0.5 * plain_BTV, atol=1e-6)
@@ -99,13 +99,19 @@ def test_a_sharper_model_is_the_same_with_its_logits_multiplied_and_is_kept(tmp_
     check_laws(model)
     model.save(tmp_path)
     again = LSTM.load(tmp_path, model.settings, 60)
-    assert again.sharpness == 0.5
+    assert again.temperature == 2.0
     assert torch.equal(again(ids_BT)[0], model(ids_BT)[0])
 
 
-@pytest.mark.parametrize("sharpness", [[1.0, 1.0], float("nan"), 0.0])
-def test_a_sharpness_that_cannot_be_is_refused(tmp_path, sharpness):
+@pytest.mark.parametrize("temperature", [[1.0, 1.0], float("nan"), 0.0])
+def test_a_temperature_that_cannot_be_is_refused(tmp_path, temperature):
     model = LSTM(LSTM.Settings(embedding=4, hidden=4), 10)
-    save_file({**model.state_dict(), "sharpness": torch.tensor(sharpness)}, tmp_path / "model.safetensors")
-    with pytest.raises(ArtifactError, match=r"has sharpness (nan|0\.0)|cannot be read \(a Tensor with 2"):
+    save_file({**model.state_dict(), "temperature": torch.tensor(temperature)}, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"has temperature (nan|0\.0)|cannot be read \(a Tensor with 2"):
         LSTM.load(tmp_path, model.settings, 10)
+
+
+def test_a_file_that_keeps_one_over_the_temperature_is_read(tmp_path):
+    model = LSTM(LSTM.Settings(embedding=4, hidden=4), 10)
+    save_file({**model.state_dict(), "sharpness": torch.tensor(0.8)}, tmp_path / "model.safetensors")
+    assert LSTM.load(tmp_path, model.settings, 10).temperature == pytest.approx(1.25)

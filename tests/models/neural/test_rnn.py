@@ -33,7 +33,7 @@ def test_the_cells_one_by_one_are_the_library_network(kind):
         expected_TBH, last = model.recurrent(entered_TBE)
         state, hidden = None, []
         for token_B in text(4, 5).T:
-            features_B1H, state = model.features(token_B[:, None], state)
+            features_B1H, state = model.read(token_B[:, None], state)
             hidden.append(features_B1H[:, 0])
     assert gap(torch.stack(hidden), expected_TBH) < 1e-6
     for part_BLH, expected_LBH in zip(state.tensors, last if kind == "lstm" else (last,), strict=True):
@@ -58,7 +58,7 @@ def test_a_plain_network_of_ones_own_gives_the_same(kind):
             (r, z, n), (hr, hz, hn) = entered.chunk(3, 1), remembered.chunk(3, 1)
             update = (z + hz).sigmoid()
             h = (1 - update) * (n + (r + hr).sigmoid() * hn).tanh() + update * h
-    assert gap(model.features(text(3, 6), None)[0][:, -1], h) < 1e-5
+    assert gap(model.read(text(3, 6))[0][:, -1], h) < 1e-5
 
 
 @FAMILY
@@ -115,8 +115,11 @@ def test_tied_weights_are_one_after_loading(kind, tmp_path):
 
 def test_dropout_stands_between_layers_and_before_the_output():
     one, two = make("gru", layers=1, dropout=0.4), make("gru", layers=2, dropout=0.4)
-    assert (one.recurrent.dropout, two.recurrent.dropout) == (0.0, 0.4)
-    zeros = (two.train().features(text(8, 50), None)[0] == 0).float().mean().item()
+    with drawn_from(1):
+        between = gap(two.train().read(text())[1].tensors[0][:, 1], two.eval().read(text())[1].tensors[0][:, 1])
+    assert between > 1e-3
+    assert one.read(text())[1].tensors[0].equal(one.train().read(text())[1].tensors[0])
+    zeros = (two.train().read(text(8, 50))[0] == 0).float().mean().item()
     assert zeros == pytest.approx(0.4, abs=0.05)
 
 
@@ -125,14 +128,14 @@ def test_recurrent_dropout_hides_some_of_the_memory_from_the_next_position(kind)
     model = make(kind, recurrent_dropout=0.5, dropout=0.0).train()
     plain = make(kind, dropout=0.0).train()
     with drawn_from(1):
-        once = model.features(text(1, 6), None)[0]
+        once = model.read(text(1, 6))[0]
     with drawn_from(1):
-        again = model.features(text(1, 6), None)[0]
-    free = plain.features(text(1, 6), None)[0]
+        again = model.read(text(1, 6))[0]
+    free = plain.read(text(1, 6))[0]
     assert torch.equal(once, again)
     assert gap(once[:, 0], free[:, 0]) < 1e-6  # nothing is remembered before the first position
     assert gap(once[:, 1:], free[:, 1:]) > 1e-3
-    assert gap(model.eval().features(text(1, 6), None)[0], plain.eval().features(text(1, 6), None)[0]) == 0
+    assert gap(model.eval().read(text(1, 6))[0], plain.eval().read(text(1, 6))[0]) == 0
 
 
 def test_the_family_uses_the_library_networks():

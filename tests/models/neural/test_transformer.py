@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from lmlab.errors import SettingError
-from lmlab.models.neural.transformer import Transformer, _rotate
+from lmlab.models.neural.transformer import Transformer
 from tests.models.neural.acceptance import V, gap, in_pieces, make, text
 
 
@@ -39,15 +41,6 @@ def test_the_order_of_what_is_seen_matters():
     assert gap(model(torch.tensor([[5, 6, 7]]))[0][:, -1], model(torch.tensor([[6, 5, 7]]))[0][:, -1]) > 1e-3
 
 
-def test_rotation_keeps_lengths_and_depends_on_the_distance_alone():
-    x = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
-    y = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(1))
-    assert _rotate(x, 7).norm() == pytest.approx(x.norm().item(), rel=1e-5)
-    products = [(_rotate(x, at) * _rotate(y, at + 3)).sum().item() for at in (0, 5, 100)]
-    assert products == pytest.approx([products[0]] * 3, abs=1e-4)
-    assert (_rotate(x, 0) * _rotate(y, 4)).sum().item() != pytest.approx(products[0], abs=1e-3)
-
-
 def test_heads_must_divide_the_width_into_pairs():
     with pytest.raises(SettingError, match=r"width is 10, but must be a multiple of twice the heads \(4\)"):
         Transformer.Settings(width=10, heads=2)
@@ -67,3 +60,17 @@ def test_a_long_text_is_read_in_segments_of_the_window():
     model.segment = 100
     assert torch.allclose(model.logp(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool)), in_segments, atol=1e-5)
     assert torch.allclose(model.start(ids_BT.tolist())[0], started, atol=1e-5)
+
+
+def test_a_fresh_model_predicts_nearly_evenly_and_adds_little_in_each_block():
+    """Weights that start a hundred times too large, in a block or at the output, cost nats from the first step on."""
+    torch.manual_seed(0)
+    model = Transformer(Transformer.Settings(width=64, layers=3, heads=2), 200)
+    ids_BT = torch.randint(4, 200, (4, 100))
+    with torch.no_grad():
+        nats = model.loss(ids_BT, ids_BT)[0].item() / ids_BT.numel()
+    assert nats == pytest.approx(math.log(198), abs=0.35)
+    for block in model.blocks:
+        for last in (block.attended, block.narrow):
+            assert last.weight.std().item() == pytest.approx(0.02 / 3**0.5, rel=0.1)
+    assert model.output.weight.std().item() == pytest.approx((3 * 64) ** -0.5, rel=0.1)

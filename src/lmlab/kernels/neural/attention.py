@@ -1,9 +1,12 @@
-"""Attention within a window on a CPU that multiplies pairs of bfloat16: compiled loops of our own.
+"""Causal attention within a sliding window: RMS-normalised queries and keys, rotary positions, softmax, values.
 
-torch's takes a mask of all queries and keys, and multiplies what it hides; `attention_kernels.py` does not look there.
-Everything else is torch's: float32, GPUs, other processors.
+torch's attention takes a mask of all queries and keys, and computes what the mask hides. The compiled loops compute
+only the keys of the window, in bfloat16 (`attention_loops.py`): a training step of a Transformer takes two thirds.
 
-Shapes: B sequences, A heads, N = B A, T queries, S keys, F features of a head, H half of them.
+Shapes: B sequences, A heads, N = B A, T queries, S keys, F features of a head (even).
+
+Sources: Vaswani et al. 2017; Su et al. 2021 (RoPE); Henry et al. 2020 (normalised queries and keys); Beltagy et al.
+2020 (sliding window).
 """
 
 from __future__ import annotations
@@ -12,62 +15,95 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lmlab.kernels.engine import each
-from lmlab.kernels.neural.bridge import numbers, shares
+from lmlab.kernels.neural import choice
 
 
-def attend(
-    queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, turns_2SH: Tensor, missing_B: Tensor, window: int
-) -> Tensor:
-    """Each query's mean of the values that it sees, in bfloat16.
+def attention(queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, missing_B: Tensor, window: int) -> Tensor:
+    """For each query the mean of the values it attends to, (B, A, T, F).
 
     Args:
-        queries_BATF: as they were projected: they are brought to a mean square of one and turned here. F is even.
-        keys_BASF: likewise; the last T stand where the queries do.
-        values_BASF: what the keys stand for.
-        turns_2SH: float32, cosine and sine of what each key's pairs of features are turned by.
-        missing_B: how many of the first keys are none.
-        window: how many keys a query sees, its own included.
+        queries_BATF: as projected; normalised and rotated here.
+        keys_BASF: as projected; the last T belong to the positions of the queries.
+        values_BASF: of the keys.
+        missing_B: how many of the first keys are padding, which nothing attends to.
+        window: how many positions a query attends to, its own included.
     """
-    seen_BATF: Tensor = _Attention.apply(queries_BATF, keys_BASF, values_BASF, turns_2SH, missing_B, window)
-    return seen_BATF
+    twin = compiled_attention if choice.compiled_in_bfloat16(queries_BATF) else plain_attention
+    return twin(queries_BATF, keys_BASF, values_BASF, missing_B, window)
+
+
+def plain_attention(
+    queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, missing_B: Tensor, window: int
+) -> Tensor:
+    """`attention` by torch's `scaled_dot_product_attention`, in any precision, on any device."""
+    length, count = queries_BATF.shape[2], keys_BASF.shape[2]
+    past = count - length
+    queries_BATF, keys_BASF = rotate(_normalise(queries_BATF), past), rotate(_normalise(keys_BASF), 0)
+    if past == 0 and length <= window:
+        return F.scaled_dot_product_attention(queries_BATF, keys_BASF, values_BASF, is_causal=True)
+    key_S = torch.arange(count, device=missing_B.device)
+    distance_TS = key_S[past:, None] - key_S
+    seen_B1TS = (distance_TS >= 0) & (distance_TS < window) & (key_S >= missing_B[:, None])[:, None, None]
+    return F.scaled_dot_product_attention(queries_BATF, keys_BASF, values_BASF, attn_mask=seen_B1TS)
+
+
+def compiled_attention(
+    queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, missing_B: Tensor, window: int
+) -> Tensor:
+    """`attention` by compiled loops, in bfloat16, on a CPU that has instructions for it."""
+    out_BATF: Tensor = _Attention.apply(queries_BATF, keys_BASF, values_BASF, missing_B, window)
+    return out_BATF
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:])
+
+
+def rotate(x_BATF: Tensor, first: int) -> Tensor:
+    """Rotary positions, from `first` on: pairs of features, F/2 apart, rotated by angles that grow with position."""
+    cos, sin = _rotations(first, x_BATF.shape[2], x_BATF).to(x_BATF.dtype)
+    a, b = x_BATF.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _rotations(first: int, length: int, x_BATF: Tensor) -> Tensor:
+    """Cosine and sine of the angles, float32: (2, length, F/2)."""
+    half = x_BATF.shape[3] // 2
+    frequency = 10_000.0 ** (-torch.arange(half, device=x_BATF.device) / half)
+    angle = torch.arange(first, first + length, device=x_BATF.device)[:, None] * frequency
+    return torch.stack([angle.cos(), angle.sin()])
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        queries_BATF: Tensor,
-        keys_BASF: Tensor,
-        values_BASF: Tensor,
-        turns_2SH: Tensor,
-        missing_B: Tensor,
-        window: int,
-    ) -> Tensor:
-        from lmlab.kernels.neural.attention_loops import attend
+    def forward(ctx: Any, queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, *how: Any) -> Tensor:
+        from lmlab.kernels.neural.attention_loops import forward
 
-        parts = queries_BATF, keys_BASF, values_BASF
-        in_halves = [part.to(torch.bfloat16).contiguous().flatten(0, 1) for part in parts]
+        missing_B, window = how
+        operands = queries_BATF, keys_BASF, values_BASF
+        in_bfloat16 = [operand.to(torch.bfloat16).contiguous().flatten(0, 1) for operand in operands]
         missing_N = missing_B.repeat_interleave(queries_BATF.shape[1])
-        out_NTF, scale_NT = torch.empty_like(in_halves[0]), torch.empty(in_halves[0].shape[:2])
-        kept = *in_halves, turns_2SH, missing_N
-        arrays = *map(numbers, kept), window, numbers(out_NTF), scale_NT.numpy()
-        blocks = shares(len(out_NTF))
-        each(lambda block: attend(*arrays, block.start, block.stop), blocks, len(blocks))
-        ctx.save_for_backward(*kept, scale_NT)
-        ctx.window, ctx.parts = window, [(part.shape, part.dtype) for part in parts]
+        out_NTF, scale_NT = torch.empty_like(in_bfloat16[0]), torch.empty(in_bfloat16[0].shape[:2])
+        saved = *in_bfloat16, _rotations(0, keys_BASF.shape[2], keys_BASF), missing_N
+        arrays = *map(choice.array_of, saved), window, choice.array_of(out_NTF), scale_NT.numpy()
+        blocks = choice.row_blocks(len(out_NTF))
+        each(lambda block: forward(*arrays, block.start, block.stop), blocks, len(blocks))
+        ctx.save_for_backward(*saved, scale_NT)
+        ctx.window, ctx.operands = window, [(operand.shape, operand.dtype) for operand in operands]
         return out_NTF.view(queries_BATF.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_BATF: Tensor) -> tuple[Tensor | None, ...]:
-        from lmlab.kernels.neural.attention_loops import attend_back
+        from lmlab.kernels.neural.attention_loops import backward
 
-        *kept, scale_NT = ctx.saved_tensors
+        *saved, scale_NT = ctx.saved_tensors
         grad_NTF = grad_BATF.to(torch.bfloat16).contiguous().flatten(0, 1)
-        grads = [torch.empty_like(part) for part in kept[:3]]
-        arrays = *map(numbers, kept), ctx.window, scale_NT.numpy(), numbers(grad_NTF), *map(numbers, grads)
-        blocks = shares(len(grad_NTF))
-        each(lambda block: attend_back(*arrays, block.start, block.stop), blocks, len(blocks))
-        given = (grad.view(shape).to(kind) for grad, (shape, kind) in zip(grads, ctx.parts, strict=True))
-        return *given, None, None, None
+        grads = [torch.empty_like(operand) for operand in saved[:3]]
+        arrays = *map(choice.array_of, (*saved,)), ctx.window, *map(choice.array_of, (scale_NT, grad_NTF, *grads))
+        blocks = choice.row_blocks(len(grad_NTF))
+        each(lambda block: backward(*arrays, block.start, block.stop), blocks, len(blocks))
+        given = (grad.view(shape).to(kind) for grad, (shape, kind) in zip(grads, ctx.operands, strict=True))
+        return *given, None, None

@@ -1,10 +1,10 @@
-"""The masked loss: summed cross-entropy of a linear output layer, without holding the logits.
+"""Summed cross-entropy of a linear output layer, without holding the logits.
 
 With a vocabulary of 40,000 the logits of 4,096 rows are 0.6 GB, and autograd would keep them twice more. Here the rows
-go through in chunks, and each chunk leaves behind its gradients alone: memory stays flat, and fewer bytes move. On a
-CPU the logits become gradients where they are, in one compiled pass (`loss_kernels.py`).
+go through in chunks, and each chunk leaves only its gradients behind: memory stays flat, and fewer bytes move. On a
+CPU the logits become gradients in place, in one compiled pass (`loss_loops.py`).
 
-Shapes: N rows, H features, V the vocabulary, K rows worth reading, C rows of a chunk.
+Shapes: N rows, H features, V the vocabulary, K rows to compute, C rows of a chunk.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from lmlab.kernels.engine import each
+from lmlab.kernels.neural import choice
 from lmlab.vocabulary import IGNORE
 
-_CHUNK_ROWS, _CHUNK_LOGITS = 256, 1 << 20  # at least; as many as stay in cache
-_COMPILED = (torch.float32, torch.bfloat16)  # for logits of these, on a CPU, where there are as many
-_WORTH = 1 << 16  # as repay loading the kernels; by shape alone, lest a resumed run choose differently
+_CHUNK_ROWS, _CHUNK_LOGITS = 256, 1 << 20  # of a chunk: at least; as many as stay in cache
 
 
 def cross_entropy_sum(features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
     """Sum over the rows of -log softmax(features @ weight.T + bias)[target], in nats, in float32.
 
-    Rows whose target is `IGNORE` count nothing. Under autocast the products run in its precision, softmax and sums
-    in float32.
+    Rows whose target is `IGNORE` are left out. Under autocast the products run in its precision, softmax and sums in
+    float32. Backward works once: the gradients are scaled in place.
     """
     if torch.is_autocast_enabled(features_NH.device.type):
         kind = torch.get_autocast_dtype(features_NH.device.type)
@@ -36,20 +35,20 @@ def cross_entropy_sum(features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, ta
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes the gradients during the forward pass: they are linear in the one number that backward brings."""
+    """Computes the gradients in the forward pass: they are linear in the one number that backward is given."""
 
     @staticmethod
     def forward(
         ctx: Any, features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, learning: bool
     ) -> Tensor:
-        rows_K = _worth_reading(targets_N)
+        rows_K = _rows_to_compute(targets_N)
         features_KH = features_NH if rows_K is None else features_NH[rows_K]
         targets_K = targets_N if rows_K is None else targets_N[rows_K]
         grad_features_KH = torch.empty_like(features_KH)
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
         grad_bias_V, total = torch.zeros_like(bias_V), bias_V.new_zeros(())
-        worth = len(targets_K) * len(weight_VH) >= _WORTH and features_NH.dtype in _COMPILED
-        gradients = _compiled if worth and not features_NH.is_cuda else _plain
+        fused = choice.compiled_loss(features_NH, len(targets_K) * len(weight_VH))
+        gradients = compiled_gradients if fused else plain_gradients
         many = _CHUNK_ROWS * max(1, _CHUNK_LOGITS // (_CHUNK_ROWS * len(weight_VH)))
         for at in range(0, len(targets_K), many):
             features_CH = features_KH[at : at + many]
@@ -66,21 +65,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = ctx.saved_tensors  # scaled in place: torch refuses to go this way twice
+        grads = ctx.saved_tensors  # scaled in place: torch refuses a second backward
         return *(of_one.mul_(grad) for of_one in grads), None, None
 
 
-def _worth_reading(targets_N: Tensor) -> Tensor | None:
-    """The rows that count, then some others to whole chunks, as oneDNN compiles anew for each height; None is all."""
+def _rows_to_compute(targets_N: Tensor) -> Tensor | None:
+    """The rows not ignored, then some ignored ones to whole chunks, as oneDNN compiles for each height; None is all."""
     count_N = targets_N != IGNORE
     whole = -(-int(count_N.sum()) // _CHUNK_ROWS) * _CHUNK_ROWS
     return None if whole >= len(targets_N) else torch.cat([count_N.nonzero(), (~count_N).nonzero()])[:whole, 0]
 
 
-def _plain(
+def plain_gradients(
     logits_CV: Tensor, bias_V: Tensor, targets_C: Tensor, grad_bias_V: Tensor, learning: bool
 ) -> tuple[Tensor, Tensor]:
-    """Summed nats and their gradients by the logits; those by the bias are added to `grad_bias_V`."""
+    """Summed nats, and their gradient with respect to the logits; that of the bias is added to `grad_bias_V`."""
     target_C1, ignored_C1 = targets_C.clamp(min=0)[:, None], (targets_C == IGNORE)[:, None]
     logp_CV = (logits_CV.float() + bias_V).log_softmax(-1)
     chosen_C1 = logp_CV.gather(-1, target_C1).masked_fill(ignored_C1, 0)
@@ -90,10 +89,10 @@ def _plain(
     return -chosen_C1.sum(), logp_CV.to(logits_CV.dtype)
 
 
-def _compiled(
+def compiled_gradients(
     logits_CV: Tensor, bias_V: Tensor, targets_C: Tensor, grad_bias_V: Tensor, learning: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same, the logits becoming gradients in place; a block of rows a thread."""
+    """`plain_gradients` by compiled loops, the gradients in place of the logits; each thread has a block of rows."""
     from lmlab.kernels.neural.loss_loops import to_gradients
 
     threads, half = torch.get_num_threads(), logits_CV.dtype == torch.bfloat16

@@ -1,12 +1,11 @@
-"""What compiled loops of neural models reckon with: bfloat16, the exponential, and products of few rows.
+"""Arithmetic of the compiled neural loops: bfloat16, the exponential, and a matrix product for few rows.
 
-A bfloat16 is the upper half of a float32's bits; NumPy has no such numbers, so arrays of them are uint16 here.
+A bfloat16 is the upper half of a float32's bits; NumPy has no such type, so arrays of it are uint16 here.
 
-`product` is the heart of training a recurrent network: at each position a few rows meet a large matrix, which has
-to come from the second or third cache for them, every time. Eight rows by 32 columns stay in registers while the matrix
-streams by once, packed in the order in which it is read: that runs at the processor's peak (lab log). It needs an
-instruction that multiplies pairs of bfloat16 numbers and adds to float32 (AVX512-BF16); `multiplies_pairs` says whether
-this processor has it.
+`product` is the heart of training a recurrent network: at each position a few rows meet a large matrix, which has to
+come from the second or third cache every time. The microkernel keeps eight rows by 32 columns in registers while the
+matrix streams by once, packed in the order in which it is read; that runs at the processor's peak (lab log). It needs
+the instruction that multiplies pairs of bfloat16 and adds to float32 (AVX512-BF16): `has_bfloat16` says if it is there.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numba.extending import intrinsic
 
 from lmlab.kernels.jit import inline, jit, processor_has
 
-ROWS, COLUMNS, _LANES = 4, 32, 16  # rows come in fours, two of which make a tile; numbers in a vector
+ROWS, COLUMNS, _LANES = 4, 32, 16  # rows of half a tile, columns of a panel; numbers in a vector
 _f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
 _LOG2_E, _LN_2, _LN_2_REST = _f4(1.4426950408889634), _f4(0.693359375), _f4(-2.12194440e-4)
 _LEAST, _MOST = _f4(-125 / 1.44269504), _f4(125 / 1.44269504)
@@ -41,17 +40,17 @@ class _BFloat(ir.types.Type):
         return hash(_BFloat)
 
 
-def multiplies_pairs() -> bool:
-    """Whether this processor multiplies pairs of bfloat16 numbers, 16 at a time."""
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies pairs of bfloat16, 16 at a time."""
     return processor_has("avx512bf16")
 
 
 @inline
 def exp(x):
-    """The exponential to 4e-7: the nearest power of 2 by its bits, the rest by a polynomial; 0 below -86."""
+    """The exponential to 4e-7: the nearest power of 2 by its bits, times a polynomial; 0 below -86."""
     x = _MOST if x > _MOST else x
     whole = _i4(_f4(x * _LOG2_E + _SHIFT).view(np.int32) - _SHIFT_BITS)
-    y = (x - _f4(whole) * _LN_2) - _f4(whole) * _LN_2_REST  # the first exact: ln 2 in two numbers
+    y = (x - _f4(whole) * _LN_2) - _f4(whole) * _LN_2_REST  # the first product is exact: ln 2 in two numbers
     p = _f4(8.290314667e-03)
     p = p * y + _f4(4.189792932e-02)
     p = p * y + _f4(1.666763619e-01)
@@ -75,19 +74,19 @@ def tanh(x):
 
 
 @inline
-def widened(half):
+def widen(half):
     """The float32 of a bfloat16's bits."""
     return _u4(_u4(half) << _u4(16)).view(np.float32)
 
 
 @inline
-def widened_if(half, number):
-    """A float32, given as one or as a bfloat16's bits."""
-    return widened(number) if half else _f4(number)
+def widen_if(half, number):
+    """A number given as float32, or as the bits of a bfloat16."""
+    return widen(number) if half else _f4(number)
 
 
 @inline
-def halved(number):
+def narrow(number):
     """The bits of the bfloat16 nearest to a float32, ties to even."""
     bits = _f4(number).view(np.uint32)
     return _u2((bits + _u4(0x7FFF) + ((bits >> _u4(16)) & _u4(1))) >> _u4(16))
@@ -109,25 +108,19 @@ def room_to_pack(length: int, columns: int) -> np.ndarray:
 
 @jit
 def pack(matrix_KM, scale_M, pairs):
-    """Pack a matrix of bfloat16.
-
-    Args:
-        matrix_KM: K even.
-        scale_M: float32, what each column is multiplied by.
-        pairs: out: see `room_to_pack`.
-    """
+    """Pack a matrix of bfloat16, K even, each column times a float32, into what `room_to_pack` gave."""
     two_2M = np.empty((2, len(scale_M)), np.uint16)
     for pair in range(pairs.shape[1]):
         for k in range(2):
             numbers, scaled = matrix_KM[2 * pair + k], two_2M[k]
             for m in range(len(scale_M)):
-                scaled[m] = halved(widened(numbers[m]) * scale_M[m])
+                scaled[m] = narrow(widen(numbers[m]) * scale_M[m])
         _pack_rows(two_2M[0], two_2M[1], pair, pairs)
 
 
 @jit
 def pack_along(rows_SF, packed):
-    """Pack a matrix of bfloat16 as it is; an odd last row meets zeros."""
+    """Pack a matrix of bfloat16 as it is; an odd last row is paired with zeros."""
     count, features = rows_SF.shape
     for panel in range(len(packed)):
         column = panel * COLUMNS
@@ -142,7 +135,7 @@ def pack_along(rows_SF, packed):
 
 @jit
 def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
-    """Pack a float32 matrix, M and K even, each column times a number, as it is and its transpose: read but once."""
+    """Pack a float32 matrix, M and K even, each column times a number; and its transpose, in the same pass."""
     columns, length = matrix_MK.shape
     some_LK = np.empty((_LANES, length), np.uint16)
     pairs_LP = some_LK.view(np.uint32)
@@ -151,7 +144,7 @@ def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
         for j in range(count):
             numbers, some = matrix_MK[start + j], some_LK[j]
             for k in range(length):
-                some[k] = halved(numbers[k] * scale_K[k])
+                some[k] = narrow(numbers[k] * scale_K[k])
         for j in range(0, count, 2):
             _pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
         for pair in range(length // 2):
@@ -171,8 +164,8 @@ def _pack_rows(first_M, second_M, place, pairs):
 
 
 @jit
-def transpose_halves(matrix_KM, pairs_MP):
-    """Turn the first columns of a matrix of bfloat16, as pairs (K even, columns a multiple of 16)."""
+def transpose_in_pairs(matrix_KM, pairs_MP):
+    """Transpose the first columns of a matrix of bfloat16 into pairs (K even, columns a multiple of 16)."""
     for start in range(0, len(pairs_MP), _LANES):
         for pair in range(len(matrix_KM) // 2):
             for j in range(_LANES):
@@ -190,29 +183,29 @@ def product(rows_NK, packed, results_NM, add):
     """Multiply rows by a packed matrix.
 
     Args:
-        rows_NK: bfloat16, N a multiple of `ROWS`; of longer rows as much is read as the matrix has rows.
-        packed: the matrix, as pairs (`room_to_pack`).
+        rows_NK: bfloat16, N a multiple of `ROWS`; what a row has beyond the rows of the matrix is not read.
+        packed: the matrix, as `room_to_pack` describes.
         results_NM: float32, out; M the columns of all panels.
-        add: whether to add to what the results were.
+        add: whether to add to the results instead of replacing them.
     """
     multiply(rows_NK, 0, rows_NK.shape[1], 2, len(rows_NK), packed, 0, packed.shape[1], results_NM, add)
 
 
 @jit
 def multiply(numbers, at, apart, step, count, packed, first, pairs, results_NM, add):
-    """The same where the rows' pairs lie anyhow: pair p of row n at `at + n * apart + p * step`.
+    """Multiply strided rows by a packed matrix: pair p of row n lies at `at + n * apart + p * step`.
 
     Args:
-        numbers: contiguous; bfloat16 or pairs of it; places are counted in its own elements, its axes laid end to end.
-        at: see above.
-        apart: see above.
-        step: see above.
+        numbers: contiguous, bfloat16 or pairs of it; places are counted in its elements, its axes laid end to end.
+        at: place of the first row.
+        apart: distance of the rows.
+        step: distance of a row's pairs.
         count: rows, a multiple of `ROWS`.
-        packed: the matrix, as pairs.
-        first: pair of the matrix's rows that meets a row's first.
-        pairs: how many there are.
+        packed: the matrix, as `room_to_pack` describes.
+        first: the pair of the matrix's rows that a row's first pair is multiplied by.
+        pairs: how many of them.
         results_NM: float32, out; at least `count` rows.
-        add: whether to add to what the results were.
+        add: whether to add to the results instead of replacing them.
     """
     wide = results_NM.shape[1]
     for panel in range(len(packed)):
@@ -226,8 +219,8 @@ def multiply(numbers, at, apart, step, count, packed, first, pairs, results_NM, 
             _half(numbers, at + row * apart, apart, step, packed, panel_at, pairs, results_NM, to, wide, add)
 
 
-def _tile_of(many: int) -> Any:
-    """One tile of `multiply`, so many rows high; places are given as in arrays with their axes laid end to end."""
+def _tile_of(rows: int) -> Any:
+    """The microkernel of `multiply`, for a tile of so many rows; places are those of arrays laid end to end."""
 
     @intrinsic
     def tile(_typing, numbers, at, apart, step, packed, packed_at, pairs, results, results_at, wide, add):
@@ -236,8 +229,7 @@ def _tile_of(many: int) -> Any:
                 data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
                 return builder.gep(data, [arguments[place + 1]])
 
-            apart, step, pairs, wide, add = (arguments[place] for place in (2, 3, 6, 9, 10))
-            _Tile(builder, many, pairs, apart, step).generate(pointer(0), pointer(4), pointer(7), wide, add)
+            _write_tile(builder, rows, *(pointer(place) for place in (0, 4, 7)), *(arguments[i] for i in _SIZES))
             return context.get_dummy_value()
 
         place = types.int64
@@ -247,62 +239,57 @@ def _tile_of(many: int) -> Any:
     return tile
 
 
+_SIZES = (2, 3, 6, 9, 10)  # of `tile`'s arguments: apart, step, pairs, wide, add
 _tile, _half = _tile_of(2 * ROWS), _tile_of(ROWS)
 _INDEX, _INT = ir.IntType(64), ir.IntType(32)
 _SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_INT, _LANES)
-_HALVES = ir.VectorType(_BFloat(), 2 * _LANES)
-_VECTORS = COLUMNS // _LANES
+_BFLOATS = ir.VectorType(_BFloat(), 2 * _LANES)
 
 
-class _Tile:
-    """Writes the loop: sums in registers, each turn a pair of the rows' numbers against a pair of the panel's rows."""
+def _write_tile(
+    builder: Any,
+    rows: int,
+    numbers: Any,
+    panel: Any,
+    results: Any,
+    apart: Any,
+    step: Any,
+    pairs: Any,
+    wide: Any,
+    add: Any,
+) -> None:
+    """Write the loop: sums stay in registers; each turn multiplies a pair of each row by a pair of the panel's rows."""
 
-    def __init__(self, builder: Any, rows: int, pairs: Any, apart: Any, step: Any) -> None:
-        self._builder, self._rows, self._pairs, self._apart, self._step = builder, range(rows), pairs, apart, step
-        multiply = ir.FunctionType(_SUMS, [_SUMS, _HALVES, _HALVES])
-        self._multiply = cgutils.get_or_insert_function(builder.module, multiply, "llvm.x86.avx512bf16.dpbf16ps.512")
+    def at(pointer: Any, index: Any, kind: ir.Type) -> Any:
+        return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
 
-    def generate(self, rows: Any, panel: Any, results: Any, wide: Any, add: Any) -> None:
-        """Write or add the product of the rows from `rows` on and the panel to the results, which lie `wide` apart."""
-        builder = self._builder
-        places = [
-            self._at(results, builder.add(builder.mul(wide, _INDEX(row)), _INDEX(_LANES * vector)), _SUMS)
-            for row in self._rows
-            for vector in range(_VECTORS)
-        ]
-        zeros, before = ir.Constant(_SUMS, None), builder.block
-        begun = [builder.select(add, builder.load(place, align=4), zeros) for place in places]
-        loop, end = builder.append_basic_block("pairs"), builder.append_basic_block("tile")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        number = builder.phi(_INDEX)
-        totals = [builder.phi(_SUMS) for _ in places]
-        added = self._turn(rows, panel, number, totals)
-        following = builder.add(number, _INDEX(1))
-        for total, first, then in zip((number, *totals), (_INDEX(0), *begun), (following, *added), strict=True):
-            total.add_incoming(first, before)
-            total.add_incoming(then, loop)
-        builder.cbranch(builder.icmp_signed("<", following, self._pairs), loop, end)
-        builder.position_at_end(end)
-        for place, total in zip(places, added, strict=True):
-            builder.store(total, place, align=4)
-
-    def _turn(self, rows: Any, panel: Any, number: Any, totals: list[Any]) -> list[Any]:
-        builder, added = self._builder, []
-        at, along = builder.mul(number, _INDEX(COLUMNS)), builder.mul(number, self._step)
-        columns = [
-            builder.bitcast(
-                builder.load(self._at(panel, builder.add(at, _INDEX(_LANES * vector)), _PAIRS), align=4), _HALVES
-            )
-            for vector in range(_VECTORS)
-        ]
-        for row in self._rows:
-            place = self._at(rows, builder.add(builder.mul(self._apart, _INDEX(row)), along), _INT)
-            one = builder.insert_element(ir.Constant(_PAIRS, ir.Undefined), builder.load(place, align=2), _INT(0))
-            pair = builder.bitcast(builder.shuffle_vector(one, one, ir.Constant(_PAIRS, [0] * _LANES)), _HALVES)
-            for vector, column in enumerate(columns):
-                added.append(builder.call(self._multiply, [totals[row * _VECTORS + vector], pair, column]))
-        return added
-
-    def _at(self, pointer: Any, index: Any, kind: ir.Type) -> Any:
-        return self._builder.bitcast(self._builder.gep(pointer, [index]), kind.as_pointer())
+    vectors, zeros = range(0, COLUMNS, _LANES), ir.Constant(_SUMS, None)
+    places = [
+        at(results, builder.add(builder.mul(wide, _INDEX(row)), _INDEX(vector)), _SUMS)
+        for row in range(rows)
+        for vector in vectors
+    ]
+    begun = [builder.select(add, builder.load(place, align=4), zeros) for place in places]
+    before, loop, end = builder.block, builder.append_basic_block("pairs"), builder.append_basic_block("tile")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    number, sums = builder.phi(_INDEX), [builder.phi(_SUMS) for _ in places]
+    turn, along, added = builder.mul(number, _INDEX(COLUMNS)), builder.mul(number, step), list[Any]()
+    columns = [builder.load(at(panel, builder.add(turn, _INDEX(vector)), _PAIRS), align=4) for vector in vectors]
+    columns = [builder.bitcast(column, _BFLOATS) for column in columns]
+    kind = ir.FunctionType(_SUMS, [_SUMS, _BFLOATS, _BFLOATS])
+    multiply_add = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+    for row in range(rows):
+        pair = builder.load(at(numbers, builder.add(builder.mul(apart, _INDEX(row)), along), _INT), align=2)
+        one = builder.insert_element(ir.Constant(_PAIRS, ir.Undefined), pair, _INT(0))
+        everywhere = builder.bitcast(builder.shuffle_vector(one, one, ir.Constant(_PAIRS, [0] * _LANES)), _BFLOATS)
+        for column in columns:
+            added.append(builder.call(multiply_add, [sums[len(added)], everywhere, column]))
+    following = builder.add(number, _INDEX(1))
+    for value, first, then in zip((number, *sums), (_INDEX(0), *begun), (following, *added), strict=True):
+        value.add_incoming(first, before)
+        value.add_incoming(then, loop)
+    builder.cbranch(builder.icmp_signed("<", following, pairs), loop, end)
+    builder.position_at_end(end)
+    for place, total in zip(places, added, strict=True):
+        builder.store(total, place, align=4)

@@ -1,19 +1,18 @@
-"""The recurrent part of an LSTM or a GRU layer on a CPU that multiplies pairs of bfloat16: compiled loops of our own.
+"""Recurrent layers: the plain RNN, the LSTM and the GRU, layer upon layer.
 
 oneDNN's LSTM adds to the gradient of the recurrent weights at every position, which are megabytes of sums for a few
-rows; torch's GRU is a dozen operations a position. Here that gradient is one product after the loop, and the weights
-stream by in the order in which they are read (`arithmetic.py`, `recurrent_kernels.py`). What the input adds to the
-parts of a layer is looked up: where tokens are few, in a table of what each adds, which spares a product a position.
-Everything else is torch's: float32, GPUs, other processors.
+rows, and torch's GRU makes a dozen operations a position. The compiled loops compute that gradient as one product
+after the loop, and stream the packed weights by in the order in which they are read (`recurrent_loops.py`). Where
+tokens are few, the product of the first layer with its input is a table with a row for each token.
 
-Shapes: T positions, S = T + 1, B sequences, N = B rounded up to whole tiles, H hidden, F = 4H gates of an LSTM or 3H
-parts of a GRU, G = 4H, M different inputs, W and V the columns of packed panels.
+Shapes: T positions, S = T + 1, B sequences, N = B rounded up to whole tiles, L layers, E inputs, H hidden, F = 4H gates
+of an LSTM or 3H of a GRU, G = 4H what is saved of them, M different inputs, V the vocabulary or the columns of panels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,42 +20,135 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmlab.kernels.engine import each
-from lmlab.kernels.neural import bridge
-from lmlab.kernels.neural.bridge import numbers, shares
+from lmlab.kernels.neural import choice
+from lmlab.kernels.neural.choice import array_of, row_blocks
+from lmlab.kernels.neural.embedding import embedding
 
-_AT_A_TIME = 512  # positions whose product stays in the second cache
-
-
-def suits(ids_TB: Tensor, hidden: int) -> bool:
-    """Whether a batch is for the compiled loops."""
-    return hidden % 16 == 0 and bridge.suits(ids_TB)
+_POSITIONS = 512  # whose product stays in the second cache
+_LAYERS: Final[Mapping[str, Any]] = {"rnn": torch.rnn_tanh, "lstm": torch.lstm, "gru": torch.gru}
+_CELLS: Final[Mapping[str, Any]] = {"rnn": torch.rnn_tanh_cell, "lstm": torch.lstm_cell, "gru": torch.gru_cell}
 
 
-def layer(
-    inputs: Tensor,
-    tokens_TB: Tensor | None,
+def recurrent_layers(
+    cell: str,
+    x: Tensor,
+    table_VE: Tensor | None,
     state: Sequence[Tensor],
-    recur_FH: Tensor,
-    bias_F: Tensor,
-    kept_H: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """One layer: h_TBH, and the state after it.
+    weights: Sequence[Sequence[Tensor]],
+    dropout: Any,
+    masks: Sequence[Tensor | None],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Read T positions through L layers.
 
     Args:
-        inputs: what the input adds to the parts, float32 or bfloat16: inputs_MF of each token, or inputs_TBF.
-        tokens_TB: which token stands where; None where inputs are of positions.
-        state: h_1BH and c_1BH before it for an LSTM, h_1BH for a GRU.
-        recur_FH: the recurrent weights, as torch keeps them; H is a multiple of 16.
-        bias_F: their bias.
-        kept_H: what the hidden numbers are multiplied by where the next position reads them.
+        cell: rnn, lstm or gru.
+        x: tokens_TB; the inputs are their rows of the table, without one their one-hot vectors.
+        table_VE: an embedding, or None.
+        state: before the first position: h_LBH, of an LSTM also c_LBH.
+        weights: of each layer, as torch keeps them: input, recurrent, and the biases of both.
+        dropout: a module called between layers; `present_share` is the share that it drops.
+        masks: of each layer, what h is multiplied by (H) wherever the next position reads it, or None.
+
+    Returns:
+        The hidden states of the last layer, (T, B, H), and the state after the last position.
     """
-    gru, kept_1BH = len(state) == 1, state[-1]
-    h_TBH, h_BH, kept_BH = _Layer.apply(gru, inputs, tokens_TB, state[0][0], kept_1BH[0], recur_FH, bias_F, kept_H)
-    return (h_TBH, kept_BH[None]) if gru else (h_TBH, h_BH[None], kept_BH[None])
+    if x.is_cuda and all(mask is None for mask in masks):  # cuDNN keeps all layers in one buffer, and drops in between
+        flat = [weight for layer in weights for weight in layer]
+        return _by_torch(cell, _inputs(x, table_VE, weights[0]), state, flat, len(weights), dropout.present_share)
+    if len(x) == 1 and not torch.is_grad_enabled():
+        twin = plain_step
+    elif cell != "rnn" and state[0].shape[-1] % 16 == 0 and choice.compiled_in_bfloat16(x):
+        twin = compiled_layer
+    else:
+        twin = plain_layer
+    after = []
+    for layer, (of_layer, mask_H) in enumerate(zip(weights, masks, strict=True)):
+        before = [part_LBH[layer : layer + 1] for part_LBH in state]
+        x, *new = twin(cell, dropout(x) if layer else x, None if layer else table_VE, before, of_layer, mask_H)
+        after.append(new)
+    return x, tuple(torch.cat(part) for part in zip(*after, strict=True))
+
+
+def plain_layer(
+    cell: str,
+    x: Tensor,
+    table_VE: Tensor | None,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mask_H: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """One layer by torch: hidden states_TBH, then the state after; `x` may be tokens_TB or inputs_TBE."""
+    enter_FE, recur_FH, *biases = weights
+    recur_FH = recur_FH if mask_H is None else recur_FH * mask_H
+    hidden_TBH, after = _by_torch(cell, _inputs(x, table_VE, weights), state, [enter_FE, recur_FH, *biases], 1, 0.0)
+    return hidden_TBH, *after
+
+
+def plain_step(
+    cell: str,
+    x: Tensor,
+    table_VE: Tensor | None,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mask_H: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """`plain_layer` of one position by torch's cells: a third of the time, since no weights are repacked for it."""
+    enter_FE, recur_FH, *biases = weights
+    recur_FH = recur_FH if mask_H is None else recur_FH * mask_H
+    before = [part_1BH[0] for part_1BH in state]
+    after = _CELLS[cell](_inputs(x, table_VE, weights)[0], _one_or_all(before), enter_FE, recur_FH, *biases)
+    after_1BH = [part_BH[None] for part_BH in ([*after] if cell == "lstm" else [after])]
+    return after_1BH[0], *after_1BH
+
+
+def compiled_layer(
+    cell: str,
+    x: Tensor,
+    table_VE: Tensor | None,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mask_H: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """`plain_layer` of an LSTM or a GRU by compiled loops, in bfloat16; H is a multiple of 16. Backward works once."""
+    enter_FE, recur_FH, enter_bias_F, bias_F = weights
+    vocab_size = enter_FE.shape[1] if table_VE is None else len(table_VE)
+    tokens_TB = x if not x.is_floating_point() and choice.worth_a_table(x, vocab_size) else None
+    if tokens_TB is None:
+        inputs = F.linear(_inputs(x, table_VE, weights), enter_FE, enter_bias_F)
+    elif table_VE is None:
+        inputs = (enter_FE.T + enter_bias_F).contiguous()
+    else:
+        inputs = F.linear(table_VE, enter_FE, enter_bias_F)
+    gru, before_1BH = cell == "gru", state[-1]
+    given = gru, inputs, tokens_TB, state[0][0], before_1BH[0], recur_FH, bias_F, mask_H
+    hidden_TBH, h_BH, after_BH = _Layer.apply(*given)
+    return (hidden_TBH, after_BH[None]) if gru else (hidden_TBH, h_BH[None], after_BH[None])
+
+
+def _inputs(x: Tensor, table_VE: Tensor | None, weights: Sequence[Tensor]) -> Tensor:
+    if x.is_floating_point():
+        return x
+    return F.one_hot(x, weights[0].shape[1]).to(weights[0].dtype) if table_VE is None else embedding(table_VE, x)
+
+
+def _by_torch(
+    cell: str, x_TBE: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], layers: int, dropout: float
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    learning = torch.is_grad_enabled()
+    hidden_TBH, *after = _LAYERS[cell](
+        *(x_TBE, _one_or_all([part.contiguous() for part in state]), weights, True, layers),
+        *(dropout, learning, False, False),  # one direction, time before rows
+    )
+    return hidden_TBH, tuple(after)
+
+
+def _one_or_all(state: Sequence[Tensor]) -> Any:
+    """Torch takes the state of an LSTM as a tuple, any other as a tensor."""
+    return tuple(state) if len(state) > 1 else state[0]
 
 
 class _Layer(torch.autograd.Function):
-    """Remembers, and goes back, once: its memory becomes the gradients."""
+    """Backward overwrites the saved gates with their gradients, so it works once."""
 
     @staticmethod
     def forward(
@@ -65,99 +157,88 @@ class _Layer(torch.autograd.Function):
         inputs: Tensor,
         tokens_TB: Tensor | None,
         h_BH: Tensor,
-        kept_BH: Tensor,
+        c_BH: Tensor,
         recur_FH: Tensor,
         bias_F: Tensor,
         mask_H: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         from lmlab.kernels.neural.matmul import ROWS, pack_weights, room_to_pack
-        from lmlab.kernels.neural.recurrent_loops import read
+        from lmlab.kernels.neural.recurrent_loops import forward
 
-        parts, hidden = recur_FH.shape
+        gates, hidden = recur_FH.shape
         index_TB = torch.arange(inputs.shape[:2].numel()).view(inputs.shape[:2]) if tokens_TB is None else tokens_TB
         length, rows = index_TB.shape
-        inputs_MF = inputs.reshape(-1, parts)
+        inputs_MF = inputs.reshape(-1, gates)
         spare = -rows % ROWS
         mask_H = torch.ones(hidden) if mask_H is None else mask_H
-        weights, weights_back = room_to_pack(hidden, parts), room_to_pack(parts, hidden)
-        pack_weights(recur_FH.numpy(), mask_H.numpy(), weights_back, weights)
+        weights, transposed = room_to_pack(hidden, gates), room_to_pack(gates, hidden)
+        pack_weights(recur_FH.numpy(), mask_H.numpy(), transposed, weights)
         h_SNH = torch.empty(length + 1, rows + spare, hidden, dtype=torch.bfloat16)
-        kept_SNH = torch.empty(length + 1, rows + spare, hidden)
-        h_SNH[0], kept_SNH[0] = F.pad(h_BH, (0, 0, 0, spare)), F.pad(kept_BH, (0, 0, 0, spare))
-        parts_TNG = h_SNH.new_empty(length, rows + spare, 4 * hidden)
+        c_SNH = torch.empty(length + 1, rows + spare, hidden)
+        h_SNH[0], c_SNH[0] = F.pad(h_BH, (0, 0, 0, spare)), F.pad(c_BH, (0, 0, 0, spare))
+        gates_TNG = h_SNH.new_empty(length, rows + spare, 4 * hidden)
         index_TN = F.pad(index_TB, (0, spare)).contiguous()
         arrays = (
-            *(gru, weights, bias_F.numpy(), numbers(inputs_MF), inputs_MF.dtype == torch.bfloat16, index_TN.numpy()),
-            *(numbers(h_SNH), numbers(parts_TNG), kept_SNH.numpy()),
+            *(gru, weights, bias_F.numpy(), array_of(inputs_MF), inputs_MF.dtype == torch.bfloat16),
+            *map(array_of, (index_TN, h_SNH, gates_TNG, c_SNH)),
         )
-        blocks = shares(rows + spare, ROWS)
-        each(lambda block: read(*arrays, block.start, block.stop), blocks, len(blocks))
-        ctx.save_for_backward(torch.from_numpy(weights_back), mask_H, index_TN, h_SNH, parts_TNG, kept_SNH)
-        ctx.gru, ctx.tokens, ctx.rows, ctx.gone = gru, None if tokens_TB is None else len(inputs), rows, False
-        ctx.kinds = inputs_MF.dtype, h_BH.dtype, kept_BH.dtype
-        return h_SNH[1:, :rows], h_SNH[-1, :rows].float(), kept_SNH[-1, :rows]
+        blocks = row_blocks(rows + spare, ROWS)
+        each(lambda block: forward(*arrays, block.start, block.stop), blocks, len(blocks))
+        ctx.save_for_backward(torch.from_numpy(transposed), mask_H, index_TN, h_SNH, gates_TNG, c_SNH)
+        ctx.gru, ctx.tokens, ctx.rows, ctx.done = gru, None if tokens_TB is None else len(inputs), rows, False
+        ctx.kinds = inputs_MF.dtype, h_BH.dtype, c_BH.dtype
+        return h_SNH[1:, :rows], h_SNH[-1, :rows].float(), c_SNH[-1, :rows]
 
     @staticmethod
-    def backward(ctx: Any, grad_TBH: Tensor, grad_h_BH: Tensor, grad_kept_BH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dout_TBH: Tensor, dh_BH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         from lmlab.kernels.neural.matmul import ROWS, packed_columns
-        from lmlab.kernels.neural.recurrent_loops import read_back
+        from lmlab.kernels.neural.recurrent_loops import backward
 
-        if ctx.gone:
-            raise RuntimeError("went back through this layer before; it remembers no longer")
-        ctx.gone = True
-        weights, mask_H, index_TN, h_SNH, parts_TNG, kept_SNH = ctx.saved_tensors
-        count, parts, hidden = index_TN.shape[1], 2 * weights.shape[1], len(mask_H)
+        if ctx.done:
+            raise RuntimeError("backward ran through this layer before; its saved tensors are gone")
+        ctx.done = True
+        weights, mask_H, index_TN, h_SNH, gates_TNG, c_SNH = ctx.saved_tensors
+        count, gates, hidden = index_TN.shape[1], 2 * weights.shape[1], len(mask_H)
         spare = (0, 0, 0, count - ctx.rows)
-        grad_TNH = F.pad(grad_TBH.to(torch.bfloat16), spare).contiguous()
-        grad_kept_NH = F.pad(grad_kept_BH, spare).contiguous()
-        grad_h_NV = F.pad(grad_h_BH, (0, packed_columns(hidden) - hidden, *spare[2:])).contiguous()
-        blocks = shares(count, ROWS)
-        grad_inputs_PMF = torch.zeros(len(blocks), ctx.tokens or 0, parts)
-        grad_bias_PF = torch.zeros(len(blocks), parts)
-        arrays = (
-            *(ctx.gru, weights.numpy(), index_TN.numpy(), numbers(parts_TNG), kept_SNH.numpy(), numbers(grad_TNH)),
-            *(grad_h_NV.numpy(), grad_kept_NH.numpy()),
-        )
-        work = zip(grad_inputs_PMF.numpy(), grad_bias_PF.numpy(), blocks, strict=True)
-        each(lambda part: read_back(*arrays, part[0], part[1], part[2].start, part[2].stop), work, len(blocks))
-        kind, kind_h, kind_kept = ctx.kinds
-        return (
-            None,
-            grad_inputs_PMF.sum(0).to(kind) if ctx.tokens else _of_positions(parts_TNG[:, : ctx.rows], parts).to(kind),
-            None,
-            grad_h_NV[: ctx.rows, :hidden].to(kind_h),
-            grad_kept_NH[: ctx.rows].to(kind_kept),
-            _of_weights(parts_TNG, h_SNH, mask_H, parts),
-            grad_bias_PF.sum(0),
-            None,
-        )
+        dout_TNH = F.pad(dout_TBH.to(torch.bfloat16), spare).contiguous()
+        dc_NH = F.pad(dc_BH, spare).contiguous()
+        dh_NV = F.pad(dh_BH, (0, packed_columns(hidden) - hidden, *spare[2:])).contiguous()
+        blocks = row_blocks(count, ROWS)
+        dinputs_PMF, dbias_PF = torch.zeros(len(blocks), ctx.tokens or 0, gates), torch.zeros(len(blocks), gates)
+        arrays = ctx.gru, *map(array_of, (weights, index_TN, gates_TNG, c_SNH, dout_TNH, dh_NV, dc_NH))
+        work = zip(dinputs_PMF.numpy(), dbias_PF.numpy(), blocks, strict=True)
+        each(lambda part: backward(*arrays, part[0], part[1], part[2].start, part[2].stop), work, len(blocks))
+        kind, kind_h, kind_c = ctx.kinds
+        dinputs = dinputs_PMF.sum(0) if ctx.tokens else _of_positions(gates_TNG[:, : ctx.rows], gates)
+        drecur_FH = _of_weights(gates_TNG, h_SNH, mask_H, gates)
+        dh_BH, dc_BH = dh_NV[: ctx.rows, :hidden].to(kind_h), dc_NH[: ctx.rows].to(kind_c)
+        return None, dinputs.to(kind), None, dh_BH, dc_BH, drecur_FH, dbias_PF.sum(0), None
 
 
-def _of_positions(parts_TBG: Tensor, parts: int) -> Tensor:
-    """The gradients by what each position's input added: a GRU's proposal from the input comes last."""
-    if parts == parts_TBG.shape[-1]:
-        return parts_TBG
-    hidden = parts // 3
-    return torch.cat([parts_TBG[..., : 2 * hidden], parts_TBG[..., 3 * hidden :]], -1)
+def _of_positions(dgates_TBG: Tensor, gates: int) -> Tensor:
+    """The gradient of each position's input: that of a GRU's candidate comes last."""
+    if gates == dgates_TBG.shape[-1]:
+        return dgates_TBG
+    hidden = gates // 3
+    return torch.cat([dgates_TBG[..., : 2 * hidden], dgates_TBG[..., 3 * hidden :]], -1)
 
 
-def _of_weights(parts_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, parts: int) -> Tensor:
-    """The gradients of the recurrent weights."""
-    from lmlab.kernels.neural.matmul import pack, packed_columns, room_to_pack, transpose_halves
+def _of_weights(dgates_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, gates: int) -> Tensor:
+    """The gradient of the recurrent weights."""
+    from lmlab.kernels.neural.matmul import ROWS, pack, packed_columns, product, room_to_pack, transpose_in_pairs
 
-    parts_MG, h_MH = numbers(parts_TNG.flatten(0, 1)), numbers(h_SNH[:-1].flatten(0, 1))
-    grad_FV = torch.empty(parts, packed_columns(len(mask_H)))
-    for start in range(0, len(parts_MG), _AT_A_TIME):
-        some_SG, some_SH = parts_MG[start : start + _AT_A_TIME], h_MH[start : start + _AT_A_TIME]
-        pairs_FS, packed = np.empty((parts, len(some_SG) // 2), np.uint32), room_to_pack(len(some_SG), len(mask_H))
-        transpose_halves(some_SG, pairs_FS)
-        pack(some_SH, mask_H.numpy(), packed)
-        _multiply(pairs_FS.view(np.uint16), packed, grad_FV.numpy(), add=start > 0)
+    dgates_MG, h_MH = array_of(dgates_TNG.flatten(0, 1)), array_of(h_SNH[:-1].flatten(0, 1))
+    grad_FV, blocks = torch.empty(gates, packed_columns(len(mask_H))), row_blocks(gates, ROWS)
+    for start in range(0, len(dgates_MG), _POSITIONS):
+        some_MG, some_MH = dgates_MG[start : start + _POSITIONS], h_MH[start : start + _POSITIONS]
+        pairs_FP, packed = np.empty((gates, len(some_MG) // 2), np.uint32), room_to_pack(len(some_MG), len(mask_H))
+        transpose_in_pairs(some_MG, pairs_FP)
+        pack(some_MH, mask_H.numpy(), packed)
+        _in_blocks(product, blocks, pairs_FP.view(np.uint16), packed, grad_FV.numpy(), start > 0)
     return grad_FV[:, : len(mask_H)]
 
 
-def _multiply(rows_NK: np.ndarray, packed: np.ndarray, results_NM: np.ndarray, *, add: bool) -> None:
-    from lmlab.kernels.neural.matmul import ROWS, product
-
-    blocks = shares(len(rows_NK), ROWS)
-    each(lambda part: product(rows_NK[part], packed, results_NM[part], add), blocks, len(blocks))
+def _in_blocks(
+    product: Callable[..., Any], blocks: list[slice], rows: np.ndarray, packed: np.ndarray, out: np.ndarray, add: bool
+) -> None:
+    each(lambda part: product(rows[part], packed, out[part], add), blocks, len(blocks))

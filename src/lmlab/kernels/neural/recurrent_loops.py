@@ -1,12 +1,12 @@
-"""LSTM and GRU through time and back, compiled, on rows of bfloat16 (`arithmetic.py`).
+"""LSTM and GRU through time and their gradients, compiled, on rows of bfloat16.
 
-Both read a product of the hidden numbers and what the input adds, and remember something in float32: the LSTM its
-cells, its parts the gates (input, forget, new, output); the GRU its hidden numbers, its parts what resets, what
-updates, and what the hidden numbers and the input propose, apart since the reset comes between.
+At each position both multiply the hidden state by the recurrent weights, add what the input contributes and keep a
+state in float32: the LSTM its cell state, with gates input, forget, new and output; the GRU its hidden state, with
+reset and update gates and two terms of its candidate, that of the hidden state and the candidate itself.
 
-Shapes: T positions, S = T + 1, N rows (a multiple of arithmetic.ROWS), H hidden, F parts of H each that the hidden
-numbers add to, and as many that the input adds to: 4H, of a GRU 3H; G = 4H; M different inputs; V the columns of packed
-panels, at least H. Threads share a call by rows.
+Shapes: T positions, S = T + 1, N rows (a multiple of matmul.ROWS), H hidden, F = 4H gates of an LSTM or 3H of a GRU,
+G = 4H what is saved of them for backward, M different inputs, V the columns of packed panels, at least H. Threads share
+a call by rows.
 """
 
 from __future__ import annotations
@@ -14,85 +14,72 @@ from __future__ import annotations
 import numpy as np
 
 from lmlab.kernels.jit import inline, jit, jit_sums
-from lmlab.kernels.neural.matmul import COLUMNS, halved, product, sigmoid, tanh, widened, widened_if
+from lmlab.kernels.neural.matmul import COLUMNS, narrow, product, sigmoid, tanh, widen, widen_if
 
 _f4 = np.float32
 
 
 @jit
-def read(gru, weights, bias_F, inputs_MF, half, index_TN, h_SNH, parts_TNG, kept_SNH, first, last):
+def forward(gru, weights, bias_F, inputs_MF, half, index_TN, h_SNH, gates_TNG, c_SNH, first, last):
     """Read T positions.
 
     Args:
         gru: whether it is a GRU.
         weights: (H, F), packed.
-        bias_F: float32, of the hidden numbers.
-        inputs_MF: float32, or bfloat16: what inputs add.
+        bias_F: float32, of the recurrent product.
+        inputs_MF: float32 or bfloat16: what inputs contribute to the gates.
         half: whether that is bfloat16.
-        index_TN: which of them.
-        h_SNH: bfloat16; in: [0], the hidden numbers before; out: those after t at [t + 1].
-        parts_TNG: bfloat16, out: what the parts became.
-        kept_SNH: float32; in: [0], what was remembered before; out: what was after t at [t + 1].
-        first: row.
-        last: row after the last.
+        index_TN: which of the M inputs stands where.
+        h_SNH: bfloat16, the hidden state; in: [0], before the first position; out: after position t at [t + 1].
+        gates_TNG: bfloat16, out: saved for backward.
+        c_SNH: float32, the state; in: [0]; out: after position t at [t + 1].
+        first: first row that this thread computes.
+        last: one after its last.
     """
     sums_NW = np.empty((last - first, len(weights) * COLUMNS), np.float32)
-    for t in range(len(parts_TNG)):
+    for t in range(len(gates_TNG)):
         product(h_SNH[t, first:last], weights, sums_NW, False)
         for n in range(first, last):
             sums, inputs = sums_NW[n - first], inputs_MF[index_TN[t, n]]
-            before, after, parts, h = kept_SNH[t, n], kept_SNH[t + 1, n], parts_TNG[t, n], h_SNH[t + 1, n]
+            before, after, gates, h = c_SNH[t, n], c_SNH[t + 1, n], gates_TNG[t, n], h_SNH[t + 1, n]
             if gru:
-                _read_gru(sums, bias_F, inputs, half, parts, before, after, h)
+                _gru(sums, bias_F, inputs, half, gates, before, after, h)
             else:
-                _read_lstm(sums, bias_F, inputs, half, parts, before, after, h)
+                _lstm(sums, bias_F, inputs, half, gates, before, after, h)
 
 
 @jit
-def read_back(
-    gru,
-    weights,
-    index_TN,
-    parts_TNG,
-    kept_SNH,
-    grad_TNH,
-    grad_h_NV,
-    grad_kept_NH,
-    grad_inputs_MF,
-    grad_bias_F,
-    first,
-    last,
-):
-    """The gradients of what `read` did, last position first.
+def backward(gru, weights, index_TN, gates_TNG, c_SNH, dout_TNH, dh_NV, dc_NH, dinputs_MF, dbias_F, first, last):
+    """The gradients of `forward`, last position first.
 
     Args:
         gru: whether it is a GRU.
         weights: (F, H), packed.
-        index_TN: as in `read`.
-        parts_TNG: bfloat16; in: from `read`; out: the gradients by what was added to the parts.
-        kept_SNH: from `read`.
-        grad_TNH: bfloat16, by the hidden numbers after each position.
-        grad_h_NV: float32; in: by the last hidden numbers; out: by the first.
-        grad_kept_NH: float32; in: by what was remembered last; out: by what was remembered first.
-        grad_inputs_MF: float32, the gradients by what inputs add are added to it; of no rows, they are not.
-        grad_bias_F: float32, the sum of the gradients by what the hidden numbers add is added to it.
-        first: row.
-        last: row after the last.
+        index_TN: which of the M inputs stood where.
+        gates_TNG: bfloat16; in: as `forward` saved it; out: the gradients of the sums that entered the gates.
+        c_SNH: as `forward` left it.
+        dout_TNH: bfloat16, gradient of the hidden state after each position.
+        dh_NV: float32; in: gradient of the last hidden state; out: of the first.
+        dc_NH: float32; in: gradient of the last state; out: of the first.
+        dinputs_MF: float32; the gradient of the inputs is added to it, unless it has no rows.
+        dbias_F: float32; the gradient of the bias is added to it.
+        first: first row that this thread computes.
+        last: one after its last.
     """
-    sums_G, many = np.empty(parts_TNG.shape[2], np.float32), len(grad_bias_F)
-    for t in range(len(parts_TNG) - 1, -1, -1):
+    sums_G, many = np.empty(gates_TNG.shape[2], np.float32), len(dbias_F)
+    for t in range(len(gates_TNG) - 1, -1, -1):
         for n in range(first, last):
-            parts, before, after = parts_TNG[t, n], kept_SNH[t, n], kept_SNH[t + 1, n]
+            gates, before, after = gates_TNG[t, n], c_SNH[t, n], c_SNH[t + 1, n]
             if gru:
-                _back_gru(parts, before, grad_TNH[t, n], grad_h_NV[n], grad_kept_NH[n], sums_G)
+                _gru_backward(gates, before, dout_TNH[t, n], dh_NV[n], dc_NH[n], sums_G)
             else:
-                _back_lstm(parts, before, after, grad_TNH[t, n], grad_h_NV[n], grad_kept_NH[n], sums_G)
-            _add(sums_G[:many], grad_bias_F)
-            if len(grad_inputs_MF):
-                grad_F, size = grad_inputs_MF[index_TN[t, n]], len(before)
-                _add(sums_G[: many - size], grad_F[: many - size])
-                _add(sums_G[-size:], grad_F[many - size :])
-        product(parts_TNG[t, first:last], weights, grad_h_NV[first:last], False)
+                _lstm_backward(gates, before, after, dout_TNH[t, n], dh_NV[n], dc_NH[n], sums_G)
+            _add(sums_G[:many], dbias_F)
+            if len(dinputs_MF):
+                dinputs_F, size = dinputs_MF[index_TN[t, n]], len(before)
+                _add(sums_G[: many - size], dinputs_F[: many - size])
+                _add(sums_G[-size:], dinputs_F[many - size :])
+        product(gates_TNG[t, first:last], weights, dh_NV[first:last], False)
 
 
 @jit
@@ -102,91 +89,87 @@ def _add(numbers, sums):
 
 
 @jit_sums
-def _read_lstm(sums_G, bias_G, inputs_G, half, gates_G, before_H, cells_H, h_H):
-    """The gates of one row open, and its cells and hidden numbers follow."""
-    size = len(cells_H)
+def _lstm(sums_G, bias_G, inputs_G, half, gates_G, before_H, c_H, h_H):
+    size = len(c_H)
     for j in range(len(gates_G)):
-        sums_G[j] += bias_G[j] + widened_if(half, inputs_G[j])
-    enter_H, forget_H, new_H, out_H = _four(sums_G, size)
+        sums_G[j] += bias_G[j] + widen_if(half, inputs_G[j])
+    input_H, forget_H, new_H, output_H = _four(sums_G, size)
     for j in range(size):
-        enter_H[j] = sigmoid(enter_H[j])
+        input_H[j] = sigmoid(input_H[j])
     for j in range(size):
         forget_H[j] = sigmoid(forget_H[j])
     for j in range(size):
         new_H[j] = tanh(new_H[j])
     for j in range(size):
-        out_H[j] = sigmoid(out_H[j])
+        output_H[j] = sigmoid(output_H[j])
     for j in range(len(gates_G)):
-        gates_G[j] = halved(sums_G[j])
+        gates_G[j] = narrow(sums_G[j])
     for j in range(size):
-        cells_H[j] = forget_H[j] * before_H[j] + enter_H[j] * new_H[j]
+        c_H[j] = forget_H[j] * before_H[j] + input_H[j] * new_H[j]
     for j in range(size):
-        h_H[j] = halved(out_H[j] * tanh(cells_H[j]))
+        h_H[j] = narrow(output_H[j] * tanh(c_H[j]))
 
 
 @jit_sums
-def _back_lstm(gates_G, before_H, cells_H, grad_H, grad_after_V, grad_cells_H, sums_G):
-    """The gradients of one row's gates."""
-    size = len(cells_H)
+def _lstm_backward(gates_G, before_H, c_H, dout_H, dh_V, dc_H, sums_G):
+    size = len(c_H)
     for j in range(len(gates_G)):
-        sums_G[j] = widened(gates_G[j])
-    enter_H, forget_H, new_H, out_H = _four(sums_G, size)
+        sums_G[j] = widen(gates_G[j])
+    input_H, forget_H, new_H, output_H = _four(sums_G, size)
     for j in range(size):
-        shown, grad = tanh(cells_H[j]), grad_after_V[j] + widened(grad_H[j])
-        grad_cells_H[j] += grad * out_H[j] * (_f4(1) - shown * shown)
-        out_H[j] = grad * shown * out_H[j] * (_f4(1) - out_H[j])
+        shown, grad = tanh(c_H[j]), dh_V[j] + widen(dout_H[j])
+        dc_H[j] += grad * output_H[j] * (_f4(1) - shown * shown)
+        output_H[j] = grad * shown * output_H[j] * (_f4(1) - output_H[j])
     for j in range(size):
-        enter, forget, new, grad = enter_H[j], forget_H[j], new_H[j], grad_cells_H[j]
-        grad_cells_H[j] = grad * forget
-        enter_H[j] = grad * new * enter * (_f4(1) - enter)
+        enter, forget, new, grad = input_H[j], forget_H[j], new_H[j], dc_H[j]
+        dc_H[j] = grad * forget
+        input_H[j] = grad * new * enter * (_f4(1) - enter)
         forget_H[j] = grad * before_H[j] * forget * (_f4(1) - forget)
         new_H[j] = grad * enter * (_f4(1) - new * new)
     for j in range(len(gates_G)):
-        gates_G[j] = halved(sums_G[j])
+        gates_G[j] = narrow(sums_G[j])
 
 
 @jit_sums
-def _read_gru(sums_F, bias_F, inputs_F, half, parts_G, before_H, hidden_H, h_H):
-    """The same for a GRU; kept are reset, update, what the hidden numbers propose, and the proposal."""
-    size = len(hidden_H)
-    reset_H, update_H, from_hidden_H = sums_F[:size], sums_F[size : 2 * size], sums_F[2 * size : 3 * size]
-    new_H, from_input_H = np.empty(size, np.float32), inputs_F[2 * size :]
+def _gru(sums_F, bias_F, inputs_F, half, gates_G, before_H, after_H, h_H):
+    size = len(after_H)
+    reset_H, update_H, recurrent_H = sums_F[:size], sums_F[size : 2 * size], sums_F[2 * size : 3 * size]
+    new_H, entering_H = np.empty(size, np.float32), inputs_F[2 * size :]
     for j in range(3 * size):
         sums_F[j] += bias_F[j]
     for j in range(size):
-        reset_H[j] = sigmoid(reset_H[j] + widened_if(half, inputs_F[j]))
+        reset_H[j] = sigmoid(reset_H[j] + widen_if(half, inputs_F[j]))
     for j in range(size):
-        update_H[j] = sigmoid(update_H[j] + widened_if(half, inputs_F[size + j]))
+        update_H[j] = sigmoid(update_H[j] + widen_if(half, inputs_F[size + j]))
     for j in range(size):
-        new_H[j] = tanh(widened_if(half, from_input_H[j]) + reset_H[j] * from_hidden_H[j])
+        new_H[j] = tanh(widen_if(half, entering_H[j]) + reset_H[j] * recurrent_H[j])
     for j in range(3 * size):
-        parts_G[j] = halved(sums_F[j])
+        gates_G[j] = narrow(sums_F[j])
     for j in range(size):
-        parts_G[3 * size + j] = halved(new_H[j])
+        gates_G[3 * size + j] = narrow(new_H[j])
     for j in range(size):
-        hidden_H[j] = new_H[j] + update_H[j] * (before_H[j] - new_H[j])
+        after_H[j] = new_H[j] + update_H[j] * (before_H[j] - new_H[j])
     for j in range(size):
-        h_H[j] = halved(hidden_H[j])
+        h_H[j] = narrow(after_H[j])
 
 
 @jit_sums
-def _back_gru(parts_G, before_H, grad_H, grad_after_V, grad_kept_H, sums_G):
-    """The gradients of one row's parts."""
+def _gru_backward(gates_G, before_H, dout_H, dh_V, dc_H, sums_G):
     size = len(before_H)
-    for j in range(len(parts_G)):
-        sums_G[j] = widened(parts_G[j])
-    reset_H, update_H, from_hidden_H, new_H = _four(sums_G, size)
+    for j in range(len(gates_G)):
+        sums_G[j] = widen(gates_G[j])
+    reset_H, update_H, recurrent_H, new_H = _four(sums_G, size)
     for j in range(size):
-        reset, update, proposed, new = reset_H[j], update_H[j], from_hidden_H[j], new_H[j]
-        grad = grad_kept_H[j] + grad_after_V[j] + widened(grad_H[j])
-        grad_kept_H[j] = grad * update
-        grad_new = grad * (_f4(1) - update) * (_f4(1) - new * new)
+        reset, update, recurrent, new = reset_H[j], update_H[j], recurrent_H[j], new_H[j]
+        grad = dc_H[j] + dh_V[j] + widen(dout_H[j])
+        dc_H[j] = grad * update
+        dnew = grad * (_f4(1) - update) * (_f4(1) - new * new)
         update_H[j] = grad * (before_H[j] - new) * update * (_f4(1) - update)
-        reset_H[j] = grad_new * proposed * reset * (_f4(1) - reset)
-        from_hidden_H[j] = grad_new * reset
-        new_H[j] = grad_new
-    for j in range(len(parts_G)):
-        parts_G[j] = halved(sums_G[j])
+        reset_H[j] = dnew * recurrent * reset * (_f4(1) - reset)
+        recurrent_H[j] = dnew * reset
+        new_H[j] = dnew
+    for j in range(len(gates_G)):
+        gates_G[j] = narrow(sums_G[j])
 
 
 @inline

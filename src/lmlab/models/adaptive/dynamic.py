@@ -69,7 +69,7 @@ class _Reader(nn.Module):
         self.model = model
 
     def forward(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, Tensor, TensorState]:
-        features_BTH, state = self.model.features(ids_BT, state)
+        features_BTH, state = self.model.read(ids_BT, state)
         return self.model.output(features_BTH), features_BTH, state
 
 

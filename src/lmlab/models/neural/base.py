@@ -1,11 +1,20 @@
-"""What every trained model shares: an architecture writes `features`, the rest is derived here.
+"""What every trained model shares; an architecture adds `features` and `initial_state`.
 
 Shapes: B sequences, T positions, H features, V the vocabulary, N = B*T rows, K selected rows.
 
-An architecture is `features(ids_BT, state) -> (features_BTH, state)`, where `state=None` means "nothing read yet" and
-reading a text in one call or in pieces gives the same features. From it follow `forward` (logits), `loss` (training),
-`start` and `step` (the waist) and `logp` (parallel scoring). The output layer is made here too, so that the logits of a
-large vocabulary never need to exist all at once (`output.py`, `loss.py`).
+The contract of an architecture, which another package may sign too (entry point `lmlab.models`):
+
+- `Settings`, a dataclass derived from `NeuralSettings`; the constructor takes it and the size of the vocabulary, and
+  calls this one's with the number of features.
+- `initial_state(rows, device)`: what is known before the first token. It may hold learned tensors.
+- `features(ids_BT, state)`: what the output layer reads at each position, and the state after the last. Reading a text
+  in one call or in pieces gives the same, and rows do not see each other.
+- Dropout by `lmlab.models.neural.dropout.Dropout`: its masks repeat when a run is resumed, and its share follows the
+  schedule. torch's own dropout, and any other draw from torch's generator, is refused in training.
+- `training_defaults`, `ladder` and `segment` where the inherited ones do not suit.
+
+From these follow the logits (`forward`), the `loss`, and `start`, `step` and `logp` of a language model. The output
+layer is made here, so that the logits of a large vocabulary never need to exist all at once.
 """
 
 from __future__ import annotations
@@ -26,14 +35,15 @@ from torch.nn import functional as F
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.kernels.neural import embedding as rows_of_table
 from lmlab.models.base import Scorer
-from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax, Sharp
+from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax
 from lmlab.models.scorers import Padded
 from lmlab.vocabulary import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
-_WEIGHTS, _SHARPNESS = "model.safetensors", "sharpness"
+_WEIGHTS, _TEMPERATURE = "model.safetensors", "temperature"
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,11 @@ class TensorState:
         """The same values, cut from the graph: truncated backpropagation through time stops here."""
         return TensorState(tuple(tensor.detach() for tensor in self.tensors))
 
-    def clear(self, rows_B: Tensor) -> TensorState:
-        """These rows (bool) as if nothing had been read; in every architecture that is zeros."""
-        keep_B = ~rows_B
+    def clear(self, rows_B: Tensor, initial: TensorState) -> TensorState:
+        """This state, but these rows (bool) as `initial` has them."""
+        pairs = zip(self.tensors, initial.tensors, strict=True)
         return TensorState(
-            tuple(tensor * keep_B.view(-1, *[1] * (tensor.ndim - 1)).to(tensor.dtype) for tensor in self.tensors)
+            tuple(torch.where(rows_B.view(-1, *[1] * (old.ndim - 1)), new.to(old.dtype), old) for old, new in pairs)
         )
 
     @staticmethod
@@ -80,10 +90,16 @@ class NeuralModel(nn.Module, abc.ABC):
 
     family: ClassVar[str] = "neural"
     Settings: ClassVar[Any]
-    training_defaults: ClassVar[Mapping[str, Any]] = {}
-    """What `train` settings suit this architecture when the user names none."""
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}
+    """What `train` settings suit this architecture when the user names none; a subclass inherits what it leaves out."""
+    ladder: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """Settings from small to large among which a run of given minutes is planned; empty: it is never planned."""
     bos = BOS
     eos = EOS
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.training_defaults = {**cls.__mro__[1].training_defaults, **cls.training_defaults}  # type: ignore[attr-defined]
 
     def __init__(
         self, settings: NeuralSettings, vocab_size: int, features: int, tied: nn.Embedding | None = None
@@ -97,22 +113,44 @@ class NeuralModel(nn.Module, abc.ABC):
             if settings.softmax == "adaptive"
             else FullSoftmax(features, vocab_size, tied)
         )
-        self.segment = _SEGMENT_TOKENS  # an architecture whose memory grows faster with the length sets a smaller one
+        self.segment = _SEGMENT_TOKENS  # positions read at once; less where memory grows faster with the length
 
     @abc.abstractmethod
-    def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
-        """What the output layer reads at each position, and what is remembered after the last."""
+    def initial_state(self, rows: int, device: torch.device) -> TensorState:
+        """The state of so many texts of which nothing is read yet."""
+
+    @abc.abstractmethod
+    def features(self, ids_BT: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
+        """What the output layer reads at each position, (B, T, H), and the state after the last."""
+
+    def restart(self, state: TensorState, rows_B: Tensor) -> TensorState:
+        """The state where these rows (bool) begin a new text: they have the initial state again."""
+        return state.clear(rows_B, self.initial_state(len(rows_B), rows_B.device))
+
+    def read(
+        self, ids_BT: Tensor, state: TensorState | None = None, fresh_B: Tensor | None = None
+    ) -> tuple[Tensor, TensorState]:
+        """Features and new state of a text read on from a state; None is the initial one.
+
+        Args:
+            ids_BT: what is read.
+            state: after what was read before.
+            fresh_B: rows (bool) that begin a new text, whose state is not read.
+        """
+        if state is None:
+            state = self.initial_state(len(ids_BT), ids_BT.device)
+        elif fresh_B is not None:
+            state = self.restart(state, fresh_B)
+        return self.features(ids_BT, state)
 
     @property
-    def sharpness(self) -> float:
-        """What logits are multiplied by: 1 in training, fitted afterwards."""
-        return self.output.sharpness
+    def temperature(self) -> float:
+        """What logits are divided by: 1 in training, calibrated on held-out text afterwards."""
+        return self.output.temperature
 
-    @sharpness.setter
-    def sharpness(self, value: float) -> None:
-        for layer in self.output.modules():
-            if isinstance(layer, Sharp):
-                layer.sharpness = value
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.output.temperature = value
 
     @property
     def device(self) -> torch.device:
@@ -137,18 +175,23 @@ class NeuralModel(nn.Module, abc.ABC):
 
     def forward(self, ids_BT: Tensor, state: TensorState | None = None) -> tuple[Tensor, TensorState]:
         """logits_BTV of the token after each position (-inf where never predicted), and the new state."""
-        features_BTH, state = self.features(ids_BT, state)
+        features_BTH, state = self.read(ids_BT, state)
         logits_BTV: Tensor = self.output(features_BTH)
         return logits_BTV, state
 
-    def loss(self, ids_BT: Tensor, targets_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
-        """Summed nats of the targets (those equal to `IGNORE` not counted), and the new state."""
-        features_BTH, state = self.features(ids_BT, state)
+    def loss(
+        self, ids_BT: Tensor, targets_BT: Tensor, state: TensorState | None = None, fresh_B: Tensor | None = None
+    ) -> tuple[Tensor, TensorState]:
+        """Summed nats of the targets (those equal to `IGNORE` left out), and the new state; `state` as in `read`."""
+        features_BTH, state = self.read(ids_BT, state, fresh_B)
         return self.output.nats(features_BTH.flatten(0, 1), targets_BT.flatten()), state
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, TensorState]:
-        """See `LanguageModel.start`. Prompts of one length are read together, so that no padding is ever read."""
+        """logp_BV of the token after `<bos>` and each prompt, and the state there.
+
+        Prompts of one length are read together, so that no padding is ever read.
+        """
         if not prompts:
             raise UsageError("start was given no prompts", "an empty prompt is [[]]")
         by_length = defaultdict(list)
@@ -157,24 +200,24 @@ class NeuralModel(nn.Module, abc.ABC):
         logp, states, order = [], [], []
         for rows in by_length.values():
             ids_BT = torch.tensor([[self.bos, *prompts[row]] for row in rows], device=self.device)
-            features_BTH, state = self._read(ids_BT)
+            features_BTH, state = self._in_segments(ids_BT)
             logp.append(self._last_logp(features_BTH))
             states.append(state)
             order.extend(rows)
         back = torch.tensor(order, device=self.device).argsort()
         return torch.cat(logp)[back], TensorState.cat(states).select(back)
 
-    def _read(self, ids_BT: Tensor) -> tuple[Tensor, TensorState]:
-        """A text of any length from its start, in segments: the features of the last one, and the state after it."""
+    def _in_segments(self, ids_BT: Tensor) -> tuple[Tensor, TensorState]:
+        """A text from its start, in segments to bound memory: the features of the last one, and the state after it."""
         first_BT, *rest = ids_BT.split(self.segment, dim=1)
-        features_BTH, state = self.features(first_BT, None)
+        features_BTH, state = self.read(first_BT)
         for segment_BT in rest:
             features_BTH, state = self.features(segment_BT, state)
         return features_BTH, state
 
     @torch.inference_mode()
     def step(self, state: TensorState, tokens_B: Tensor) -> tuple[Tensor, TensorState]:
-        """See `LanguageModel.step`."""
+        """logp_BV of the token after these, and the state there."""
         features_BTH, state = self.features(tokens_B[:, None], state)
         return self._last_logp(features_BTH), state
 
@@ -188,9 +231,9 @@ class NeuralModel(nn.Module, abc.ABC):
 
     @torch.inference_mode()
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False.
+        """logp_BT of each token after `<bos>` and what precedes it; 0 where the mask is False (padding on the right).
 
-        Texts of any length are read in segments, the state carried, so that memory is bounded.
+        Texts of any length: read in segments, the state carried, so that memory stays bounded.
         """
         rows, length = ids_BT.shape
         inputs_BT = F.pad(ids_BT[:, :-1], (1, 0), value=self.bos)
@@ -203,10 +246,10 @@ class NeuralModel(nn.Module, abc.ABC):
         return torch.cat(parts, 1).masked_fill(~mask_BT, 0.0) if parts else torch.zeros(ids_BT.shape)
 
     def save(self, folder: Path) -> None:
-        """Write the weights, as safetensors, and the sharpness where it is not 1."""
+        """Write the weights, as safetensors, and the temperature where it is not 1."""
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        if self.sharpness != 1:
-            tensors[_SHARPNESS] = torch.tensor(self.sharpness, dtype=torch.float64)
+        if self.temperature != 1:
+            tensors[_TEMPERATURE] = torch.tensor(self.temperature, dtype=torch.float64)
         save_file(tensors, folder / _WEIGHTS)
 
     @classmethod
@@ -219,13 +262,15 @@ class NeuralModel(nn.Module, abc.ABC):
         model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
         try:
             tensors = load_file(folder / _WEIGHTS)
-            model.sharpness = float(tensors.pop(_SHARPNESS, torch.ones(())).item())
+            old = 1 / tensors.pop("sharpness", torch.ones(()))  # older files kept 1/T
+            temperature = tensors.pop(_TEMPERATURE, old).item()
             model.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({reason})", "train it again") from error
-        if not 0 < model.sharpness < torch.inf:
-            raise ArtifactError(f"{folder / _WEIGHTS} has sharpness {model.sharpness}, not above 0", "train it again")
+        if not 0 < temperature < torch.inf:
+            raise ArtifactError(f"{folder / _WEIGHTS} has temperature {temperature}, not above 0", "train it again")
+        model.temperature = temperature
         return model.eval()
 
 
@@ -242,28 +287,5 @@ def embedding(vocab_size: int, width: int, *, tied: bool = False) -> nn.Embeddin
 
 
 class _Embedding(nn.Embedding):
-    """Torch's, but with a gradient that takes a sixth of the time on a CPU where the vocabulary is small."""
-
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of the table."""
-        if ids.is_cuda or not torch.is_grad_enabled():
-            return super().forward(ids)
-        rows: Tensor = _Rows.apply(self.weight, ids)
-        return rows
-
-
-class _Rows(torch.autograd.Function):
-    """Looks rows up; that of the padding learns nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, table_VE: Tensor, ids: Tensor) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.size = len(table_VE)
-        return F.embedding(ids, table_VE)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (ids,) = ctx.saved_tensors
-        grad_VE = grad.new_zeros(ctx.size, grad.shape[-1]).index_add_(0, ids.flatten(), grad.flatten(0, -2))
-        grad_VE[PAD] = 0
-        return grad_VE, None
+        return rows_of_table(self.weight, ids)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmlab.config import setting
-from lmlab.kernels.neural import bridge, convolution
 from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.vocabulary import PAD
@@ -53,8 +52,7 @@ class CNN(NeuralModel):
             for layer, (before, after) in enumerate(itertools.pairwise(widths))
         )
         self.dropout = Dropout(settings.dropout)
-        self._gated, self._residual, self._channels = settings.gated, settings.residual, settings.channels
-        self._even = not any(width % 2 for width in widths)  # where they are not, the compiled loops do not run
+        self._gated, self._residual = settings.gated, settings.residual
 
     @property
     def receptive_field(self) -> int:
@@ -69,41 +67,25 @@ class CNN(NeuralModel):
         assert isinstance(settings, CNN.Settings)
         return 1 + sum((settings.kernel - 1) * settings.dilation**layer for layer in range(settings.layers))
 
-    def features(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
-        """See the base. The state is the last R-1 ids."""
-        past = self.receptive_field - 1
-        before = ids_BT.new_full((len(ids_BT), past), PAD) if state is None else state.tensors[0]
-        window = torch.cat([before, ids_BT], 1)
-        ours, hidden = self._even and bridge.suits(ids_BT), window
+    def initial_state(self, rows: int, device: torch.device) -> TensorState:
+        """The last R-1 ids: padding."""
+        return TensorState((torch.full((rows, self.receptive_field - 1), PAD, device=device),))
+
+    def features(self, ids_BT: Tensor, state: TensorState) -> tuple[Tensor, TensorState]:
+        """The channels of the last layer at each position, and the last R-1 ids."""
+        window = torch.cat([state.tensors[0], ids_BT], 1)
+        hidden_BTC = self.embedding(window)
         for filters in self.convolutions:
-            hidden = self._layer(hidden, filters, ours)
-        return hidden, TensorState((window[:, window.shape[1] - past :],))
+            hidden_BTC = self._layer(hidden_BTC, filters)
+        return hidden_BTC, TensorState((window[:, window.shape[1] - self.receptive_field + 1 :],))
 
-    def _layer(self, given: Tensor, filters: nn.Module, ours: bool) -> Tensor:
-        """What is given are ids_BT, or the layer below."""
+    def _layer(self, hidden_BTC: Tensor, filters: nn.Module) -> Tensor:
+        """Convolution, non-linearity, dropout, residual; rows of C but for the convolution (B, C, 1, T)."""
         assert isinstance(filters, nn.Conv2d)
-        residual = self._residual and filters.in_channels == self._channels
-        looked_up = given.ndim == 2 and ours and not residual and bridge.few_tokens(given, self.vocab_size)
-        hidden = self.embedding(given) if given.ndim == 2 and not looked_up else given
-        new_BTC = (self._compiled if ours else self._torchs)(hidden, filters)
-        if self._gated:
-            new_BTC = F.glu(new_BTC, 2)
-        if self.training:
-            new_BTC = self.dropout(new_BTC)
-        return new_BTC + hidden[:, hidden.shape[1] - new_BTC.shape[1] :] if residual else new_BTC
-
-    def _compiled(self, given: Tensor, filters: nn.Conv2d) -> Tensor:
-        """Filters, and rectifiers where no gates follow; given are ids_BT to be looked up, or the layer below."""
-        assert filters.bias is not None
-        weights, rectify = (filters.weight, filters.bias, filters.dilation[1]), not self._gated
-        if given.ndim == 2:
-            return convolution.look_up(self.embedding.weight, given, *weights, rectify=rectify)
-        return convolution.convolve(given, *weights, rectify=rectify)
-
-    def _torchs(self, hidden_BTC: Tensor, filters: nn.Conv2d) -> Tensor:
-        """The same; a view for the convolution alone (B, C, 1, T, channels last): all else is rows of C."""
-        view_BC1T = hidden_BTC.transpose(1, 2).unsqueeze(2)
-        new_BC1T = F.conv2d(view_BC1T, filters.weight, filters.bias, dilation=filters.dilation)
-        if not self._gated:
-            new_BC1T = F.relu(new_BC1T, inplace=True)
-        return new_BC1T.squeeze(2).transpose(1, 2)
+        new_BC1T = F.conv2d(
+            hidden_BTC.transpose(1, 2).unsqueeze(2), filters.weight, filters.bias, dilation=filters.dilation
+        )
+        new_BTC = (new_BC1T if self._gated else F.relu(new_BC1T, inplace=True)).squeeze(2).transpose(1, 2)
+        new_BTC = self.dropout(F.glu(new_BTC, 2) if self._gated else new_BTC)
+        residual = self._residual and hidden_BTC.shape[2] == new_BTC.shape[2]
+        return new_BTC + hidden_BTC[:, hidden_BTC.shape[1] - new_BTC.shape[1] :] if residual else new_BTC

@@ -1,7 +1,8 @@
-"""Dropout whose masks hang on a key alone: seed, step and block of rows, whichever thread draws them.
+"""Dropout whose masks depend on a key alone: seed, step and block of rows, whichever thread draws them.
 
-Torch draws masks from one global generator, which threads would race for and every checkpoint would have to hold; and
-it takes a tenth of an LSTM's step to do so. NumPy's SFC64 is a dozen times as fast, and each thread has one of its own.
+torch draws masks from one global generator: threads would race for it, every checkpoint would have to hold it, and it
+takes a tenth of an LSTM's step. NumPy's SFC64 is a dozen times as fast, and each thread has one of its own. While a key
+is in use, a draw from torch's CPU generator is an error, since a resumed run would not repeat it.
 Source: Srivastava et al. 2014, section 4 (scaled while training, so that scoring needs nothing).
 """
 
@@ -15,29 +16,45 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
-_MOST = 0.9  # of the input is dropped, however many times its share is asked for
-_LEVELS = 1 << 16  # a share is rounded to so many levels, having been rounded to where its scale is a bfloat16
+from lmlab.errors import UsageError
+
+_MOST = 0.9  # the largest share that a schedule may ask for
+_LEVELS = 1 << 16  # shares are rounded to these, and before that so that the scale is a bfloat16
+_REMEDY = "use lmlab.models.neural.dropout.Dropout, whose masks repeat when a run is resumed"
 _generator: ContextVar[np.random.Generator | None] = ContextVar("dropout", default=None)
 
 
 @contextmanager
 def drawn_from(*key: int) -> Iterator[None]:
-    """Within this, and in this thread, the same key gives the same masks."""
-    before = _generator.set(np.random.Generator(np.random.SFC64(key)))
+    """Within this block, and in this thread, the same key gives the same masks.
+
+    Raises:
+        UsageError: torch's CPU generator was drawn from.
+    """
+    before, torchs = _generator.set(np.random.Generator(np.random.SFC64(key))), torch.get_rng_state()
     if torch.cuda.is_available():
         torch.cuda.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
     try:
         yield
     finally:
         _generator.reset(before)
+    if not torch.equal(torchs, torch.get_rng_state()):
+        raise UsageError("the model draws from torch's random generator while it is trained", _REMEDY)
 
 
 def drop(model: nn.Module, times: float) -> None:
-    """From now on a model drops so many times its shares."""
-    for module in model.modules():
+    """Make a model drop so many times its shares from now on.
+
+    Raises:
+        UsageError: it has dropout of torch's own, which no schedule reaches.
+    """
+    for name, module in model.named_modules():
         if isinstance(module, Dropout):
             module.times = times
+        elif isinstance(module, _DropoutNd) and module.p:
+            raise UsageError(f"{name} is torch's {type(module).__name__}", _REMEDY)
 
 
 class Dropout(nn.Module):
@@ -52,13 +69,19 @@ class Dropout(nn.Module):
         super().__init__()
         self.share, self.times = share, 1.0
 
+    @property
+    def present_share(self) -> float:
+        """What is dropped at present, 0 in evaluation."""
+        share = self.share if self.times == 1 else min(_MOST, self.share * self.times)
+        return share if self.training else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
-        """The input, some of it dropped; from torch's own generator on a GPU, or where no key was given."""
-        generator, share = _generator.get(), self.share
-        if self.times != 1:
-            share = min(_MOST, share * self.times)
-        if generator is None or x.is_cuda or not self.training or not share:
-            return F.dropout(x, share, self.training)
+        """The input, some of it dropped; drawn from torch's own generator on a GPU, or where there is no key."""
+        generator, share = _generator.get(), self.present_share
+        if not share:
+            return x
+        if generator is None or x.is_cuda:
+            return F.dropout(x, share)
         scale = torch.tensor(1 / (1 - share)).bfloat16().item()
         dropped = round((1 - 1 / scale) * _LEVELS)
         four_each = generator.integers(1 << 64, size=-(-x.numel() // 4), dtype=np.uint64)
@@ -71,7 +94,7 @@ class Dropout(nn.Module):
 
 
 def _times(kept: np.ndarray, scale: float, kind: torch.dtype) -> Tensor:
-    """The scale where kept, else zero: NumPy's product, as torch takes ten times as long to make numbers of truths."""
+    """The scale where kept, else 0, by NumPy: torch takes ten times as long to convert booleans."""
     if kind == torch.bfloat16:
         bits = np.float32(scale).view(np.uint32) >> 16
         return torch.from_numpy(kept * np.int16(bits)).view(kind)
