@@ -76,11 +76,11 @@ def overview() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code."""
-    from lmlab.training.machine import share_politely
+    from lmlab.training.machine import tune_process
 
-    share_politely()
     _print_whatever()
     if arguments is None:
+        tune_process()
         _leave(_answer(sys.argv[1:]))
     return _answer(list(arguments))
 
