@@ -131,8 +131,7 @@ def ours(name: str, quick: bool) -> Callable[[float], dict[str, Any]]:
     """`Fit`, on a machine set up as `lmlab train` does it."""
     from lmlab.training import machine
 
-    machine.share_politely()
-    machine.keep_freed_memory()
+    machine.tune_process()
     row = ROWS[name].small() if quick else ROWS[name]
     model, fit = _fit(row, _text(row, quick))
     matrices = [p.numel() for n, p in model.named_parameters() if p.ndim > 1 and not n.startswith("embedding")]
@@ -280,7 +279,7 @@ def large_text(name: str, quick: bool) -> Callable[[float], dict[str, tuple[floa
     """
     from lmlab.training import machine
 
-    machine.keep_freed_memory()
+    machine.tune_process()
     from lmlab.corpora.document import Document
     from lmlab.tokens import build_tokenizer
     from lmlab.tokens.id_store import TokenStore

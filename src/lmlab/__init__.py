@@ -37,6 +37,7 @@ _LAZY = {
     "Sample": "lmlab.decoding",
     "Beam": "lmlab.decoding",
     "LmlabError": "lmlab.errors",
+    "tune_process": "lmlab.training.machine",
 }
 
 __all__ = [*sorted(_LAZY), "load"]

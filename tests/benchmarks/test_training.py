@@ -14,8 +14,7 @@ FIRST, ADAPTIVE = jobs.JAX_ROW, "the same, adaptive softmax"
 
 @pytest.fixture(autouse=True)
 def leave_this_process_alone(monkeypatch):
-    monkeypatch.setattr(machine, "share_politely", lambda: None)
-    monkeypatch.setattr(machine, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(machine, "tune_process", lambda: None)
 
 
 @pytest.mark.parametrize("name", jobs.ROWS)

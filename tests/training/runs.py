@@ -11,6 +11,7 @@ from lmlab.training import TrainSettings
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training.events import Stepped
 from lmlab.training.fit import Fit
+from lmlab.training.stepper import Stepper
 from tests.stores import of_documents, random_stream
 
 V = 12
@@ -40,7 +41,7 @@ def settings(**named):
     return TrainSettings(**{**few, **named})
 
 
-def fit(run=None, model="lstm", way="columns", seed=0, listeners=(), resume=None, dropout=None, **named):
+def fit(run=None, model="lstm", way="columns", seed=0, listeners=(), resume=None, dropout=None, clock=None, **named):
     """A run ready to go, its model freshly made from the seed."""
     train = settings(**named)
     architecture = registry.resolve("model", model)
@@ -51,7 +52,26 @@ def fit(run=None, model="lstm", way="columns", seed=0, listeners=(), resume=None
     if run is not None:
         Path(run).mkdir(exist_ok=True)
     validation = Columns(HELD_OUT, 4, 16, roll=False).epoch(0)
-    return Fit(network, cut(way, seed=seed), train, seed, run, validation, resume, listeners)
+    made = Fit(network, cut(way, seed=seed), train, seed, run, validation, resume, listeners)
+    made.clock = clock or made.clock
+    return made
+
+
+class Clock:
+    """A clock that goes on by a tick whenever it is read, and by so many seconds a step of training."""
+
+    def __init__(self, monkeypatch, seconds_a_step=lambda progress: 0.003, tick=0.0):
+        self.now, self._tick, step = 0.0, tick, Stepper.step
+
+        def timed_step(stepper, lr):
+            self.now += seconds_a_step(stepper.progress)
+            return step(stepper, lr)
+
+        monkeypatch.setattr(Stepper, "step", timed_step)
+
+    def __call__(self):
+        self.now += self._tick
+        return self.now
 
 
 def stop_at(step):

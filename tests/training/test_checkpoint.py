@@ -112,14 +112,13 @@ def test_a_damaged_one_is_told_in_one_line(tmp_path, file, damage):
 
 
 def test_a_checkpoint_holds_all_of_a_run_and_nothing_pickled(tmp_path):
-    run = fit(tmp_path / "run")
-    run.go()
+    progress = fit(tmp_path / "run").go().progress
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["state.json", "training.safetensors"]
     groups = {name.partition("/")[0] for name in load_file(folder / "training.safetensors")}
     assert groups == {"model", "optimizer", "carried"}
     counters = json.loads((folder / "state.json").read_text())
-    assert counters == {**vars(run.progress), "seconds": counters["seconds"]}
+    assert counters == {**vars(progress), "seconds": counters["seconds"]}
 
 
 def test_the_weights_are_kept_in_one_move(tmp_path, monkeypatch):

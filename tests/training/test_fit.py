@@ -8,12 +8,15 @@ from lmlab import registry
 from lmlab.errors import NonFiniteError
 from lmlab.tokens.batches import Batch, Columns, Lines
 from lmlab.training import checkpoint as checkpoints
-from lmlab.training import fit as module
+from lmlab.training import loop, stepper, validation
 from lmlab.training.events import Began, Ended, Evaluated, Sampled, Stepped
 from lmlab.training.fit import Fit
+from lmlab.training.plan import Plan
+from lmlab.training.ranks import Ranks
+from lmlab.training.validation import Validation
 from lmlab.vocabulary import IGNORE
 from tests.stores import of_documents
-from tests.training.runs import MODELS, STREAM, V, cut, fit, resumed, same_end, settings, stop_at, weights
+from tests.training.runs import MODELS, STREAM, Clock, V, cut, fit, resumed, same_end, settings, stop_at, weights
 
 # -- it learns --------------------------------------------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ def test_a_second_interruption_acts_at_once(tmp_path):
 
 
 def test_a_checkpoint_comes_also_between_evaluations(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "_SAVE_SECONDS", -1.0)
     seen = []
 
     def listen(event):
@@ -247,7 +250,7 @@ def test_the_rate_warms_up_and_falls():
 def test_dropout_stays_or_falls(monkeypatch):
     for schedule, first, last in (("constant", 1, 1), ("falling", 2 * 23 / 24, 0)):
         times = []
-        monkeypatch.setattr(module, "drop", lambda model, so_many, seen=times: seen.append(so_many))
+        monkeypatch.setattr(loop, "drop", lambda model, so_many, seen=times: seen.append(so_many))
         fit(dropout_schedule=schedule).go()
         assert (times[0], times[-1]) == pytest.approx((first, last))
         assert times == sorted(times, reverse=True)
@@ -262,47 +265,53 @@ def test_an_epoch_budget_reads_every_token_so_often():
 
 
 def heard(run):
+    """The events of a run, and where it ended."""
     events = []
     run.listeners = [events.append]
-    run.go()
-    return events
+    return events, run.go().progress
+
+
+def valid_nats(run):
+    """What the model as it is now makes of the validation split."""
+    return Validation(run.model, run.validation, "fp32", Ranks()).nats(run.settings.validation_tokens)
 
 
 def test_events_come_in_order_and_add_up(tmp_path):
     run = fit(tmp_path / "run")
     run.sample = lambda model: "text"
     run.settings = settings(samples=True)
-    events = heard(run)
+    events, progress = heard(run)
     assert isinstance(events[0], Began)
     assert isinstance(events[-1], Ended)
     assert [event.step for event in events if isinstance(event, Evaluated)] == [6, 12, 18, 24]
     assert [event.text for event in events if isinstance(event, Sampled)] == ["text"] * 4
     steps = [event for event in events if isinstance(event, Stepped)]
     assert [event.step for event in steps] == list(range(1, 25))
-    assert steps[-1].tokens == events[-1].tokens == run.progress.tokens
+    assert steps[-1].tokens == events[-1].tokens == progress.tokens
     assert (steps[-1].remaining, events[-1].reason) == (0, "done")
 
 
 def test_the_weights_kept_are_those_of_the_best_validation(tmp_path):
     """A rate that ruins what was learned: the last weights are worse than the best."""
     run = fit(tmp_path / "run", steps=16, evaluations=16, lr=0.3, schedule="constant", clip_norm=None)
-    events = [event for event in heard(run) if isinstance(event, Evaluated)]
+    events, progress = heard(run)
+    events = [event for event in events if isinstance(event, Evaluated)]
     best = min(events, key=lambda event: event.valid_nats)
     assert best.step < 16, "this run was to get worse"
-    assert (run.progress.best_step, run.progress.best_nats) == (best.step, best.valid_nats)
+    assert (progress.best_step, progress.best_nats) == (best.step, best.valid_nats)
     assert [event.best for event in events] == [
         event.valid_nats < min([e.valid_nats for e in events[:n]], default=math.inf) for n, event in enumerate(events)
     ]
-    assert run._validate() == pytest.approx(best.valid_nats, rel=1e-6)
+    assert valid_nats(run) == pytest.approx(best.valid_nats, rel=1e-6)
     loaded = type(run.model).load(tmp_path / "run", run.model.settings, V)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model.parameters(), strict=True))
 
 
 def test_in_memory_too():
     run = fit(steps=16, evaluations=16, lr=0.3, schedule="constant", clip_norm=None)
-    run.go()
-    assert run.progress.best_step < 16
-    assert run._validate() == pytest.approx(run.progress.best_nats, rel=1e-6)
+    progress = run.go().progress
+    assert progress.best_step < 16
+    assert valid_nats(run) == pytest.approx(progress.best_nats, rel=1e-6)
 
 
 def test_without_validation_the_last_weights_are_kept(tmp_path):
@@ -321,12 +330,12 @@ def hopeless(run=None, **named):
 
 def test_training_stops_early_when_validation_stays_worse(tmp_path):
     run = hopeless(tmp_path / "run")
-    events = heard(run)
+    events, progress = heard(run)
     worse = [not event.best for event in events if isinstance(event, Evaluated)]
     assert events[-1].reason == "early"
     assert worse[-3:] == [True] * 3
-    assert run.progress.step < 40
-    assert run._validate() == pytest.approx(run.progress.best_nats, rel=1e-6)
+    assert progress.step < 40
+    assert valid_nats(run) == pytest.approx(progress.best_nats, rel=1e-6)
 
 
 def test_a_run_killed_after_its_patience_ran_out_does_not_go_on_when_resumed(tmp_path):
@@ -339,10 +348,10 @@ def test_a_run_killed_after_its_patience_ran_out_does_not_go_on_when_resumed(tmp
 
 
 def test_validation_ends_at_the_wanted_number_of_tokens():
-    run = fit(validation_tokens=20, steps=1)
-    run.go()
+    run = fit()
     sizes = [batch.tokens for batch in run.validation]
-    assert run._validate_tokens()[1] == next(sum(sizes[:n]) for n in range(9) if sum(sizes[:n]) >= 20) < sum(sizes)
+    scored = Validation(run.model, run.validation, "fp32", Ranks()).score(20)[1]
+    assert scored == next(sum(sizes[:n]) for n in range(9) if sum(sizes[:n]) >= 20) < sum(sizes)
 
 
 # -- it fails well ----------------------------------------------------------------------------------------------------
@@ -391,9 +400,8 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(monkeypatch, clip):
 
 
 def test_a_timed_run_ends_as_planned_and_repeats_bit_for_bit_from_what_it_recorded(tmp_path, monkeypatch):
-    """Planned anew at every evaluation, with the probe of precision: all that the clock decided is recorded."""
-    monkeypatch.setattr(module, "_DRIFT", 0.0)
-    monkeypatch.setattr(module, "_LEAST_VALIDATION", 20)
+    """Planned anew whenever the machine turns out slower: all that the clock decided is recorded."""
+    monkeypatch.setattr(validation, "_LEAST_TOKENS", 20)
     evaluated = []
     timed = fit(
         tmp_path / "timed",
@@ -401,40 +409,70 @@ def test_a_timed_run_ends_as_planned_and_repeats_bit_for_bit_from_what_it_record
         minutes=0.01,
         precision="auto",
         evaluations=8,
+        clock=Clock(monkeypatch, lambda progress: 0.003 + 2e-5 * progress.step, tick=1e-6),
         listeners=[lambda event: evaluated.append(event.step) if isinstance(event, Evaluated) else None],
     )
     outcome = timed.go()
-    progress = outcome.progress
+    progress, plan = outcome.progress, Plan.parse(outcome.progress.plan)
     assert outcome.reason == "done"
-    assert len(timed.plan.changes) > 2, "it was to change its plan"
+    assert len(plan.changes) > 2, "it was to change its plan"
+    assert plan.total < plan.changes[0][1], "there was time for fewer"
+    assert progress.seconds == pytest.approx(0.6, rel=0.05)
     assert len(evaluated) == 8, "however often the plan changed"
-    assert progress.step == timed.plan.total
-    assert str(timed.plan) == progress.plan
+    assert progress.step == plan.total
     assert (progress.precision in ("fp32", "bf16"), progress.threads) == (True, 1)
     recorded = {name: getattr(progress, name) for name in ("plan", "precision", "threads", "validation_tokens")}
-    again = fit(tmp_path / "again", steps=None, evaluations=8, **recorded)
-    assert again.go().reason == "done"
+    again = fit(tmp_path / "again", steps=None, evaluations=8, **recorded).go()
+    assert again.reason == "done"
     assert again.progress.best_step == progress.best_step
     same_end(tmp_path / "timed", tmp_path / "again")
 
 
-def test_the_trial_of_speed_leaves_nothing_behind(monkeypatch):
+def test_a_run_in_step_with_its_budget_keeps_its_plan(monkeypatch):
+    run = fit(steps=None, minutes=0.01, evaluations=0, clock=Clock(monkeypatch, tick=1e-6))
+    outcome = run.go()
+    assert len(Plan.parse(outcome.progress.plan).changes) == 1
+    assert outcome.progress.seconds == pytest.approx(0.6, rel=0.01)
+
+
+def test_what_went_by_before_and_what_is_scored_afterwards_leave_fewer_steps(monkeypatch):
+    """Of 0.6 s, half is left for training at least."""
+    steps = {}
+    for spent, afterwards in ((0.0, 0), (0.15, 0), (9.0, 0), (0.0, 10_000_000)):
+        clock = Clock(monkeypatch, tick=1e-6)
+        run = fit(steps=None, minutes=0.01, evaluations=0, clock=clock)
+        run.spent, run.afterwards = spent, afterwards
+        steps[spent, afterwards] = run.go().progress.step
+        monkeypatch.undo()
+    whole = steps[0.0, 0]
+    assert steps[0.15, 0] == pytest.approx(whole - 50, abs=1)
+    assert steps[9.0, 0] == pytest.approx(whole - 100, abs=1)
+    assert steps[0.0, 10_000_000] == pytest.approx(
+        whole - 10_000_000 * (1e-6 / 90) / 0.003, abs=2
+    )  # a tick for 90 tokens
+
+
+@pytest.mark.parametrize("budget", [{"minutes": 0.003}, {"steps": 120}])
+def test_the_trial_of_speed_leaves_nothing_behind(monkeypatch, budget):
     """Weights and position in the data are as before: the first step is the first batch."""
-    run = fit(steps=None, minutes=0.003, evaluations=0)
-    seen = []
-    one_step = run._one_step
+    run = fit(**{"steps": None, "threads": None, "evaluations": 0, "clock": Clock(monkeypatch), **budget})
+    run.validation = None
+    tried, seen = [], []
+    step = stepper.Stepper.step
 
-    def listen(lr):
+    def listen(self, lr):
+        tried.append(lr)
         if lr > 0 and not seen:
-            seen.append((run.progress.epoch, run.progress.index, run._state))
+            seen.append((self.progress.epoch, self.progress.index, self.progress.step, self._state))
             seen.append([parameter.detach().clone() for parameter in run.model.parameters()])
-        return one_step(lr)
+        return step(self, lr)
 
-    monkeypatch.setattr(run, "_one_step", listen)
+    monkeypatch.setattr(stepper.Stepper, "step", listen)
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
     run.go()
-    (epoch, index, state), weights_then = seen
-    assert (epoch, index, state) == (0, 0, None)
+    place, weights_then = seen
+    assert tried.index(0.0) == 0
+    assert place == (0, 0, 0, None)
     assert all(torch.equal(now, was) for now, was in zip(weights_then, before, strict=True))
 
 

@@ -1,5 +1,6 @@
 """One batch on several workers gives the weights that one alone would have: blocks in threads, processes, a GPU."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,12 +16,13 @@ from lmlab.kernels import engine
 from lmlab.models.neural.base import TensorState
 from lmlab.tokens.batches import Batch, Columns, Lines, Windows
 from lmlab.training import checkpoint as checkpoints
-from lmlab.training.parallel import rows_of
+from lmlab.training.parallel import Gradients, rows_of
 from lmlab.training.ranks import joined
+from lmlab.training.stepper import Stepper
 from lmlab.vocabulary import IGNORE, PAD
 from tests.stores import of_documents
 from tests.training.ranks_worker import ACCUMULATED, HALF, NAMED, WAYS
-from tests.training.runs import DOCUMENTS, MODELS, STREAM, V, fit, resumed, same_end, stop_at
+from tests.training.runs import DOCUMENTS, MODELS, STREAM, Clock, V, fit, resumed, same_end, stop_at
 from tests.training.runs import settings as train_settings
 
 
@@ -102,34 +104,65 @@ def test_blocks_repeat_and_resume_bit_for_bit(tmp_path, way):
     same_end(tmp_path / "one", tmp_path / "halted")
 
 
-def test_each_block_drops_something_else(tmp_path):
+def test_each_block_drops_something_else():
     """Equal rows in two blocks, with dropout: masks of their own, or the run would be that of one block twice."""
     row = torch.randint(4, V, (1, 9), generator=torch.Generator().manual_seed(0))
-    run = fit(parts=2, dropout=0.5)
-    run._prepare()
     batch = Batch(row[:, :-1].repeat(2, 1), row[:, 1:].repeat(2, 1), carry=False)
-    nats = [float(run._worker._block(batch.rows(part, 2), None, 1.0, (0, 0, part))[0]) for part in (0, 1)]
-    again = float(run._worker._block(batch.rows(1, 2), None, 1.0, (0, 0, 1))[0])
-    run._worker.close()
+    gradients = Gradients(fit(dropout=0.5).model, contextlib.nullcontext, parts=2)
+    nats = [float(gradients._block(batch.rows(part, 2), None, 1.0, (0, 0, part))[0]) for part in (0, 1)]
+    again = float(gradients._block(batch.rows(1, 2), None, 1.0, (0, 0, 1))[0])
+    gradients.close()
     assert nats[0] != nats[1] == again
 
 
-@pytest.mark.parametrize("fastest", [(1, 1), (2, 1), (2, 2)])
-def test_a_timed_run_takes_the_fastest_way_and_records_it(tmp_path, monkeypatch, fastest):
+@pytest.fixture
+def two_cores(monkeypatch):
     monkeypatch.setattr(engine, "cores", lambda: 2)
-    tried = []
 
-    def seconds(way, budget):
-        tried.append(way)
-        return 0.01 if way == fastest else 0.02
 
-    run = fit(tmp_path / "run", threads=None, steps=None, minutes=0.005)
-    monkeypatch.setattr(run, "_seconds_a_step", seconds)
+def machine_where(fastest, monkeypatch):
+    """A clock on which a step takes half as long in one way to use the cores; and the ways that were tried."""
+    tried, step = [], Stepper.step
+
+    def tries(stepper, lr):
+        way = stepper.progress.threads, stepper.progress.parts
+        tried.extend([way] if lr == 0 and way not in tried else [])
+        return step(stepper, lr)
+
+    monkeypatch.setattr(Stepper, "step", tries)
+    seconds = lambda progress: 0.01 if (progress.threads, progress.parts) == fastest else 0.02  # noqa: E731
+    return Clock(monkeypatch, seconds), tried
+
+
+@pytest.mark.parametrize("fastest", [(1, 1), (2, 1), (2, 2)])
+def test_a_timed_run_takes_the_fastest_way_and_records_it(tmp_path, monkeypatch, two_cores, fastest):
+    clock, tried = machine_where(fastest, monkeypatch)
+    run = fit(tmp_path / "run", threads=None, steps=None, minutes=0.005, clock=clock)
+    run.validation = None
     progress = run.go().progress
     assert sorted(tried) == [(1, 1), (2, 1), (2, 2)]
     assert (progress.threads, progress.parts) == fastest
     counters = checkpoints.newest(tmp_path / "run").counters
     assert (counters["threads"], counters["parts"]) == fastest
+
+
+@pytest.mark.parametrize("fastest", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("budget", [{"steps": 100}, {"steps": None, "epochs": 8.0}])
+def test_a_run_of_steps_takes_the_faster_number_of_threads_and_records_it(
+    tmp_path, monkeypatch, two_cores, fastest, budget
+):
+    clock, tried = machine_where(fastest, monkeypatch)
+    progress = fit(tmp_path / "run", threads=None, clock=clock, **budget).go().progress
+    assert sorted(tried) == [(1, 1), (2, 1)], "blocks would change what is dropped"
+    assert (progress.threads, progress.parts) == fastest
+    assert resumed(tmp_path / "run", threads=None, **budget).go().progress.threads == fastest[0]
+
+
+@pytest.mark.parametrize(("named", "way"), [({"steps": 99}, (1, 1)), ({"steps": 100, "threads": 2}, (2, 1))])
+def test_a_short_run_and_one_whose_threads_are_named_try_nothing(monkeypatch, two_cores, named, way):
+    clock, tried = machine_where((2, 1), monkeypatch)
+    progress = fit(**{"threads": None, "clock": clock, **named}).go().progress
+    assert (tried, progress.threads, progress.parts) == ([], *way)
 
 
 # -- accumulation -----------------------------------------------------------------------------------------------------

@@ -82,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _answer(list(arguments))
-    from lmlab.training.machine import share_politely
+    from lmlab.training.machine import tune_process
 
-    share_politely()
+    tune_process()
     _print_whatever()
     return _leave(_answer(sys.argv[1:]))
 

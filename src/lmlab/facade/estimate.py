@@ -27,7 +27,6 @@ from lmlab.progress import Advance, Reporter, default_reporter
 from lmlab.run_config import RunConfig, from_tables
 from lmlab.tokens.scan import WordScanner, chunks, opened, scanner
 from lmlab.tokens.word import WordTokenizer
-from lmlab.training.machine import keep_freed_memory
 from lmlab.vocabulary import SPECIALS
 
 _NORMALISATION = "Every run of white space (also newlines) becomes one space."
@@ -218,7 +217,6 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
     pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
     memory = parse_size(settings.memory) if settings.memory else None
     if memory is None and texts.size is not None and not engine.compiled(texts.size):
-        keep_freed_memory()
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
         return count_ngrams(ids_N, settings.order, len(words))
     from lmlab.models.ngram.counting import Counter

@@ -7,10 +7,11 @@ at any moment therefore leaves at least one good checkpoint, or none yet and the
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,46 @@ from torch import Tensor
 from lmlab import disk, store
 from lmlab.errors import ArtifactError
 from lmlab.models.neural.base import NeuralModel
+from lmlab.training.ranks import Ranks
 
 _FOLDER = "checkpoints"
-_TENSORS, _COUNTERS = "training.safetensors", "state.json"
+_TENSORS, _COUNTERS, _WEIGHTS = "training.safetensors", "state.json", "model.safetensors"
+_SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what of a checkpoint is plain numbers.
+
+    Attributes:
+        step: steps made so far.
+        epoch: of the next batch, which is its `index`th.
+        index: see `epoch`.
+        tokens: learned from so far.
+        seconds: spent so far.
+        best_nats: nats/token of the best validation so far, made after `best_step`.
+        best_step: see `best_nats`.
+        worse: evaluations since the best.
+        plan: of steps, as `Plan` writes it.
+        precision: `bf16` or `fp32`.
+        threads: that work inside each operation.
+        parts: row blocks a batch, each in a thread of its own.
+        validation_tokens: scored an evaluation.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_nats: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    plan: str = ""
+    precision: str = ""
+    threads: int = 0
+    parts: int = 0
+    validation_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,3 +117,46 @@ def keep_weights(model: NeuralModel, run: Path) -> None:
         for file in Path(folder).iterdir():
             disk.settle(file)
             os.replace(file, run / file.name)
+
+
+class Keeper:
+    """Where a run leaves its checkpoints and its best weights: in its directory, or without one the weights in memory.
+
+    Args:
+        model: whose weights they are.
+        run: the run's directory; None keeps no checkpoints.
+        ranks: the processes that train together; those but the first have no directory.
+        seconds: tells the seconds spent so far.
+    """
+
+    def __init__(self, model: NeuralModel, run: Path | None, ranks: Ranks, seconds: Callable[[], float]) -> None:
+        self._model, self._run, self._ranks, self._seconds = model, run, ranks, seconds
+        self._saved = seconds()
+        self._best: dict[str, Tensor] | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint was long ago."""
+        return self._seconds() - self._saved > _SAVE_SECONDS
+
+    def save(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Leave a checkpoint."""
+        self._saved = progress.seconds = self._seconds()
+        if self._run is not None:
+            write(self._run, Checkpoint(tensors, vars(progress)))
+
+    def keep_best(self) -> None:
+        """Make the model's present weights those that `restore_best` brings back."""
+        if self._run is not None:
+            keep_weights(self._model, self._run)
+        elif self._ranks.first:
+            self._best = copy.deepcopy(self._model.state_dict())
+
+    def restore_best(self) -> None:
+        """Put the weights kept last into the model of every rank; where none were kept, those of the first stay."""
+        if self._run is not None and (self._run / _WEIGHTS).is_file():
+            best = type(self._model).load(self._run, self._model.settings, self._model.vocab_size)
+            self._model.load_state_dict(best.state_dict())
+        elif self._best is not None:
+            self._model.load_state_dict(self._best)
+        self._ranks.spread(self._model.state_dict().values())

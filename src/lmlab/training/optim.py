@@ -1,16 +1,14 @@
-"""The optimiser, its schedule, and the plan of a budget."""
+"""The optimiser, and how its rate and dropout change through a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from lmlab.errors import SettingError
 from lmlab.train_settings import TrainSettings
 
 _MEMORY = ("exp_avg", "exp_avg_sq", "step")
@@ -109,69 +107,3 @@ def dropout_times(settings: TrainSettings, progress: float) -> float:
     [2.0, 1.0, 0.0]
     """
     return 2 * (1 - progress) if settings.dropout_schedule == "falling" else 1.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many steps a run makes, and how that was changed on the way: pairs (at step, total).
-
-    A timed run measures its speed and plans again when the machine turns out slower or faster. Its progress, on which
-    the learning rate hangs, stays continuous; and the recorded plan repeats the run exactly.
-
-    >>> plan = Plan(((0, 100), (50, 60)))
-    >>> plan.total, [plan.progress(step) for step in (25, 50, 55, 60)]
-    (60, [0.25, 0.5, 0.75, 1.0])
-    """
-
-    changes: tuple[tuple[int, int], ...]
-
-    @property
-    def total(self) -> int:
-        """Steps as now planned."""
-        return self.changes[-1][1]
-
-    def total_at(self, step: int) -> int:
-        """Steps as planned when this step was made; a change at a step begins after it.
-
-        >>> plan = Plan(((0, 100), (50, 60)))
-        >>> plan.total_at(50), plan.total_at(51)
-        (100, 60)
-        """
-        return next(total for start, total in reversed(self.changes) if start < max(1, step))
-
-    def progress(self, step: int) -> float:
-        """The share of the run that lies before a step, 0 to 1."""
-        progress = 0.0
-        for (start, total), following in zip(self.changes, [*self.changes[1:], None], strict=True):
-            end = step if following is None or step < following[0] else following[0]
-            progress += (1 - progress) * (end - start) / max(1, total - start)
-            if end == step:
-                break
-        return min(1.0, progress)
-
-    def change(self, step: int, total: int) -> Plan:
-        """The plan with another total from `step` on."""
-        return Plan((*self.changes, (step, total)))
-
-    def __str__(self) -> str:
-        return ",".join(f"{step}:{total}" for step, total in self.changes)
-
-    @staticmethod
-    def parse(text: str) -> Plan:
-        """What `str(plan)` gave.
-
-        Raises:
-            SettingError: it is no such text.
-        """
-        try:
-            changes = tuple((int(a), int(b)) for a, b in (part.split(":") for part in text.split(",")))
-        except ValueError as error:
-            raise SettingError("train.plan", text, "pairs step:total, such as 0:900,450:880") from error
-        if changes[0][0] != 0 or not _rising(changes):
-            raise SettingError("train.plan", text, "pairs step:total that begin at step 0 and rise")
-        return Plan(changes)
-
-
-def _rising(changes: Sequence[tuple[int, int]]) -> bool:
-    steps = [step for step, _ in changes]
-    return steps == sorted(set(steps)) and all(step < total for step, total in changes)

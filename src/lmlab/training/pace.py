@@ -1,0 +1,89 @@
+"""The pace of training on this machine: the ways to use its cores, and the seconds that a step takes in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lmlab.train_settings import TrainSettings
+from lmlab.training.ranks import Ranks
+from lmlab.training.stepper import Stepper
+
+
+class Way(NamedTuple):
+    """How to use the cores: threads that work inside each operation, and row blocks computed side by side."""
+
+    threads: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured of the fastest way."""
+
+    way: Way
+    seconds_a_step: float
+    tokens_a_step: float
+
+
+def ways(settings: TrainSettings, ranks: Ranks, *, on_cpu: bool, blocks: bool) -> list[Way]:
+    """The ways that the settings leave open: one thread, all cores in every operation, and a row block a core.
+
+    Args:
+        settings: what they name stands.
+        ranks: the processes that train together; each of several has one row block.
+        on_cpu: elsewhere there is nothing to choose.
+        blocks: whether row blocks may be chosen: they change the masks of dropout, threads change nothing but rounding.
+    """
+    alone = ranks.count == 1
+    parts = (settings.parts or 1) if alone else 1
+    most = settings.threads or ranks.cores
+    most = most if alone else min(most, ranks.cores)
+    found = {Way(most, parts)}
+    if on_cpu and settings.threads is None:
+        found.add(Way(1, parts))
+        if blocks and alone and settings.parts is None:
+            found.add(Way(most, most))
+    return sorted(found)
+
+
+def fastest(
+    ways: Sequence[Way],
+    begin: Callable[[Way], Stepper],
+    seconds: float,
+    ranks: Ranks,
+    clock: Callable[[], float],
+    most_steps: int | None = None,
+) -> Pace:
+    """Try each way for so many seconds and steps (two steps at least), on the same batches and with a rate of 0.
+
+    Args:
+        ways: what to try.
+        begin: makes a stepper at the start of the text; nothing of it remains.
+        seconds: for each way.
+        ranks: the processes that train together; the first decides.
+        clock: tells seconds.
+        most_steps: timed in each way at most; None sets no bound.
+    """
+    paces = [_measure(way, begin, seconds, ranks, clock, most_steps) for way in ways]
+    times = [pace.seconds_a_step for pace in paces]
+    return paces[int(ranks.agree(times.index(min(times))))]
+
+
+def _measure(
+    way: Way,
+    begin: Callable[[Way], Stepper],
+    seconds: float,
+    ranks: Ranks,
+    clock: Callable[[], float],
+    most_steps: int | None,
+) -> Pace:
+    with begin(way) as stepper:
+        stepper.step(0.0)  # pays first-time costs
+        began, steps = clock(), 0
+        while steps < 2 or (steps != most_steps and ranks.agree(clock() - began) < seconds):
+            stepper.step(0.0)
+            steps += 1
+        progress = stepper.progress
+        return Pace(way, (clock() - began) / steps, progress.tokens / progress.step)

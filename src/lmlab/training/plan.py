@@ -1,0 +1,130 @@
+"""How many steps a run makes: named by the user, or as many as fit into a budget of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lmlab.errors import SettingError
+from lmlab.tokens.batches import Batches
+from lmlab.train_settings import TrainSettings
+from lmlab.training.ranks import Ranks
+
+_MINUTES = 3.0  # where no budget is named
+_DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
+_REPLANNED = 0.05, 0.99  # between these shares of its steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps a run makes, and how that was changed on the way: pairs (at step, total).
+
+    A timed run measures its speed and plans again when the machine turns out slower or faster. Its progress, on which
+    the learning rate hangs, stays continuous; and the recorded plan repeats the run exactly.
+
+    >>> plan = Plan(((0, 100), (50, 60)))
+    >>> plan.total, [plan.progress(step) for step in (25, 50, 55, 60)]
+    (60, [0.25, 0.5, 0.75, 1.0])
+    """
+
+    changes: tuple[tuple[int, int], ...]
+
+    @property
+    def total(self) -> int:
+        """Steps as now planned."""
+        return self.changes[-1][1]
+
+    def total_at(self, step: int) -> int:
+        """Steps as planned when this step was made; a change at a step begins after it.
+
+        >>> plan = Plan(((0, 100), (50, 60)))
+        >>> plan.total_at(50), plan.total_at(51)
+        (100, 60)
+        """
+        return next(total for start, total in reversed(self.changes) if start < max(1, step))
+
+    def progress(self, step: int) -> float:
+        """The share of the run that lies before a step, 0 to 1."""
+        progress = 0.0
+        for (start, total), following in zip(self.changes, [*self.changes[1:], None], strict=True):
+            end = step if following is None or step < following[0] else following[0]
+            progress += (1 - progress) * (end - start) / max(1, total - start)
+            if end == step:
+                break
+        return min(1.0, progress)
+
+    def change(self, step: int, total: int) -> Plan:
+        """The plan with another total from `step` on."""
+        return Plan((*self.changes, (step, total)))
+
+    def __str__(self) -> str:
+        return ",".join(f"{step}:{total}" for step, total in self.changes)
+
+    @staticmethod
+    def parse(text: str) -> Plan:
+        """What `str(plan)` gave.
+
+        Raises:
+            SettingError: it is no such text.
+        """
+        try:
+            changes = tuple((int(a), int(b)) for a, b in (part.split(":") for part in text.split(",")))
+        except ValueError as error:
+            raise SettingError("train.plan", text, "pairs step:total, such as 0:900,450:880") from error
+        if changes[0][0] != 0 or not _rising(changes):
+            raise SettingError("train.plan", text, "pairs step:total that begin at step 0 and rise")
+        return Plan(changes)
+
+
+def _rising(changes: Sequence[tuple[int, int]]) -> bool:
+    steps = [step for step, _ in changes]
+    return steps == sorted(set(steps)) and all(step < total for step, total in changes)
+
+
+def named_plan(settings: TrainSettings, batches: Batches) -> Plan | None:
+    """The plan that the settings name by a plan, steps or epochs; None if they leave it to the clock."""
+    if settings.plan:
+        return Plan.parse(settings.plan)
+    if settings.steps:
+        return Plan(((0, settings.steps),))
+    if settings.epochs:
+        steps = len(batches.epoch(0)) * settings.epochs / settings.accumulate
+        return Plan(((0, max(1, math.ceil(steps))),))
+    return None
+
+
+def training_seconds(settings: TrainSettings, elsewhere: float) -> float:
+    """What a timed run has for training when other work takes so many seconds; half of its budget at least."""
+    whole = 60 * (settings.minutes or _MINUTES)
+    return max(whole / 2, whole - elsewhere)
+
+
+class Replanner:
+    """Keeps a timed run within its budget: changes the number of steps when the machine is slower or faster.
+
+    The pace is that since the last call but one.
+
+    Args:
+        budget: seconds for training.
+        step: steps made so far.
+        seconds: tells the seconds spent so far.
+        ranks: the processes that train together; the first decides.
+    """
+
+    def __init__(self, budget: float, step: int, seconds: Callable[[], float], ranks: Ranks) -> None:
+        self._budget, self._seconds, self._ranks = budget, seconds, ranks
+        self._mark = self._mark_before = (step, seconds())
+
+    def replanned(self, plan: Plan, step: int) -> Plan:
+        """The plan, changed after `step` if it would miss the budget and there is time to do so."""
+        (from_step, since), now = self._mark_before, self._seconds()
+        self._mark_before, self._mark = self._mark, (step, now)
+        least, most = _REPLANNED
+        if not least < step / plan.total < most:
+            return plan
+        seconds_a_step = (now - since) / max(1, step - from_step)
+        total = step + max(1, int((self._budget - now) / seconds_a_step))
+        drifted = abs(total - plan.total) * seconds_a_step > _DRIFT * self._budget
+        total = int(self._ranks.agree(total if drifted else plan.total))
+        return plan if total == plan.total else plan.change(step, total)

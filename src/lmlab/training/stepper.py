@@ -1,0 +1,151 @@
+"""One step of training: read some batches, sum their gradients weighted by tokens, clip, move the weights."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from lmlab.errors import NonFiniteError
+from lmlab.models.neural.base import NeuralModel, TensorState
+from lmlab.tokens.batches import Batch, Batches
+from lmlab.train_settings import TrainSettings
+from lmlab.training.checkpoint import Checkpoint, Progress
+from lmlab.training.optim import make_optimizer
+from lmlab.training.parallel import Gradients, rows_of
+from lmlab.training.ranks import Ranks
+
+
+class Stepper:
+    """Moves the weights of a model, one step a call, and counts on in a `Progress`.
+
+    A step depends on weights, optimiser, carried state, place in the data and the key of dropout (seed, step), and on
+    nothing else: `tensors` and `progress` hold them all. A context manager, as row blocks have threads.
+
+    Args:
+        model: on the device where it is trained.
+        batches: the training split; this process reads its rows of each.
+        settings: of batches, optimiser and clipping.
+        progress: where to go on; its precision, threads and row blocks are used as they are.
+        seed: of dropout.
+        ranks: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        model: NeuralModel,
+        batches: Batches,
+        settings: TrainSettings,
+        progress: Progress,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        self.progress = progress
+        self._model, self._settings, self._seed, self._ranks = model, settings, seed, ranks
+        self._batches = batches.share(ranks.rank, ranks.count)
+        self._epoch = self._batches.epoch(progress.epoch)
+        self._state: TensorState | None = None
+        self._optimizer = make_optimizer(model, settings)
+        torch.set_num_threads(progress.threads)
+        self._gradients = Gradients(
+            model,
+            functools.partial(
+                torch.autocast,
+                model.device.type,
+                torch.bfloat16,
+                enabled=progress.precision == "bf16",
+                cache_enabled=progress.parts == 1,
+            ),
+            progress.parts,
+            ranks,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._gradients.close()
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training split so far."""
+        return self.progress.epoch + self.progress.index / max(1, len(self._epoch))
+
+    def step(self, lr: float) -> tuple[float, int]:
+        """Move the weights once; the step's summed nats and its tokens, over all processes.
+
+        Raises:
+            NonFiniteError: the loss or its gradient is NaN or infinite; the weights have not moved.
+        """
+        batches = [self._next_batch() for _ in range(self._settings.accumulate)]
+        tokens = int(self._ranks.total(sum(batch.tokens for batch in batches))[0])
+        nats = torch.zeros((), device=self._model.device)
+        for nth, batch in enumerate(batches, 1):
+            batch = batch.to(self._model.device)
+            key = (self._seed, self.progress.step, nth)
+            last = nth == len(batches)
+            of_batch, after = self._gradients.add(
+                batch, self._state if batch.carry else None, 1 / max(1, tokens), key, last=last
+            )
+            self._state = after if self._batches.carries and self._settings.carry else None
+            nats += of_batch
+        (step_nats,) = self._ranks.total(nats.item())
+        self._clip(step_nats)
+        self._optimizer.step(lr)
+        self._model.zero_grad()
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        return step_nats, tokens
+
+    def _next_batch(self) -> Batch:
+        progress = self.progress
+        batch = self._epoch[progress.index]
+        progress.index += 1
+        if progress.index == len(self._epoch):
+            progress.epoch, progress.index = progress.epoch + 1, 0
+            self._epoch = self._batches.epoch(progress.epoch)
+        return batch
+
+    def _clip(self, nats: float) -> None:
+        settings, parameters = self._settings, list(self._model.parameters())
+        if settings.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, settings.clip_value)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        check_finite("loss", nats, self.progress.step)
+        check_finite("norm of the gradient", float(norm), self.progress.step)
+        if settings.clip_norm is not None and norm > settings.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, as a checkpoint names it. Every process must ask."""
+        carried = [self._ranks.gather(tensor) for tensor in (self._state.tensors if self._state else ())]
+        tensors = {f"model/{name}": tensor for name, tensor in self._model.state_dict().items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.memory.items()}
+        return tensors | {f"carried/{nth}": tensor for nth, tensor in enumerate(carried)}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the tensors of a checkpoint, written by however many processes."""
+        self._model.load_state_dict(checkpoint.group("model"))
+        for name, tensor in checkpoint.group("optimizer").items():
+            self._optimizer.memory[name].copy_(tensor)
+        carried = checkpoint.group("carried")
+        if carried:
+            whole = TensorState(tuple(carried[str(nth)].to(self._model.device) for nth in range(len(carried))))
+            self._state = rows_of(whole, self._ranks.rank, self._ranks.count)
+
+
+def check_finite(what: str, value: float, step: int) -> None:
+    """Raise where a number is NaN or infinite.
+
+    Raises:
+        NonFiniteError: it is.
+    """
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the {what} is {value} after step {step}, but must be finite; the weights of the last checkpoint are kept "
+            "where the run has a directory",
+            "lower train.lr or set train.clip_norm",
+        )
