@@ -19,9 +19,10 @@ from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.facade.configure import complete, settings_of
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
+from lmlab.kernels.ngram.layout import Counts
 from lmlab.memory import parse_size
 from lmlab.models.ngram import Ngram
-from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Advance, Reporter, default_reporter
@@ -222,7 +223,7 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
         keep_freed_memory()
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
         return count_ngrams(ids_N, settings.order, len(words))
-    from lmlab.models.ngram.counting import Counter
+    from lmlab.kernels.ngram.counter import Counter
 
     counter = Counter(settings.order, memory=memory, share=texts.share if texts.size else None)
     counter.count(pieces)
