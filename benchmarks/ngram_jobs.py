@@ -119,8 +119,9 @@ def read_arpa(path: str) -> None:
 
 def sizes(model: str, train: str, held: str) -> Answer:
     """Bits an n-gram of each layout, and digests of what two of them say of held-out text."""
-    from lmlab.models.ngram.compact import CompactTrie
-    from lmlab.models.ngram.counting import Counter, pieces_of
+    from lmlab.kernels.ngram.compact_trie import CompactTrie
+    from lmlab.kernels.ngram.counter import Counter, pieces_of
+    from lmlab.models.ngram.smoothing import absent_of, rules_of
     from lmlab.tokens.scan import scanner
 
     ngram, spelled = opened(model)
@@ -129,7 +130,8 @@ def sizes(model: str, train: str, held: str) -> Answer:
     def answer() -> dict[str, Any]:
         words, counter = scanner(None), Counter(len(ngram.ngrams))
         counter.count(pieces_of(ids_of(train, words)))
-        compact = CompactTrie.of(counter.levels(len(words)), ngram.settings.smoothing)
+        levels, smoothing = counter.levels(len(words)), ngram.settings.smoothing
+        compact = CompactTrie.of(levels, rules_of(levels, smoothing), (), absent_of(smoothing))
         tables, held_N = ngram.trie.tables, ids_of(held, scanner(None, spelled, learn=False))
         scores = {"fast": tables.logp_array(held_N), "compact": compact.logp_array(held_N)}
         nbytes = {"directory": ngram.nbytes, "tables": tables.nbytes, "compact": compact.nbytes}

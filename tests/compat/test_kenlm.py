@@ -1,14 +1,20 @@
-"""KenLM's interface: against our own scoring by arrays, and against kenlm itself where it is installed."""
+"""KenLM's interface: against our own scoring by arrays, and against what kenlm itself said."""
 
 from __future__ import annotations
 
 import copy
+import gzip
+import itertools
+import json
 import math
 import pickle
 import random
+import struct
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +24,12 @@ import lmlab
 from lmlab.compat import kenlm as ours
 from lmlab.errors import ArtifactError
 from lmlab.kernels import engine
+from lmlab.kernels.ngram import c_calls, calls, plain_calls
 from lmlab.models.ngram import arpa
 from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS, UNK
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 WORDS = [f"{a}{b}" for a in "bcdfgklmnprst" for b in ("a", "e", "io", "ü")]
 
 
@@ -216,29 +224,74 @@ def test_no_torch_is_loaded(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_kenlm_says_the_same(arpa_file: Path) -> None:
-    theirs = pytest.importorskip("kenlm", reason="kenlm is not installed")
-    their, our = theirs.Model(str(arpa_file)), ours.Model(str(arpa_file))
-    assert (our.order, our.path) == (their.order, their.path)
+@pytest.mark.parametrize("plainly", [False, True])
+@pytest.mark.parametrize("name", ["words_o5", "words_o4_prune001", "words_o2"])
+def test_kenlm_says_the_same(name: str, plainly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kenlm 0.3.0 said of these sentences; `tests/golden/README.md` tells how it was asked."""
+    if plainly:
+        monkeypatch.setattr(calls, "TESTED", ())
+        calls.works.cache_clear()
+    rows = json.loads(gzip.decompress((GOLDEN / "scores.json.gz").read_bytes()))[name]
+    model = ours.Model(GOLDEN / f"{name}.arpa.gz")
+    assert isinstance(model._score, types.FunctionType) == (plainly or not calls.works())
     seen: dict[int, int] = {}
-    for sentence in [*questions(200, 7), "ba <s> be", "ba\0be"]:
-        for bos, eos in ((True, True), (True, False), (False, True), (False, False)):
-            assert our.score(sentence, bos, eos) == pytest.approx(their.score(sentence, bos, eos), abs=1e-5, rel=1e-6)
-            if "\0" not in sentence:
-                pairs = zip(our.full_scores(sentence, bos, eos), their.full_scores(sentence, bos, eos), strict=True)
-                assert all(a[1:] == b[1:] and abs(a[0] - b[0]) < 2e-6 for a, b in pairs)
-        their_state, our_state = theirs.State(), ours.State()
-        their.BeginSentenceWrite(their_state)
-        our.BeginSentenceWrite(our_state)
-        for word in sentence.split(" "):
-            their_next, our_next = theirs.State(), ours.State()
-            a, b = our.BaseFullScore(our_state, word, our_next), their.BaseFullScore(their_state, word, their_next)
-            assert (a.ngram_length, a.oov) == (b.ngram_length, b.oov)
-            assert a.log_prob == pytest.approx(b.log_prob, abs=2e-6)
-            assert our.BaseScore(our_state, word, our_next) == a.log_prob
-            their_state, our_state = their_next, our_next
-            assert seen.setdefault(hash(their_state), our_state.context) == our_state.context
+    for row in rows:
+        sentence = row["sentence"]
+        for full, (bos, eos) in zip(row["full"], itertools.product((True, False), repeat=2), strict=True):
+            assert model.score(sentence, bos, eos) == pytest.approx(sum(p for p, _, _ in full), abs=1e-5, rel=1e-6)
+            pairs = zip(model.full_scores(sentence, bos, eos), full, strict=True)
+            assert all([*a[1:]] == b[1:] and abs(a[0] - b[0]) < 2e-6 for a, b in pairs)
+        if row["perplexity"]:
+            assert model.perplexity(sentence) == pytest.approx(row["perplexity"], rel=1e-5)
+        state, after = ours.State(), ours.State()
+        model.BeginSentenceWrite(state)
+        for i, (word, number) in enumerate(zip(sentence.encode().split(), row["states"], strict=True)):
+            told = model.BaseFullScore(state, word, after)
+            logp, length, unknown = row["full"][0][i]
+            assert (told.ngram_length, told.oov) == (length, unknown)
+            assert told.log_prob == pytest.approx(logp, abs=2e-6)
+            assert seen.setdefault(number, after.context) == after.context
+            state, after = after, state
     assert len(set(seen.values())) == len(seen)  # they tell apart what we tell apart
+    calls.works.cache_clear()
+
+
+def test_what_the_self_check_finds_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = calls._sample()
+    right = plain_calls.bind(*sample)
+    assert calls.agree(right, plain_calls.bind(*sample))
+    for wrong in (
+        replace(right, score=lambda *asked: right.score(*asked) + 0.01),
+        replace(right, full_scores=lambda *asked: right.full_scores(*asked) + bytes(12)),
+        replace(right, step=lambda *asked: (*right.step(*asked)[:2], 1, False)),
+    ):
+        assert not calls.agree(wrong, right)
+    monkeypatch.setattr(c_calls, "bind", lambda *_: wrong)
+    calls.works.cache_clear()
+    assert not calls.works()
+    assert isinstance(calls.bind(*sample).score, types.FunctionType)
+    calls.works.cache_clear()
+
+
+@pytest.mark.skipif(not calls.works(), reason="the compiled functions are not tested with this Python")
+def test_plain_calls_equal_the_compiled_ones(parts: tuple[Trie, list[bytes]]) -> None:
+    trie, words = parts
+    compiled, plain = (way(trie.levels, trie.absent, words) for way in (calls.bind, plain_calls.bind))
+    assert not isinstance(compiled.score, types.FunctionType)
+    for sentence in questions(60, 10):
+        for bos, eos in itertools.product((True, False), repeat=2):
+            assert plain.score(sentence, bos, eos) == pytest.approx(compiled.score(sentence, bos, eos), abs=1e-6)
+            told = [
+                struct.iter_unpack(plain_calls.RECORD, c.full_scores(sentence, bos, eos)) for c in (plain, compiled)
+            ]
+            for a, b in zip(*told, strict=True):
+                assert (a[0], *a[1:]) == (pytest.approx(b[0], abs=1e-6), *b[1:])
+    for wrong in (None, 3, bytearray(b"ba")):
+        with pytest.raises(TypeError):
+            plain.score(wrong, True, True)  # type: ignore[arg-type]
+    for strange in (-1, 1 << 70, (9 << 40) + 5, (1 << 40) + 10_000_000, (2 << 40) + 0xFFFFFFFF):
+        with pytest.raises(TypeError, match="some other model"):
+            plain.step(strange, "ba")
 
 
 def test_pyctcdecode_decodes_the_same(arpa_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from lmlab import store
 from lmlab.errors import ArtifactError, LmlabError
+from lmlab.kernels.ngram import calls, plain_calls
 from lmlab.models.ngram.model import Ngram
 from lmlab.tokens.word import WordTokenizer
 from lmlab.vocabulary import SPECIALS
@@ -106,13 +107,11 @@ class Model:
             trie, words = read(Path(os.fsdecode(self.path)))
         except (LmlabError, OSError) as error:
             raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
-        from lmlab.kernels.ngram import calls  # loads Numba
-
         self.order, self.words = trie.order, words
-        self._begin, self._empty = calls.begin(trie), calls.EMPTY
-        self._calls = calls.bind(trie, words)
+        self._begin, self._empty = plain_calls.begin(trie.order), plain_calls.EMPTY
+        self._calls = calls.bind(trie.sound_levels(), trie.absent, words)
         self._score, self._full_scores, self._step = self._calls.score, self._calls.full_scores, self._calls.step
-        self._records = struct.Struct(calls.RECORD).iter_unpack
+        self._records = struct.Struct(plain_calls.RECORD).iter_unpack
 
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """Log10 probability of a sentence; `<s>` and `</s>` are added, and not to be part of it.

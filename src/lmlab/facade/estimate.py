@@ -18,9 +18,10 @@ from lmlab import store
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
+from lmlab.kernels.ngram.layout import Counts
 from lmlab.memory import parse_size
 from lmlab.models.ngram import Ngram
-from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Advance, Reporter, default_reporter
@@ -219,7 +220,7 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
     if memory is None and texts.size is not None and not engine.compiled(texts.size):
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
         return count_ngrams(ids_N, settings.order, len(words))
-    from lmlab.models.ngram.counting import Counter
+    from lmlab.kernels.ngram.counter import Counter
 
     counter = Counter(settings.order, memory=memory, share=texts.share if texts.size else None)
     counter.count(pieces)

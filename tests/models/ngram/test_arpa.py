@@ -19,6 +19,7 @@ from lmlab.vocabulary import BOS, EOS, UNK
 from .reference import lay
 
 DATA = Path(os.environ.get("LMLAB_DATA", "/nowhere")) / "kenlm"
+GOLDEN = Path(__file__).parents[2] / "golden"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="LMLAB_DATA does not hold the lmplz outputs")
 WORDS = [b"a", b"b", "\xe4\u2028".encode(), b"\\d", b"-1"]
 TEXT = st.lists(st.lists(st.integers(4, 3 + len(WORDS)), max_size=9), min_size=1, max_size=6)
@@ -124,11 +125,21 @@ def test_models_that_cannot_be_written(file: Path) -> None:
 # ---- others' files
 
 
+@ENGINES
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.arpa.gz")), ids=lambda path: path.name)
+def test_files_of_lmplz(file: Path, path: Path, compiled: bool) -> None:
+    check_file(file, path, compiled)
+
+
 @needs_data
 @pytest.mark.parametrize("name", ["words_o4_prune001", "chars_o6"])
-def test_files_of_lmplz(file: Path, name: str) -> None:
-    path = DATA / f"{name}.arpa.gz"
-    with engine.only(True):
+def test_large_files_of_lmplz(file: Path, name: str) -> None:
+    check_file(file, DATA / f"{name}.arpa.gz", compiled=True)
+
+
+def check_file(file: Path, path: Path, compiled: bool) -> None:
+    """Read a file, find every n-gram of it and no other, with its numbers; write it, and read that back."""
+    with engine.only(compiled):
         trie, words = arpa.read(path)
         arpa.write(file, trie, words)
         same(arpa.read(file)[0], trie)

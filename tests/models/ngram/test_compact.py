@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from lmlab.errors import ArtifactError
 from lmlab.kernels import engine
 from lmlab.kernels.ngram import compact as compact_kernels
+from lmlab.kernels.ngram.compact_trie import CompactTrie, _steps
 from lmlab.models.ngram import Ngram
-from lmlab.models.ngram.compact import CompactTrie, _steps
 from lmlab.models.ngram.counts import count_ngrams
-from lmlab.models.ngram.smoothing import SMOOTHINGS
+from lmlab.models.ngram.smoothing import SMOOTHINGS, absent_of, rules_of
 from lmlab.vocabulary import BOS
 
 from .reference import lay
@@ -37,7 +37,8 @@ def packed(
     smoothing: str = "kneser-ney",
     prune: tuple[int, ...] = (),
 ) -> CompactTrie:
-    return CompactTrie.of(count_ngrams(lay(train), order, vocab_size), smoothing, prune=prune)
+    levels = count_ngrams(lay(train), order, vocab_size)
+    return CompactTrie.of(levels, rules_of(levels, smoothing), prune, absent_of(smoothing))
 
 
 def fast(test: list[list[int]], train: list[list[int]], choices: Ngram.Settings, vocab_size: int = V) -> np.ndarray:
@@ -108,7 +109,7 @@ def test_rows_are_those_of_the_fast_layout() -> None:
 def test_threads_and_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     compact, test = packed(zipf(100, 300, 0), 5, 300), lay(zipf(30, 300, 1))
     whole_N = compact.logp_array(test, threads=1)
-    monkeypatch.setattr("lmlab.models.ngram.compact.PIECE", 7)
+    monkeypatch.setattr("lmlab.kernels.ngram.compact_trie.PIECE", 7)
     assert np.array_equal(compact.logp_array(test, threads=2), whole_N)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from hypothesis import strategies as st
 
 from lmlab.errors import SettingError
 from lmlab.kernels import engine
-from lmlab.models.ngram import Ngram, counting
-from lmlab.models.ngram.counting import Counter, pieces_of
-from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.kernels.ngram import counter as counting
+from lmlab.kernels.ngram import twin
+from lmlab.kernels.ngram.counter import Counter, pieces_of
+from lmlab.kernels.ngram.layout import Counts
+from lmlab.models.ngram import Ngram, arpa, counts, smoothing
+from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import SMOOTHINGS, smooth
 from lmlab.models.ngram.trie import Trie
 
@@ -44,6 +49,18 @@ def corpus(seed: int, tokens: int = 40_000, vocab_size: int = 400) -> np.ndarray
     rng = np.random.default_rng(seed)
     words = (3 + rng.zipf(1.3, tokens)).clip(4, vocab_size - 1)
     return lay([list(line) for line in np.split(words, np.sort(rng.integers(0, tokens, tokens // 12)))])
+
+
+@pytest.mark.parametrize("plain", [counts.count_sorted, smoothing.tally, smoothing.share, arpa.Loops])
+def test_twins_take_the_same_arguments(plain: Any) -> None:
+    with engine.only(False):
+        assert twin(plain, 10**12) is plain
+    with engine.only(True):
+        compiled = twin(plain, 0)
+    assert compiled is not plain
+    methods = [name for name in vars(plain) if not name.startswith("__")] if isinstance(plain, type) else []
+    for ours, theirs in [(plain, compiled), *((getattr(plain, name), getattr(compiled, name)) for name in methods)]:
+        assert [*inspect.signature(ours).parameters] == [*inspect.signature(theirs).parameters]
 
 
 @settings(deadline=None)
@@ -95,10 +112,10 @@ def test_batch_scores_equal_the_plain_ones(
     order: int, full: float, smoothing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fullest tables must be made larger; whatever their size, pieces meet where a context lies across."""
-    from lmlab.models.ngram import scoring
+    from lmlab.kernels.ngram import tables
 
-    monkeypatch.setattr(scoring, "PIECE", 100)
-    monkeypatch.setattr(scoring, "_FULL", full)
+    monkeypatch.setattr(tables, "PIECE", 100)
+    monkeypatch.setattr(tables, "_FULL", full)
     model = Ngram.estimate(Ngram.Settings(order, smoothing), 400, corpus(4, 20_000))
     held_N = corpus(5, 5_000)
     with engine.only(False):

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmlab.errors import DataError, EmptyDataError
+from lmlab.kernels.ngram.layout import Counts, high, low
 from lmlab.models.ngram import counts
-from lmlab.models.ngram.counts import Counts, count_ngrams, high, low
+from lmlab.models.ngram.counts import count_ngrams
 from lmlab.vocabulary import BOS, EOS, PAD
 
 from .reference import lay

@@ -1,9 +1,15 @@
-"""Against KenLM's lmplz: every n-gram of its ARPA files, nothing more, the same numbers."""
+"""Against KenLM's lmplz: every n-gram of its ARPA files, nothing more, the same numbers.
+
+`tests/golden` has what it makes of small texts of ours; where LMLAB_DATA has what it made of a play, that is compared
+too.
+"""
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +17,19 @@ import numpy as np
 import pytest
 
 from lmlab.kernels import engine
-from lmlab.models.ngram import Ngram
+from lmlab.models.ngram import Ngram, arpa
 from lmlab.models.ngram.counts import count_ngrams
-from lmlab.models.ngram.smoothing import Task, rule_of
+from lmlab.models.ngram.smoothing import rules_of
 from lmlab.tokens.scan import scanner
 from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, PAD, UNK
 
 TOLERANCE = 2e-6  # an ARPA file holds float32 in six or seven digits
 
+GOLDEN = Path(__file__).parents[2] / "golden"
 DATA = Path(os.environ.get("LMLAB_DATA", "/nowhere"))
-pytestmark = pytest.mark.skipif(not (DATA / "kenlm").is_dir(), reason="LMLAB_DATA does not hold the lmplz outputs")
+needs_data = pytest.mark.skipif(not (DATA / "kenlm").is_dir(), reason="LMLAB_DATA does not hold the lmplz outputs")
+ENGINES = pytest.mark.parametrize("compiled", [False, True])
+QUERIED = ("words_o5", "words_o4_prune001", "words_o3_prune012", "few_o3")
 
 # lmplz's own log: D1 D2 D3+ of orders 1, 2, ...
 WORD_DISCOUNTS = [
@@ -85,12 +94,12 @@ def read_arpa(path: Path, vocabulary: dict[str, int]) -> list[tuple[np.ndarray, 
     return [(np.array(s[0]).reshape(len(s[1]), -1), np.array(s[1]), np.array(s[2])) for s in sections]
 
 
-def compare(name: str, corpus: Corpus, settings: Ngram.Settings) -> tuple[np.ndarray, np.ndarray]:
+def compare(path: Path, corpus: Corpus, settings: Ngram.Settings) -> tuple[np.ndarray, np.ndarray]:
     """How far every stored log10 probability and backoff lies from lmplz's."""
     model = Ngram.estimate(settings, len(corpus.vocabulary), corpus.ids_N)
     levels = model.trie.levels
     off_p, off_b = [], []
-    for k, (ids_GK, logp_G, backoff_G) in enumerate(read_arpa(DATA / "kenlm" / name, corpus.vocabulary), 1):
+    for k, (ids_GK, logp_G, backoff_G) in enumerate(read_arpa(path, corpus.vocabulary), 1):
         node_G = np.zeros(len(ids_GK), dtype=np.int64)
         for level, word_G in zip(levels, ids_GK.T, strict=False):
             node_G = level.find(node_G, word_G)
@@ -101,47 +110,130 @@ def compare(name: str, corpus: Corpus, settings: Ngram.Settings) -> tuple[np.nda
         off_p.append((levels[k - 1].logp_G[node_G] / np.log(10) - logp_G)[predicted_G])
         if k < settings.order:
             off_b.append(levels[k - 1].backoff_G[node_G] / np.log(10) - backoff_G)
-    return np.abs(np.concatenate(off_p)), np.abs(np.concatenate(off_b))
-
-
-@pytest.mark.parametrize("order", [3, 5])
-def test_words_equal_lmplz(words: Corpus, order: int) -> None:
-    off_p, off_b = compare(f"words_o{order}.arpa.gz", words, Ngram.Settings(order=order))
-    assert max(off_p.max(), off_b.max()) <= TOLERANCE
-
-
-def test_word_discounts_are_those_of_the_log(words: Corpus) -> None:
-    assert discounts_of(words, 5) == pytest.approx(np.array(WORD_DISCOUNTS), rel=5e-6)
-
-
-def test_character_discounts_are_those_of_the_log(chars: Corpus) -> None:
-    assert discounts_of(chars, 6, lmplz=True) == pytest.approx(np.array(CHAR_DISCOUNTS), rel=5e-6)
+    return np.abs(np.concatenate(off_p)), np.abs(np.concatenate(off_b or [np.zeros(1)]))
 
 
 def discounts_of(corpus: Corpus, order: int, lmplz: bool = False) -> np.ndarray:
     levels = count_ngrams(corpus.ids_N, order, len(corpus.vocabulary))
-    rules = [
-        rule_of("kneser-ney", Task(levels, k, len(corpus.vocabulary) - 2, 0.1, lmplz)) for k in range(1, order + 1)
-    ]
+    rules = rules_of(levels, "kneser-ney", lmplz=lmplz)
     return np.array([rule.taken[1:] for rule in rules])
 
 
-def test_characters_differ_from_lmplz_by_its_bug_alone(chars: Corpus) -> None:
+# ---- texts of ours
+
+
+def golden(text: str) -> Corpus:
+    return Corpus.of([line.split() for line in (GOLDEN / text).read_text(encoding="utf-8").splitlines()])
+
+
+FILES = [
+    ("words_o1", "text.txt", Ngram.Settings(order=1, compat="lmplz")),
+    ("words_o2", "text.txt", Ngram.Settings(order=2, compat="lmplz")),
+    ("words_o3", "text.txt", Ngram.Settings(order=3, compat="lmplz")),
+    ("words_o5", "text.txt", Ngram.Settings(order=5, compat="lmplz")),
+    ("words_o4_prune001", "text.txt", Ngram.Settings(order=4, prune=(0, 0, 1), compat="lmplz")),
+    ("words_o3_prune012", "text.txt", Ngram.Settings(order=3, prune=(0, 1, 2), compat="lmplz")),
+    ("few_o3", "few.txt", Ngram.Settings(order=3, compat="lmplz")),
+    ("chars_o6", "chars.txt", Ngram.Settings(order=6, compat="lmplz")),
+]
+
+
+@ENGINES
+@pytest.mark.parametrize(("name", "text", "settings"), FILES)
+def test_estimates_equal_lmplz(name: str, text: str, settings: Ngram.Settings, compiled: bool) -> None:
+    with engine.only(compiled):
+        off_p, off_b = compare(GOLDEN / f"{name}.arpa.gz", golden(text), settings)
+    assert max(off_p.max(), off_b.max()) <= TOLERANCE
+
+
+@ENGINES
+@pytest.mark.parametrize(("name", "text", "settings"), FILES)
+def test_discounts_are_those_of_the_log(name: str, text: str, settings: Ngram.Settings, compiled: bool) -> None:
+    with engine.only(compiled):
+        found = discounts_of(golden(text), settings.order, lmplz=True)
+    assert found == pytest.approx(np.array(json.loads((GOLDEN / "discounts.json").read_text())[name]), rel=5e-6)
+
+
+def test_correct_counts_of_counts_differ_from_lmplz_by_its_bug_alone() -> None:
     """Lmplz issue 405: the last n-gram in suffix order enters its order's counts of counts with its raw count."""
-    off_p, off_b = compare("chars_o6.arpa.gz", chars, Ngram.Settings(order=6))
+    off_p, off_b = compare(GOLDEN / "chars_o6.arpa.gz", golden("chars.txt"), Ngram.Settings(order=6))
+    assert 10 * TOLERANCE < max(off_p.max(), off_b.max()) < 0.1
+
+
+def queried(name: str) -> tuple[list[list[tuple[float, int, bool]]], float, float]:
+    """What `query` said: log10 p, length of the n-gram and unknown or not of each word of each line; perplexities."""
+    *lines, including, excluding, _, _ = (GOLDEN / name).read_text(encoding="utf-8").splitlines()
+    words = [
+        [(float(logp), int(length), id == "0") for id, length, logp in re.findall(r"=(\d+) (\d+) (\S+)\t", line)]
+        for line in lines
+    ]
+    return words, float(including.split("\t")[1]), float(excluding.split("\t")[1])
+
+
+@ENGINES
+@pytest.mark.parametrize(("name", "text", "settings"), [file for file in FILES if file[0] in QUERIED])
+def test_scores_and_perplexities_equal_kenlms_query(
+    name: str, text: str, settings: Ngram.Settings, compiled: bool
+) -> None:
+    words, including, excluding = queried(f"{name}.query.txt")
+    corpus = golden(text)
+    spelled = [word for word, id in corpus.vocabulary.items() if id > EOS]
+    with engine.only(compiled):
+        ids_N = scanner(0, spelled, learn=False).feed((GOLDEN / "questions.txt").read_bytes())
+        estimated = Ngram.estimate(settings, len(corpus.vocabulary), corpus.ids_N)
+        imported, order = arpa.read(GOLDEN / f"{name}.arpa.gz")
+        rank = {word.decode(): id for id, word in enumerate(order, 4)}
+        theirs_V = np.array([PAD, UNK, BOS, EOS, *(rank[word] for word in spelled)], dtype=np.uint32)
+        for logp_N in (estimated.logp_array(ids_N), imported.logp_array(theirs_V[ids_N])):
+            told_N, known_N = ids_N != BOS, (ids_N != BOS) & (ids_N != UNK)
+            log10_M = logp_N[told_N].astype(np.float64) / np.log(10)
+            assert log10_M == pytest.approx([logp for line in words for logp, _, _ in line], abs=1e-5)
+            assert (ids_N[told_N] == UNK).tolist() == [unknown for line in words for _, _, unknown in line]
+            assert np.exp(-logp_N[told_N].mean(dtype=np.float64)) == pytest.approx(including, rel=5e-6)
+            assert np.exp(-logp_N[known_N].mean(dtype=np.float64)) == pytest.approx(excluding, rel=5e-6)
+
+
+# ---- a play
+
+
+@needs_data
+@pytest.mark.parametrize("order", [3, 5])
+def test_the_plays_words_equal_lmplz(words: Corpus, order: int) -> None:
+    off_p, off_b = compare(DATA / "kenlm" / f"words_o{order}.arpa.gz", words, Ngram.Settings(order=order))
+    assert max(off_p.max(), off_b.max()) <= TOLERANCE
+
+
+@needs_data
+def test_the_plays_word_discounts_are_those_of_the_log(words: Corpus) -> None:
+    assert discounts_of(words, 5) == pytest.approx(np.array(WORD_DISCOUNTS), rel=5e-6)
+
+
+@needs_data
+def test_the_plays_character_discounts_are_those_of_the_log(chars: Corpus) -> None:
+    assert discounts_of(chars, 6, lmplz=True) == pytest.approx(np.array(CHAR_DISCOUNTS), rel=5e-6)
+
+
+@needs_data
+def test_the_plays_characters_differ_from_lmplz_by_its_bug_alone(chars: Corpus) -> None:
+    """Lmplz issue 405: the last n-gram in suffix order enters its order's counts of counts with its raw count."""
+    off_p, off_b = compare(DATA / "kenlm" / "chars_o6.arpa.gz", chars, Ngram.Settings(order=6))
     assert np.quantile(off_p, 0.99) < 1e-4  # what correct counts change on a corpus this small
     assert np.quantile(off_b, 0.99) < 1e-4
     assert max(off_p.max(), off_b.max()) > 10 * TOLERANCE
 
-    off_p, off_b = compare("chars_o6.arpa.gz", chars, Ngram.Settings(order=6, compat="lmplz"))
+    off_p, off_b = compare(DATA / "kenlm" / "chars_o6.arpa.gz", chars, Ngram.Settings(order=6, compat="lmplz"))
     assert max(off_p.max(), off_b.max()) <= TOLERANCE
 
 
-def test_pruned_words_equal_lmplz(words: Corpus) -> None:
-    off_p, off_b = compare("words_o4_prune001.arpa.gz", words, Ngram.Settings(order=4, prune=(0, 0, 1)))
+@needs_data
+def test_the_plays_pruned_words_equal_lmplz(words: Corpus) -> None:
+    off_p, off_b = compare(
+        DATA / "kenlm" / "words_o4_prune001.arpa.gz", words, Ngram.Settings(order=4, prune=(0, 0, 1))
+    )
     assert max(off_p.max(), off_b.max()) <= TOLERANCE
 
 
+@needs_data
 @pytest.mark.parametrize(
     ("settings", "with_oovs", "without_oovs"),
     [

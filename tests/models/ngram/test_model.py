@@ -155,7 +155,7 @@ def test_of_a_large_array_pieces_are_checked(tmp_path: Path, number: int, seen: 
             map_array(tmp_path / "array.npy", "<u4", len(array), checksums, whole=whole)
 
 
-@pytest.mark.parametrize("power", ["logp_array", "sample", "top_k"])
+@pytest.mark.parametrize("power", ["logp_array", "rows"])
 def test_damage_that_opening_did_not_see_is_seen_before_compiled_loops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power: str
 ) -> None:
@@ -169,8 +169,7 @@ def test_damage_that_opening_did_not_see_is_seen_before_compiled_loops(
     key_3.flush()
     asks = {
         "logp_array": lambda model: model.logp_array(corpus()),
-        "sample": lambda model: model.sample([[]], 3, 1),
-        "top_k": lambda model: model.top_k([[]], 3),
+        "rows": lambda model: model.start([[]]),
     }
     model = Ngram.load(tmp_path, sound.settings, V)
     with engine.only(True), pytest.raises(ArtifactError, match=r"key_3\.npy: what lies from number 16 on"):

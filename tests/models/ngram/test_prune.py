@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmlab.errors import SettingError, UsageError
-from lmlab.models.ngram.counts import count_ngrams, high, low
+from lmlab.kernels.ngram.layout import high, low
+from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.prune import by_entropy, histories
 from lmlab.models.ngram.smoothing import smooth
 from lmlab.models.ngram.trie import Trie

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmlab.kernels.ngram import layout
 from lmlab.models.ngram import Ngram, trie
 from lmlab.models.ngram.smoothing import SMOOTHINGS
 from lmlab.vocabulary import BOS
@@ -48,7 +49,7 @@ def test_pieces_and_sorted_questions_change_nothing(
     model = Ngram.estimate(Ngram.Settings(order, smoothing), V, lay(train))
     whole_N = model.logp_array(lay(test))
     monkeypatch.setattr(trie, "_PIECE", 7)
-    monkeypatch.setattr(trie, "_SORT_FROM", 0)
+    monkeypatch.setattr(layout, "_SORT_FROM", 0)
     assert np.array_equal(model.logp_array(lay(test)), whole_N)
 
 

@@ -1,4 +1,4 @@
-"""The inner loops of large ARPA files, compiled; arpa.py has the plain twin of each, and tests compare both.
+"""The inner loops of large ARPA files, compiled; `models/ngram/arpa.py` has their plain twin, and tests compare both.
 
 Words and k-grams are known by 64-bit hashes. Loops over them go twice over a few: they hash and ask memory for the
 slots, then they read them.
@@ -14,10 +14,9 @@ import numpy as np
 from numba import uint32, uint64
 
 from lmlab.kernels.jit import inline, jit, prefetch
+from lmlab.kernels.ngram.counter import arrange
+from lmlab.kernels.ngram.layout import NONE, Counts
 from lmlab.memory import room
-from lmlab.models.ngram.arpa import Piece, Plain
-from lmlab.models.ngram.counting import arrange
-from lmlab.models.ngram.counts import NONE, Counts
 
 _BATCH = 64
 _LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
@@ -38,25 +37,28 @@ def _mix(hashed):
     return hashed ^ (hashed >> uint64(29))
 
 
-class Compiled(Plain):
-    """The same as `Plain`, compiled.
+class Loops:
+    """What works on many n-grams at once.
+
+    Args:
+        ids: of all words.
 
     Attributes:
         words_S2: uint64, open addressing: a word's hash, and its id plus one, 0 where the slot is empty.
     """
 
     def __init__(self, ids: Mapping[bytes, int]) -> None:
-        super().__init__(ids)
+        self.ids = ids
         self.words_S2 = np.zeros((1 << (2 * len(ids)).bit_length(), 2), dtype=np.uint64)
         text_B = np.frombuffer(b"\n".join(ids) + b"\n", dtype=np.uint8)
         enter_words(text_B, np.fromiter(ids.values(), np.uint32), self.words_S2)
 
     def table(self, most: int) -> np.ndarray:
-        """See `Plain`."""
+        """An empty table of k-grams; 0 is for those that nobody will look for."""
         return room((1 << (4 * most // 3).bit_length() if most else 1,), np.uint64)
 
-    def parse(self, text: bytes, at: int, k: int) -> Piece:
-        """See `Plain`."""
+    def parse(self, text: bytes, at: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Read lines as far as they are k-grams: ids, ln p and ln b, and where in the text the next line begins."""
         most = (len(text) - at) // (2 * k + 2) + 1
         hash_MK, ids_MK = np.empty((most, k), dtype=np.uint64), np.empty((most, k), dtype=np.uint32)
         logp_M, backoff_M = np.empty(most, dtype=np.float32), np.empty(most, dtype=np.float32)
@@ -66,22 +68,22 @@ class Compiled(Plain):
         return ids_MK[:many], logp_M[:many], backoff_M[:many], end
 
     def enter(self, ids_MK, logp_M, below, own, nodes_M2, size) -> bool:
-        """See `Plain`."""
+        """Number k-grams from `size` on, and find the numbers of their contexts and suffixes; whether any lacks one."""
         return enter(np.ascontiguousarray(ids_MK), logp_M, below, own, nodes_M2, size)
 
     def unknown(self, ids_MK: np.ndarray, own: np.ndarray) -> np.ndarray:
-        """See `Plain`."""
+        """Which k-grams are not in a table."""
         unknown_M = np.empty(len(ids_MK), dtype=bool)
         unknown(np.ascontiguousarray(ids_MK), own, unknown_M)
         return unknown_M
 
     def arrange(self, nodes_G2: np.ndarray, place_F: np.ndarray) -> tuple[Counts, np.ndarray]:
-        """See `Plain`."""
+        """Order by context and word, with ln p in the place of counts; returns also the place of each."""
         return arrange(nodes_G2, place_F, longest=False)
 
     @classmethod
-    def speller(cls, spelled: Sequence[bytes]) -> Callable[[np.ndarray, np.ndarray, np.ndarray], bytes]:
-        """See `Plain`."""
+    def speller(cls, spelled: Sequence[bytes]) -> Callable[[np.ndarray, np.ndarray, np.ndarray], memoryview]:
+        """What turns k-grams into lines."""
         spelled_B = np.frombuffer(b"".join(spelled), dtype=np.uint8)
         end_V = np.cumsum([len(word) for word in spelled])
         return lambda ids_MK, logp_M, backoff_M: spell(ids_MK, logp_M, backoff_M, spelled_B, end_V).data

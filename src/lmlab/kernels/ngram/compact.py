@@ -12,7 +12,7 @@ A level is one array of 64-bit words, so that it is one file, and one argument:
     run         degrees   for each node as many 0s as it has children, and a 1    (not on the first and last levels)
                 dropped   ladder: what pruning took from each node as a context
                 counts    ladder: each node's count, less the level's least
-                codes     ladder: each node's word, as compact.py says
+                codes     ladder: each node's word, as compact_trie.py says
 
 A ladder is 64 numbers in steps. Step s has a plane, a bit for each number that came so far, 1 where it goes on to the
 next step; the others stay, and follow in w_s bits each. So small numbers take a bit or two, the place of any one is
@@ -33,7 +33,7 @@ from numba import types, uint64
 from numba.extending import intrinsic
 
 from lmlab.kernels.jit import jit, prefetch
-from lmlab.models.ngram.counts import UNSEEN
+from lmlab.kernels.ngram.layout import UNSEEN
 
 BLOCK = 64
 WIDE = 16  # contexts with more children have their sums stored

@@ -1,9 +1,9 @@
-"""The inner loops of large n-gram models, compiled by Numba the first time they run and kept on disk from then on.
+"""The inner loops of counting and smoothing, compiled by Numba the first time they run and kept on disk from then on.
 
-Every one has a NumPy twin elsewhere in this package, which small texts use (importing Numba takes longer than counting
-a megabyte) and tests compare with. They share one idea: the questions of a piece of text to one level do not depend on
-each other, so several are under way at once, some places apart, and each step asks memory ahead for what the next
-needs. A question alone would wait for memory three times; so it hardly waits at all. When counting:
+`counts.py` and `smoothing.py` say in NumPy what these do; small texts use that, as importing Numba takes longer than
+counting a megabyte, and tests compare both. All loops share one idea: the questions of a piece of text to one level do
+not depend on each other, so several are under way at once, some places apart, and each step asks memory ahead for what
+the next needs. A question alone would wait for memory three times; so it hardly waits at all. When counting:
 
     question j            hash the key,              ask for its slot
     question j - AHEAD    read the slot,             ask for the node it names
@@ -22,13 +22,15 @@ import numpy as np
 from numba import uint32, uint64
 
 from lmlab.kernels.jit import inline, jit, prefetch
-from lmlab.models.ngram.counts import NONE
+from lmlab.kernels.ngram.layout import NONE, Rule, high
+from lmlab.memory import fixed, forget, room
 from lmlab.vocabulary import BOS
 
 AHEAD = 32  # questions, between the steps
 _BLOCK = 2048  # places whose questions are put together: they stay in the first-level cache
 _LOW = uint64(0xFFFFFFFF)
 _FEW = 32  # children sorted by insertion
+_PIECE = 1 << 22  # suffixes of a file that are in memory at once
 
 
 @inline
@@ -213,9 +215,17 @@ def settle(nodes_G2, key_G, shorter_F, place_G, suffix_G, count_G):
         count_G[place] = uint32(nodes_G2[node, 1] & _LOW)
 
 
+def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
+    """How many k-grams of a level have each suffix: uint32, one for each node one level down."""
+    count_F = room((nodes,), np.uint32)
+    for start in range(0, len(suffix_G), _PIECE):
+        _tally(fixed(suffix_G[start : start + _PIECE]), count_F)
+        forget(suffix_G)
+    return count_F
+
+
 @jit
-def tally(suffix_G, count_F):
-    """Count how many nodes have each suffix."""
+def _tally(suffix_G, count_F):
     many = len(suffix_G)
     for node in range(many):
         if node + AHEAD < many:
@@ -226,9 +236,26 @@ def tally(suffix_G, count_F):
 # ---- smoothing
 
 
+def share(
+    key_g: np.ndarray,
+    suffix_g: np.ndarray,
+    count_g: np.ndarray,
+    dropped_g: np.ndarray,
+    rule: Rule,
+    shorter_F: np.ndarray,
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Of some whole contexts the p of each child, the first context, and the b of each from there on; float64."""
+    first, last = (int(context) for context in high(key_g)[[0, -1]])
+    p_g, weight_c = np.empty(len(key_g)), np.ones(last - first + 1)
+    taken = np.asarray(rule.taken, dtype=np.float64)
+    besides = rule.per_type, rule.per_context
+    _share(key_g, suffix_g, count_g, dropped_g, taken, *besides, shorter_F, first, p_g, weight_c)
+    return p_g, first, weight_c
+
+
 @jit
-def share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c):
-    """Share out the probability of some whole contexts; see smoothing.py, whose sums these are in the same order."""
+def _share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c):
+    """The sums of smoothing.py, in the same order."""
     many, stop = len(key_g), 0
     while stop < many:
         start, context = stop, key_g[stop] >> uint64(32)

@@ -1,4 +1,4 @@
-"""The inner loops of batch scoring (scoring.py), compiled, and the tables that they look up.
+"""The inner loops of batch scoring (tables.py), compiled, and the tables that they look up.
 
 A level's table has lines of 64 bytes, so that a question is one wait for memory; of its 16 numbers of 32 bits
 

@@ -11,8 +11,8 @@ r"""ARPA files, the format that all n-gram toolkits share: KenLM, SRILM and IRST
 
 A file is read section by section, each in pieces of whole lines: a piece becomes ids and numbers (`parse`), and every
 k-gram gets a number in order of appearance, and the numbers of its context and suffix among the (k-1)-grams
-(`_Shelf`). At its end a section is brought into the order of all levels. Large files take the compiled loops of
-arpa_kernels.py, small ones their plain twins here.
+(`_Section`). At its end a section is brought into the order of all levels. `Loops` does the work on many lines at once;
+it has a compiled twin for large files.
 
 SRILM leaves out n-grams that longer ones begin or end with. Those are added, with the probability that backing off
 gives and a backoff weight of 1, so that all scores are the file's; such a file is read twice.
@@ -40,10 +40,10 @@ import numpy as np
 
 from lmlab import disk
 from lmlab.errors import ArtifactError, UsageError
-from lmlab.kernels import engine
+from lmlab.kernels.ngram import twin
+from lmlab.kernels.ngram.layout import NONE, Counts, Level, high, low, pack
 from lmlab.memory import room
-from lmlab.models.ngram.counts import NONE, Counts, high, low, pack
-from lmlab.models.ngram.trie import Level, Trie
+from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 _SPELLED = {b"<unk>": UNK, b"<UNK>": UNK, b"<s>": BOS, b"</s>": EOS}
@@ -97,19 +97,19 @@ def _read(
         lines = _Lines(path, file)
         sizes = _header(lines, most)
         ids, level = _words(lines, sizes[0])
-        loops = _loops(engine.compiled(about))(ids)
+        loops = twin(Loops, about)(ids)
         place_F = np.arange(len(level.key_G), dtype=np.uint32)
         levels, missing = [level], []
-        shelf = _Shelf(loops, len(place_F))
-        shelf.enter(place_F[:, None], level.logp_G, level.backoff_G)
+        section = _Section(loops, len(place_F))
+        section.enter(place_F[:, None], level.logp_G, level.backoff_G)
         for k, size in enumerate(sizes[1:], 2):
             lines.expect(b"\\%d-grams:" % k)
             more_MK = added.get(k, np.empty((0, k), dtype=np.uint32))
-            shelf = _Shelf(loops, size + len(more_MK), shelf, longest=k == len(sizes))
-            missing += _fill(shelf, lines, k, size)
-            shelf.add(more_MK)
+            section = _Section(loops, size + len(more_MK), section, longest=k == len(sizes))
+            missing += _fill(section, lines, k, size)
+            section.add(more_MK)
             if not missing:
-                level, place_F = shelf.arrange(level, place_F)
+                level, place_F = section.arrange(level, place_F)
                 levels.append(level)
                 if (again_G := np.flatnonzero(level.key_G[1:] == level.key_G[:-1])).size:
                     number = int(np.flatnonzero(place_F == again_G[0] + 1)[0])
@@ -122,14 +122,14 @@ def _read(
     return Trie(tuple(levels), 0.0), list(ids)[len(_SPELLED) :], missing
 
 
-def _fill(shelf: _Shelf, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
+def _fill(section: _Section, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
     """Enter a section's n-grams; returns those that lack a context or a suffix."""
     missing, left = [], size
     while lines.more():
-        ids_MK, logp_M, backoff_M, end = shelf.loops.parse(lines.text, lines.at, k)
+        ids_MK, logp_M, backoff_M, end = section.loops.parse(lines.text, lines.at, k)
         if len(ids_MK) > left:
             raise lines.wrong(f"the header promises {size:,} {k}-grams, and there are more", left)
-        missing_MK = shelf.enter(ids_MK, logp_M, backoff_M)
+        missing_MK = section.enter(ids_MK, logp_M, backoff_M)
         if len(missing_MK):  # an empty view would keep the whole piece
             missing.append(missing_MK)
         left -= len(ids_MK)
@@ -138,7 +138,7 @@ def _fill(shelf: _Shelf, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
             break
     if left:
         with lines.explained():
-            _known(_columns(lines.peek(), k)[1], shelf.loops.ids)
+            _known(_columns(lines.peek(), k)[1], section.loops.ids)
         raise lines.wrong("it cannot be understood")
     return missing
 
@@ -153,7 +153,7 @@ def _parts_of(missing: list[np.ndarray]) -> dict[int, np.ndarray]:
     return {k: np.unique(np.concatenate(arrays), axis=0) for k, arrays in parts.items()}
 
 
-class _Shelf:
+class _Section:
     """The k-grams of one length, numbered in order of appearance.
 
     Args:
@@ -168,7 +168,7 @@ class _Shelf:
         backoff_G: ln b; empty for the longest.
     """
 
-    def __init__(self, loops: Plain, most: int, below: _Shelf | None = None, longest: bool = False) -> None:
+    def __init__(self, loops: Loops, most: int, below: _Section | None = None, longest: bool = False) -> None:
         self.loops, self.size = loops, 0
         self.table = loops.table(0 if longest else most)
         self.nodes_G2 = room((most, 2), np.uint64)
@@ -191,7 +191,7 @@ class _Shelf:
         self.enter(ids_MK, np.full(len(ids_MK), np.nan, np.float32), np.zeros(len(ids_MK), np.float32))
 
     def arrange(self, below: Level, place_F: np.ndarray) -> tuple[Level, np.ndarray]:
-        """All in the order of context and word, and the place of each there; the shelf is of no more use.
+        """All in the order of context and word, and the place of each there; this is of no more use.
 
         Args:
             below: the (k-1)-grams.
@@ -222,27 +222,21 @@ class _Lines:
     """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file, self._rest = path, file, b""
+        self._path, self._file = path, file
         self._number = 1  # of the next line
         self.text, self.at = b"", 0
 
     def more(self) -> bool:
         """Have a line at hand, if there is one."""
-        if self.at < len(self.text):
-            return True
-        parts, size = [self._rest], len(self._rest)
-        while piece := self._file.read(_CHUNK):
-            if cut := piece.rfind(b"\n") + 1:
-                parts.append(piece[:cut])
-                break
-            parts.append(piece)
-            size += len(piece)
-            if size > _LONGEST:
-                raise self.wrong(f"it has more than {_LONGEST:,} bytes")
-        else:
-            cut = 0
-            parts += [b"\n"] if size else []
-        self._rest, self.text, self.at = piece[cut:], b"".join(parts), 0
+        if self.at == len(self.text):
+            self.text, self.at = self._file.read(_CHUNK), 0
+            if not self.text.endswith(b"\n"):
+                rest = self._file.readline(_LONGEST)
+                if len(rest) == _LONGEST:
+                    raise self.wrong(f"it has more than {_LONGEST:,} bytes")
+                self.text += rest
+            if self.text and not self.text.endswith(b"\n"):
+                self.text += b"\n"
         return bool(self.text)
 
     def take(self, end: int, lines: int) -> None:
@@ -399,8 +393,7 @@ def write(path: Path, trie: Trie, words: Sequence[bytes], progress: Progress | N
         StorageError: the disk refuses.
     """
     spelled = _spellings(trie, words)
-    loops = _loops(engine.compiled(_LINE * sum(len(level.key_G) for level in trie.levels)))
-    spell = loops.speller(spelled)
+    spell = twin(Loops, _LINE * sum(trie.ngrams)).speller(spelled)
     with _replacing(path) as file:
         file.write(b"\\data\\\n")
         for k, level in enumerate(trie.levels, 1):
@@ -445,19 +438,11 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
-# ---- the loops
+# ---- many lines at once
 
 
-def _loops(compiled: bool) -> type[Plain]:
-    if not compiled:
-        return Plain
-    from lmlab.kernels.ngram.arpa import Compiled
-
-    return Compiled
-
-
-class Plain:
-    """What works on many n-grams at once, in plain Python.
+class Loops:
+    """What works on many n-grams at once: words are keys of a dict, and so are k-grams, as tuples of ids.
 
     Args:
         ids: of all words.
@@ -504,7 +489,7 @@ class Plain:
         return np.array([tuple(row) not in own for row in ids_MK.tolist()], dtype=bool)
 
     def arrange(self, nodes_G2: np.ndarray, place_F: np.ndarray) -> tuple[Counts, np.ndarray]:
-        """Order by context and word, as `counting.arrange` does, with ln p for counts."""
+        """Order by context and word, with ln p in the place of counts; returns also the place of each."""
         word_G, context_G, bits_G, suffix_G = nodes_G2.view("<u4").T
         key_G = pack(place_F[context_G], word_G)
         order_G = np.argsort(key_G, kind="stable")

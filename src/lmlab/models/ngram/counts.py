@@ -1,17 +1,13 @@
-"""Counting: token ids to one sorted level of distinct k-grams per length k.
+"""Counting: token ids to one sorted level of distinct k-grams per length k (`kernels/ngram/layout.py` draws them).
 
-    level 1   a  b  c        every word of the vocabulary, node = word id
-    level 2   aa ab ba bc    sorted by (context node at level 1, word), so the children of a context lie side by side
-    level 3   ...
-
-A node is a k-gram's place in its level. Rank chaining makes it: the k-gram that ends at position i is the pair (node of
-the (k-1)-gram ending at i - 1, word at i), so sorting those pairs at level k numbers the k-grams, and the numbers serve
-level k + 1. What is sorted is (context node, word, place) in one 64-bit integer: NumPy sorts plain integers many times
-faster than it argsorts them.
+Rank chaining numbers the k-grams: the one that ends at position i is the pair (node of the (k-1)-gram that ends at
+i - 1, word at i), so sorting those pairs at level k numbers the k-grams, and the numbers serve level k + 1. What is
+sorted is (context node, word, place) in one 64-bit integer: NumPy sorts plain integers many times faster than it
+argsorts them.
 
 n-grams never cross documents: a position joins level k only when its document reaches k - 1 tokens back.
 
-Large corpora are counted by `counting.py`, in one streaming pass, to the same levels.
+Large corpora are counted by `kernels/ngram/counter.py`, in one streaming pass, to the same levels.
 
 Shapes: N tokens of all documents, M places where a k-gram ends, G distinct k-grams of one level.
 """
@@ -19,82 +15,15 @@ Shapes: N tokens of all documents, M places where a k-gram ends, G distinct k-gr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from lmlab.errors import DataError, EmptyDataError
-from lmlab.kernels import engine
-from lmlab.memory import fixed, forget, room
+from lmlab.kernels.ngram import twin
+from lmlab.kernels.ngram.layout import Counts
 from lmlab.vocabulary import BOS, PAD
 
-NONE = 0xFFFFFFFF
-"""In place of a node: the document does not reach so far back."""
-UNSEEN = 0xFFFFFFFE
-"""In place of a node: the k-gram is not stored."""
-_PIECE = 1 << 22  # tokens looked at together where a whole-corpus temporary would be wasteful
 _BITS = 62  # of a context, a word and a place in one number
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The distinct k-grams of one length k, sorted by context and word.
-
-    Attributes:
-        key_G: uint64; the context's node one level down, and the last word in the low 32 bits.
-        suffix_G: uint32; the node, one level down, of the k-gram without its first word.
-        count_G: uint32; how often the k-gram occurs.
-    """
-
-    key_G: np.ndarray
-    suffix_G: np.ndarray
-    count_G: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.key_G)
-
-
-def pack(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Two arrays of 32-bit numbers as one of 64 bits, ordered by high, then low.
-
-    >>> pack(np.array([0, 2]), np.array([5, 1])).tolist()
-    [5, 8589934593]
-    """
-    packed = np.empty(len(high), dtype="<u8")
-    halves = packed.view("<u4")
-    halves[1::2], halves[::2] = high, low  # ten times as fast as shifting
-    return packed
-
-
-def high(packed: np.ndarray) -> np.ndarray:
-    """The high halves (contexts) of packed numbers, uint32, as a view.
-
-    >>> high(pack(np.array([0, 2]), np.array([5, 1]))).tolist()
-    [0, 2]
-    """
-    return packed.view("<u4")[1::2]
-
-
-def low(packed: np.ndarray) -> np.ndarray:
-    """The low halves (words) of packed numbers, uint32, as a view.
-
-    >>> low(pack(np.array([0, 2]), np.array([5, 1]))).tolist()
-    [5, 1]
-    """
-    return packed.view("<u4")[::2]
-
-
-def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
-    """How many of a level have each suffix: uint32, one for each node one level down."""
-    if engine.compiled(len(suffix_G)):
-        from lmlab.kernels.ngram import count as kernels
-
-        count_F = room((nodes,), np.uint32)
-        for start in range(0, len(suffix_G), _PIECE):
-            kernels.tally(fixed(suffix_G[start : start + _PIECE]), count_F)
-            forget(suffix_G)
-        return count_F
-    return np.bincount(suffix_G, minlength=nodes).astype(np.uint32)
 
 
 def count_ngrams(
@@ -111,7 +40,7 @@ def count_ngrams(
         order: the greatest length, any number >= 1.
         vocab_size: V; level 1 has all V words as nodes, seen or not.
         progress: is told a line for each level.
-        memory: bytes that the process may take; see `counting.Counter`.
+        memory: bytes that the process may take; beyond, counting goes on on disk.
 
     Returns:
         One `Counts` for each length, the shortest first.
@@ -120,14 +49,24 @@ def count_ngrams(
         EmptyDataError: nothing in the data is predicted.
         DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
     """
-    levels = [_count_words(ids_N, vocab_size)]
+    words = _count_words(ids_N, vocab_size)
     bits = len(ids_N).bit_length(), vocab_size.bit_length()
-    if memory is not None or engine.compiled(len(ids_N) * order) or sum(bits) + max(bits) >= _BITS:
-        from lmlab.models.ngram.counting import Counter, pieces_of
+    if memory is not None or sum(bits) + max(bits) >= _BITS:
+        from lmlab.kernels.ngram.counter import count_sorted as count
+    else:
+        count = twin(count_sorted, len(ids_N) * order)
+    return count(ids_N, words, order, progress, memory)
 
-        counter = Counter(order, memory=memory)
-        counter.count(pieces_of(ids_N))
-        return counter.levels(vocab_size, progress)
+
+def count_sorted(
+    ids_N: np.ndarray,
+    words: Counts,
+    order: int,
+    progress: Callable[[str], None] | None = None,
+    memory: int | None = None,
+) -> list[Counts]:
+    """Count by sorting; the arguments are those of `count_ngrams`, with level 1 counted already."""
+    bits = len(ids_N).bit_length(), len(words).bit_length()
     work_3N = np.empty((3, len(ids_N)), dtype=np.int64)  # for all levels: memory is slower to get than to sort
     word_N, opens_N, _ = work_3N
     word_N[:], opens_N[:] = ids_N, ids_N == BOS
@@ -136,6 +75,7 @@ def count_ngrams(
     opens_N <<= _BITS
     word_N |= opens_N
     node_N = np.array(ids_N, dtype=np.uint32)
+    levels = [words]
     for k in range(2, order + 1):
         levels.append(_extend(work_3N, node_N, *bits, longest=k == order))
         if progress:

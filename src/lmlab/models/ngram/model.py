@@ -24,20 +24,18 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, SettingError, UsageError
 from lmlab.kernels import engine
+from lmlab.kernels.ngram.layout import Counts, Level
 from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.base import Scorer
 from lmlab.models.ngram import prune
-from lmlab.models.ngram.counts import Counts, count_ngrams
-from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, smooth
-from lmlab.models.ngram.trie import Level, Trie
+from lmlab.models.ngram.counts import count_ngrams
+from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, absent_of, rules_of, smooth
+from lmlab.models.ngram.trie import Trie
 from lmlab.models.scorers import Arrays
 from lmlab.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from lmlab.models.ngram.drawing import Drawing
-    from lmlab.models.ngram.scoring import Tables
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
@@ -144,15 +142,16 @@ class Ngram:
 
         Args:
             settings: of the order that was counted.
-            levels: a level for each length, see `count_ngrams`; the counts are used up.
+            levels: a level for each length, the shortest first; the counts are used up.
         """
         if settings.smoothing == IMPORTED:
             raise SettingError("smoothing", IMPORTED, f"one of {', '.join(SMOOTHINGS)}", "to estimate a model")
         lmplz = settings.compat == "lmplz"
         if settings.layout == "compact":
-            from lmlab.models.ngram.compact import CompactTrie
+            from lmlab.kernels.ngram.compact_trie import CompactTrie
 
-            packed = CompactTrie.of(levels, settings.smoothing, settings.k, settings.prune, lmplz)
+            rules = rules_of(levels, settings.smoothing, settings.k, lmplz)
+            packed = CompactTrie.of(levels, rules, settings.prune, absent_of(settings.smoothing))
             return cls(settings, packed, packed.notes)
         entropy = settings.prune_entropy or settings.prune_to
         histories = prune.histories(levels) if entropy and not settings.prune else None
@@ -218,39 +217,11 @@ class Ngram:
         logp_BT = logp_BT.masked_fill(ids_BT == BOS, -torch.inf)
         return logp_BT.masked_fill(~mask_BT, 0.0)
 
-    # ---- next words, without a look at every word
-
-    def top_k(self, prompts: Sequence[Sequence[int]], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ids (int64) and log-probabilities (float32) of the k likeliest words after `<bos>` and each prompt: B, k.
-
-        The likeliest come first; of equals, the lower id.
-        """
-        return self.fast_trie.drawing.top_k(self._begin(prompts), k)
-
-    def sample(self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int, first: int = 0) -> list[np.ndarray]:
-        """Draw a text after `<bos>` and each prompt, at temperature 1; its ids, uint32, with the `<eos>` that ended it.
-
-        Args:
-            prompts: ids, ragged, possibly empty.
-            max_tokens: the longest text.
-            seed: the same one gives the same texts, 0 to 2^64 - 1.
-            first: the number of the first text; text i is the same whatever others are drawn with it.
-
-        Raises:
-            UsageError: the model's rows do not sum to one.
-        """
-        if self.unnormalised:
-            raise UsageError(f"rows of {STUPID_BACKOFF} are no probabilities to draw from", "use another smoothing")
-        return self.fast_trie.drawing.sample(self._begin(prompts), max_tokens, seed, first)
-
-    def _begin(self, prompts: Sequence[Sequence[int]]) -> Any:
-        return self.trie.begin([[BOS, *prompt] for prompt in prompts])
-
     # ---- the waist
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, NgramState]:
         """logp_BV of what follows `<bos>` and each prompt, and the state."""
-        return self._answer(self._begin(prompts))
+        return self._answer(self.trie.begin([[BOS, *prompt] for prompt in prompts]))
 
     def step(self, state: NgramState, tokens_B: Tensor) -> tuple[Tensor, NgramState]:
         """logp_BV one token further, and the new state."""
@@ -296,7 +267,7 @@ class Ngram:
             ArtifactError: a file is missing, truncated or altered, or does not fit the settings or the vocabulary.
         """
         if settings.layout == "compact":
-            from lmlab.models.ngram.compact import CompactTrie
+            from lmlab.kernels.ngram.compact_trie import CompactTrie
 
             packed = CompactTrie.load(folder)
             _check_shape(folder, packed.ngrams, settings, vocab_size)
@@ -321,18 +292,23 @@ class Ngram:
         _check_shape(folder, sizes, settings, vocab_size)
         whole = sum(sizes) * _NGRAM <= _WHOLE
         levels = tuple(_load_level(folder, k, sizes, checksums, whole=whole) for k in range(1, len(sizes) + 1))
-        return cls(settings, Trie(levels, absent) if whole else _Stored(levels, absent, folder, checksums), notes)
+        return cls(settings, Trie(levels, absent, None if whole else _Files(folder, levels, checksums)), notes)
 
 
 @dataclass(frozen=True)
-class _Stored(Trie):
-    """A trie in files of which only samples were checked."""
+class _Files:
+    """The files of a trie, of which only samples were checked when it was opened."""
 
     folder: Path
+    levels: tuple[Level, ...]
     checksums: Mapping[str, list[int]]
 
+    def __call__(self) -> None:
+        """Check all of them, once."""
+        self._sound  # noqa: B018
+
     @cached_property
-    def checked(self) -> Trie:
+    def _sound(self) -> bool:
         def check(item: tuple[int, str]) -> None:
             file_name = _file_name(item[1], item[0])
             try:
@@ -340,16 +316,8 @@ class _Stored(Trie):
             except ValueError as error:
                 raise _damaged(self.folder, f"{file_name}: {error}") from error
 
-        engine.each(check, [(k, name) for k in range(1, self.order + 1) for name in _DTYPES])
-        return Trie(self.levels, self.absent)
-
-    @cached_property
-    def tables(self) -> Tables:
-        return self.checked.tables
-
-    @cached_property
-    def drawing(self) -> Drawing:
-        return self.checked.drawing
+        engine.each(check, [(k, name) for k in range(1, len(self.levels) + 1) for name in _DTYPES])
+        return True
 
 
 def _check_shape(folder: Path, sizes: Sequence[int], settings: Ngram.Settings, vocab_size: int) -> None:

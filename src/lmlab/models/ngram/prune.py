@@ -29,8 +29,8 @@ from dataclasses import replace
 import numpy as np
 
 from lmlab.errors import SettingError, UsageError
-from lmlab.models.ngram.counts import Counts, high, low
-from lmlab.models.ngram.trie import Level, Trie
+from lmlab.kernels.ngram.layout import Counts, Level, high, low
+from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS
 
 _PIECE = 1 << 16

@@ -28,8 +28,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lmlab.kernels import engine
+from lmlab.kernels.ngram import twin
+from lmlab.kernels.ngram.layout import Counts, Rule, high, log_of
 from lmlab.memory import forget, room
-from lmlab.models.ngram.counts import Counts, high, tally
 from lmlab.vocabulary import BOS, NEVER_PREDICTED
 
 STUPID_BACKOFF = "stupid-backoff"
@@ -57,24 +58,6 @@ class Smoothed(NamedTuple):
     pruned: tuple[np.ndarray | None, ...]
     absent: float
     notes: tuple[str, ...]
-
-
-class Rule(NamedTuple):
-    """What a scheme does with the counts of one level.
-
-    Attributes:
-        count_G: the counts it starts from.
-        taken: what is taken off a count of 0, 1, 2, and of 3 and more, and handed down.
-        per_type: what is handed down besides for each different word.
-        per_context: what is handed down besides for each context.
-        note: what was done otherwise than asked.
-    """
-
-    count_G: np.ndarray
-    taken: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
-    per_type: float = 0.0
-    per_context: float = 0.0
-    note: str = ""
 
 
 class Task(NamedTuple):
@@ -117,11 +100,9 @@ def smooth(
         lmplz: repeat its error in the counts of counts.
         on_disk: keep what is large in files.
     """
-    words = len(levels[0]) - len(NEVER_PREDICTED)
-    shorter_F = np.array([1 / words])  # below level 1, uniform
+    shorter_F = np.array([1 / (len(levels[0]) - len(NEVER_PREDICTED))])  # below level 1, uniform
     logp, backoff, dropped, notes = [], [], [], []
-    for k, level in enumerate(levels, 1):
-        rule = rule_of(smoothing, Task(levels, k, words, add, lmplz))
+    for k, (level, rule) in enumerate(zip(levels, rules_of(levels, smoothing, add, lmplz), strict=True), 1):
         most = prune[min(k, len(prune)) - 1] if prune else 0
         pruned_G = level.count_G <= most if most else None
         level = levels[k - 1] = replace(level, count_G=np.empty(0, dtype=np.uint32))
@@ -136,13 +117,18 @@ def smooth(
         dropped.append(pruned_G)
         notes += [f"order {k}: {rule.note}"] if rule.note else []
     nothing = np.empty(0, dtype=np.float32)  # the longest k-grams are no contexts
-    absent = float(STUPID) if smoothing == STUPID_BACKOFF else 0.0
-    return Smoothed(tuple(logp), (*backoff, nothing), tuple(dropped), absent, tuple(notes))
+    return Smoothed(tuple(logp), (*backoff, nothing), tuple(dropped), absent_of(smoothing), tuple(notes))
 
 
-def rule_of(smoothing: str, task: Task) -> Rule:
-    """What a scheme, a name of `SMOOTHINGS`, does with the counts of a level."""
-    return _SCHEMES[smoothing](task)
+def rules_of(levels: Sequence[Counts], smoothing: str, add: float = 0.1, lmplz: bool = False) -> Iterator[Rule]:
+    """What a smoothing does with each level, worked out when it is asked for; the arguments are those of `smooth`."""
+    for k in range(1, len(levels) + 1):
+        yield _SCHEMES[smoothing](Task(levels, k, len(levels[0]) - len(NEVER_PREDICTED), add, lmplz))
+
+
+def absent_of(smoothing: str) -> float:
+    """Ln of the backoff weight of a context that was never seen."""
+    return float(STUPID) if smoothing == STUPID_BACKOFF else 0.0
 
 
 def _interpolate(
@@ -155,8 +141,7 @@ def _interpolate(
         logp_G = rule.count_G.view(np.float32)  # each count is used up when its piece has been read
     backoff_C = room((len(shorter_F),), np.float32, on_disk=on_disk)
     p_G = room((0 if longest else len(level),), np.float64, on_disk=on_disk)
-    compiled = engine.compiled(len(level))
-    share_out = _compiled_share if compiled else _share
+    share_out = twin(share, len(level))
 
     def smooth_piece(piece: slice) -> None:
         count_g = rule.count_G[piece]
@@ -169,11 +154,11 @@ def _interpolate(
         if on_disk and piece.start // _PIECE % _FORGET_AFTER == 0:
             forget(level.key_G, level.suffix_G, rule.count_G, shorter_F, logp_G, backoff_C, p_G)
 
-    engine.each(smooth_piece, _whole_contexts(level), threads=None if compiled else 1)
+    engine.each(smooth_piece, _whole_contexts(level), threads=1 if share_out is share else None)
     return logp_G, backoff_C, p_G
 
 
-def _share(
+def share(
     key_g: np.ndarray,
     suffix_g: np.ndarray,
     count_g: np.ndarray,
@@ -200,25 +185,6 @@ def _share(
     return kept_g / total_c.take(context_g) + shared_g, first, weight_c
 
 
-def _compiled_share(
-    key_g: np.ndarray,
-    suffix_g: np.ndarray,
-    count_g: np.ndarray,
-    dropped_g: np.ndarray,
-    rule: Rule,
-    shorter_F: np.ndarray,
-) -> tuple[np.ndarray, int, np.ndarray]:
-    from lmlab.kernels.ngram import count as kernels
-
-    first, last = (int(context) for context in high(key_g)[[0, -1]])
-    p_g, weight_c = np.empty(len(key_g)), np.ones(last - first + 1)
-    taken = np.asarray(rule.taken, dtype=np.float64)
-    kernels.share(
-        key_g, suffix_g, count_g, dropped_g, taken, rule.per_type, rule.per_context, shorter_F, first, p_g, weight_c
-    )
-    return p_g, first, weight_c
-
-
 def _whole_contexts(level: Counts) -> Iterator[slice]:
     """A level in pieces that end where a context's children do."""
     start, context_G = 0, high(level.key_G)
@@ -231,6 +197,11 @@ def _whole_contexts(level: Counts) -> Iterator[slice]:
         start = stop
 
 
+def tally(suffix_G: np.ndarray, nodes: int) -> np.ndarray:
+    """How many k-grams of a level have each suffix: uint32, one for each node one level down."""
+    return np.bincount(suffix_G, minlength=nodes).astype(np.uint32)
+
+
 def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
     """Kneser-Ney's counts of level k: in how many different ways each k-gram is preceded.
 
@@ -239,7 +210,7 @@ def adjusted(levels: Sequence[Counts], k: int) -> np.ndarray:
     level = levels[k - 1]
     if k == len(levels):
         return level.count_G
-    count_G = tally(levels[k].suffix_G, len(level))
+    count_G = twin(tally, len(levels[k]))(levels[k].suffix_G, len(level))
     for start in range(0, len(count_G), _PIECE):
         piece = slice(start, start + _PIECE)
         np.copyto(count_G[piece], level.count_G[piece], where=count_G[piece] == 0)
@@ -354,7 +325,8 @@ def _add_k(task: Task) -> Rule:
     if k == 1 and k < len(task.levels):
         count_G = np.zeros_like(count_G)
     elif k < len(task.levels):
-        opens_C = tally(task.levels[k - 1].suffix_G, len(task.levels[k - 2])) == 0
+        own, shorter = task.levels[k - 1], task.levels[k - 2]
+        opens_C = twin(tally, len(own))(own.suffix_G, len(shorter)) == 0
         if k == 2:
             opens_C = np.arange(len(opens_C)) == BOS  # of words, those never seen are preceded by nothing either
         count_G = count_G * opens_C[high(task.levels[k - 1].key_G)]
@@ -370,9 +342,3 @@ _SCHEMES: dict[str, Callable[[Task], Rule]] = {
     STUPID_BACKOFF: _maximum_likelihood,
 }
 SMOOTHINGS = tuple(_SCHEMES)
-
-
-def log_of(p: np.ndarray) -> np.ndarray:
-    """Natural logs in float32; sums that rounding took past 1 are 1."""
-    with np.errstate(divide="ignore"):
-        return np.log(np.minimum(p, 1.0)).astype(np.float32)

@@ -1,7 +1,7 @@
 """Lookup: the score of known text, whole rows, and a context that steps from word to word.
 
-One form serves every smoothing (see smoothing.py): a stored k-gram has a log-probability, a context that does not
-know the next word adds its backoff weight and the shorter context is asked. Log-probabilities are natural.
+One form serves every smoothing: a stored k-gram has a log-probability; a context that does not know the next word adds
+its backoff weight, and the shorter context is asked. Log-probabilities are natural.
 
 Shapes: N tokens of all documents, B contexts, V words, G k-grams of one level, Q questions put to it, M of them open.
 """
@@ -9,87 +9,48 @@ Shapes: N tokens of all documents, B contexts, V words, G k-grams of one level, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab.kernels import engine
+from lmlab.kernels.ngram.layout import Contexts, Counts, Level, context_lengths, high, low, pack
 from lmlab.memory import forget
-from lmlab.models.ngram.counts import Counts, high, low, pack
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocabulary import BOS
 
 if TYPE_CHECKING:
-    from lmlab.models.ngram.drawing import Drawing
-    from lmlab.models.ngram.scoring import Tables
+    from lmlab.kernels.ngram.rows import RowTables
+    from lmlab.kernels.ngram.tables import Tables
 
 _PIECE = 1 << 20  # tokens scored together: what bounds the memory of a long text
 _PAYS = 20  # n-grams can be entered in a table in the time in which one token is scored without
-_SORT_FROM = 1 << 16  # a level this long is searched faster with the questions in order
 
 
-@dataclass(frozen=True)
-class Level:
-    """The k-grams of one length k, sorted by context and word.
+class _Asked:
+    """How many log-probabilities a trie has been asked for in rows so far; rows come one by one, in unknown number."""
 
-    The longest k-grams are never contexts: there, `suffix_G` and `backoff_G` are empty.
-
-    Attributes:
-        key_G: uint64; the context's node one level down, and the last word in the low 32 bits.
-        suffix_G: uint32; the node, one level down, of the k-gram without its first word.
-        logp_G: float32; ln p of the last word after the context.
-        backoff_G: float32; ln of the weight that the k-gram, as a context, gives to the shorter one.
-    """
-
-    key_G: np.ndarray
-    suffix_G: np.ndarray
-    logp_G: np.ndarray
-    backoff_G: np.ndarray
-
-    def find(self, context_Q: np.ndarray, word_Q: np.ndarray) -> np.ndarray:
-        """The node of each context and word, int64, or -1 where it was never seen."""
-        if not len(self.key_G):
-            return np.full(len(word_Q), -1)
-        key_Q = pack(context_Q, word_Q)
-        if len(self.key_G) < _SORT_FROM or len(key_Q) < 2:
-            node_Q = np.searchsorted(self.key_G, key_Q)
-        else:
-            order_Q = np.argsort(key_Q, kind="stable")
-            node_Q = np.empty(len(key_Q), dtype=np.int64)
-            node_Q[order_Q] = np.searchsorted(self.key_G, key_Q[order_Q])
-        node_Q[node_Q == len(self.key_G)] = 0
-        node_Q[self.key_G[node_Q] != key_Q] = -1
-        return node_Q
-
-    def children(self, context_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each context's children begin and end in this level."""
-        nothing_Q = np.zeros_like(context_Q)
-        return (
-            np.searchsorted(self.key_G, pack(context_Q, nothing_Q)),
-            np.searchsorted(self.key_G, pack(context_Q + 1, nothing_Q)),
-        )
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """B contexts: of each the longest that is stored (its level, 0 when empty, and node), and how long it really is.
-
-    The length, at most order - 1 words, matters where a context never seen has its price (stupid backoff).
-    """
-
-    level_B: np.ndarray
-    node_B: np.ndarray
-    length_B: np.ndarray
+    def __init__(self) -> None:
+        self.logps = 0
 
 
 @dataclass(frozen=True)
 class Trie:
-    """Sorted levels of k-grams, the shortest first, and what a context never seen adds."""
+    """Sorted levels of k-grams, and what looks them up.
+
+    Attributes:
+        levels: the shortest k-grams first.
+        absent: ln of the backoff weight of a context that was never seen.
+        verify: raises an ArtifactError where levels in files are not as they were written; called before compiled
+            loops, which a flipped bit could lead astray, read them. None where they are known to be sound.
+    """
 
     levels: tuple[Level, ...]
     absent: float
+    verify: Callable[[], None] | None = None
+    _asked: _Asked = field(default_factory=_Asked, init=False, repr=False, compare=False)
 
     @classmethod
     def join(cls, counts: list[Counts], smoothed: Smoothed) -> Trie:
@@ -100,7 +61,7 @@ class Trie:
         return cls(tuple(levels), smoothed.absent).without(smoothed.pruned)
 
     def without(self, dropped: Sequence[np.ndarray | None]) -> Trie:
-        """The same without some k-grams: of each level a mask, or None where all stay.
+        """The trie without some k-grams: of each level a mask, or None where all stay.
 
         Nothing may be dropped that is the context or the suffix of what stays.
         """
@@ -151,17 +112,18 @@ class Trie:
 
     # ---- known text
 
-    @property
-    def checked(self) -> Trie:
-        """The same; where it lies in files, all of it is known to be as it was written, as compiled loops need."""
-        return self
+    def sound_levels(self) -> tuple[Level, ...]:
+        """The levels, verified."""
+        if self.verify:
+            self.verify()
+        return self.levels
 
     @cached_property
     def tables(self) -> Tables:
-        """What batch scoring looks up, made when first asked for."""
-        from lmlab.models.ngram.scoring import Tables
+        """The hash tables of batch scoring, made when first asked for."""
+        from lmlab.kernels.ngram.tables import Tables
 
-        return Tables(self.levels, self.absent)
+        return Tables(self.sound_levels(), self.absent)
 
     def scorer(self, tokens: int | None) -> Callable[[np.ndarray], np.ndarray]:
         """`logp_array` in the way that is quickest for so many tokens in all (None: very many), piece by piece."""
@@ -245,11 +207,11 @@ class Trie:
         return level_B, node_B
 
     @cached_property
-    def drawing(self) -> Drawing:
-        """Ranking and drawing of next words, and the tables for it."""
-        from lmlab.models.ngram.drawing import Drawing
+    def row_tables(self) -> RowTables:
+        """What compiled rows are made from, made when first asked for."""
+        from lmlab.kernels.ngram.rows import RowTables
 
-        return Drawing(self.levels, self.absent)
+        return RowTables(self.sound_levels(), self.absent)
 
     def rows(self, contexts: Contexts) -> np.ndarray:
         """The log-probability of every word after each context, (B, V) float32.
@@ -257,8 +219,9 @@ class Trie:
         The unigrams lie below; each longer context then lays its own children over them, so that every word ends up
         with the score of the longest n-gram that is stored.
         """
-        if engine.compiled_by_now(len(contexts.level_B) * len(self.levels[0].key_G)):
-            return self.drawing.rows(contexts)
+        self._asked.logps += len(contexts.level_B) * len(self.levels[0].key_G)
+        if engine.compiled(self._asked.logps):
+            return self.row_tables.rows(contexts)
         weight_B = (self.absent * (contexts.length_B - contexts.level_B)).astype(np.float32)
         level_B, node_B = contexts.level_B, contexts.node_B
         layers = []  # of each length of context: the rows that have it, its node, and the weight that leads there
@@ -275,13 +238,6 @@ class Trie:
             row_Q, weight_Q = np.repeat(rows, many_M), np.repeat(weight_M, many_M)
             logp_BV[row_Q, low(level.key_G)[child_Q]] = level.logp_G[child_Q] + weight_Q
         return logp_BV
-
-
-def context_lengths(ids_N: np.ndarray, order: int) -> np.ndarray:
-    """How many words of its own document lie before each, at most order - 1."""
-    place_N = np.arange(len(ids_N))
-    first_N = np.maximum.accumulate(np.where(ids_N == BOS, place_N, 0))
-    return np.minimum(place_N - first_N, order - 1)
 
 
 def _next_tokens(at_M: np.ndarray, node_M: np.ndarray, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

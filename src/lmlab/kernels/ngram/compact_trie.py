@@ -1,6 +1,6 @@
 """The compact layout: a model as its counts, about a dozen bits a k-gram, and the same scores as the fast one.
 
-Smoothing is arithmetic on counts (see smoothing.py), so counts alone need to be kept, and p is worked out when it is
+Smoothing is arithmetic on counts, so counts alone need to be kept, and p is worked out when it is
 asked for: kept(h w) and total(h) from the children of h, and p(h' w) from the level below, which was asked before.
 
     level 2   a b          children of a:  b c d        b is number 0, c number 1, d number 2
@@ -10,7 +10,7 @@ asked for: kept(h w) and total(h) from the children of h, and p(h' w) from the l
 A word is kept as its number among the children of the context without its first word, all of which must be there. Those
 are few: at length 5 mostly one. So a question goes up from the shortest context to the longest, and carries
 the number along. Counts are mostly 1, and a context's children mostly none or one: what is small takes a bit or two, by
-the ladders of compact_kernels.py. Where pruning dropped k-grams, the sum of their counts is kept with their context.
+the ladders of compact.py. Where pruning dropped k-grams, the sum of their counts is kept with their context.
 
 Everything here runs compiled: a model worth packing is large.
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -33,9 +33,8 @@ from lmlab.errors import ArtifactError, UsageError
 from lmlab.kernels import engine
 from lmlab.kernels.ngram import compact as kernels
 from lmlab.kernels.ngram.compact import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
+from lmlab.kernels.ngram.layout import NONE, UNSEEN, Counts, Rule, high, log_of, low
 from lmlab.memory import fixed
-from lmlab.models.ngram.counts import NONE, UNSEEN, Counts, high, low
-from lmlab.models.ngram.smoothing import STUPID, STUPID_BACKOFF, Rule, Task, log_of, rule_of
 from lmlab.vocabulary import BOS, NEVER_PREDICTED
 
 PIECE = 1 << 14  # words scored together: what they need stays in the second-level cache
@@ -53,7 +52,7 @@ class CompactTrie:
     they are not stored, NONE where the document does not reach so far back.
 
     Attributes:
-        levels: the k-grams of each length, uint64; compact_kernels.py says how they lie.
+        levels: the k-grams of each length, uint64; compact.py says how they lie.
         absent: ln of the weight that every context gives to the shorter one; 0 where each has its own.
         notes: what was done otherwise than asked, in words.
     """
@@ -63,12 +62,17 @@ class CompactTrie:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, counts: Sequence[Counts], smoothing: str, add: float = 0.1, prune: Sequence[int] = (), lmplz: bool = False
-    ) -> CompactTrie:
-        """Pack what was counted; the arguments are those of `smoothing.smooth`."""
-        absent, notes = float(STUPID) if smoothing == STUPID_BACKOFF else 0.0, list[str]()
-        return cls(tuple(_pack_levels(counts, smoothing, add, prune, lmplz, notes)), absent, tuple(notes))
+    def of(cls, counts: Sequence[Counts], rules: Iterable[Rule], prune: Sequence[int], absent: float) -> CompactTrie:
+        """Pack what was counted.
+
+        Args:
+            counts: a level for each length, the shortest first.
+            rules: what smoothing does with each level; asked for one by one.
+            prune: of each length, the count up to which its k-grams are dropped; the last holds for all longer.
+            absent: ln of the weight that every context gives to the shorter one; 0 where each has its own.
+        """
+        notes: list[str] = []
+        return cls(tuple(_pack_levels(counts, rules, prune, notes)), absent, tuple(notes))
 
     @property
     def order(self) -> int:
@@ -113,7 +117,7 @@ class CompactTrie:
         return logp_N
 
     def scorer(self, tokens: int | None) -> Callable[[np.ndarray], np.ndarray]:
-        """`logp_array`, however many tokens there are; see `Trie.scorer`."""
+        """`logp_array`, however many tokens there are."""
         return self.logp_array
 
     def _score(self, ids_M: np.ndarray) -> np.ndarray:
@@ -299,15 +303,13 @@ _NOTHING = np.empty(0, dtype=np.uint32)
 
 
 def _pack_levels(
-    counts: Sequence[Counts], smoothing: str, add: float, prune: Sequence[int], lmplz: bool, notes: list[str]
+    counts: Sequence[Counts], rules: Iterable[Rule], prune: Sequence[int], notes: list[str]
 ) -> Iterator[np.ndarray]:
     """Each level, packed when its children are known; notes are added to those given."""
-    words = len(counts[0]) - len(NEVER_PREDICTED)
     ready: _Level | None = None
     place_F = np.zeros(1, dtype=np.int64)  # where each node of the level below is kept; -1 where it was pruned
     rank_F = np.zeros(1, dtype=np.uint32)  # of those kept, which of its context's children it is
-    for k, level in enumerate(counts, 1):
-        rule = rule_of(smoothing, Task(counts, k, words, add, lmplz))
+    for k, (level, rule) in enumerate(zip(counts, rules, strict=True), 1):
         notes += [f"order {k}: {rule.note}"] if rule.note else []
         pruned_G = level.count_G <= (prune[min(k, len(prune)) - 1] if prune and k > 1 else -1)
         kept_G = ~pruned_G

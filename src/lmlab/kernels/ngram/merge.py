@@ -1,4 +1,4 @@
-"""Merging: the counts of several corpora of one vocabulary, or of parts of one, into the counts of all together.
+"""Merging: the counts of parts of a corpus, of one vocabulary, into the counts of all together.
 
 Nodes are places in sorted levels, so each part numbers the same k-gram differently; but it numbers its k-grams in the
 same order. A level's map from a part's nodes to the merged nodes therefore only rises, and a part's keys, once the map
@@ -11,7 +11,7 @@ of the level below has renamed their contexts, are sorted still:
 Level by level, sorted runs are merged, some whole contexts at a time: what is merged at once stays in the cache, and of
 memory-mapped parts only that is read.
 
-Shapes: P parts, G k-grams of one level, F nodes one level down, M k-grams of all parts merged at once, V words.
+Shapes: P parts, G k-grams of one level, F nodes one level down, M k-grams of all parts merged at once.
 """
 
 from __future__ import annotations
@@ -20,49 +20,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmlab.errors import DataError
+from lmlab.kernels.ngram.layout import Counts, high, low, pack
 from lmlab.memory import forget, room
-from lmlab.models.ngram.counts import Counts, high, low, pack
 
 _PIECE = 1 << 15  # of each part, about so many k-grams are merged at once
 _FORGET_AFTER = 4  # pieces
-
-
-def merge_counts(parts: Sequence[Sequence[Counts]]) -> list[Counts]:
-    """What `count_ngrams` would return for all corpora laid end to end.
-
-    Args:
-        parts: what it returned for each, all of one order and one vocabulary.
-
-    Raises:
-        DataError: orders or vocabularies differ, or all together are too long to count.
-    """
-    shapes = sorted({(len(part), len(part[0])) for part in parts})
-    if len(shapes) != 1:
-        shown = " and ".join(f"order {order} over {words:,} words" for order, words in shapes) or "nothing"
-        raise DataError(f"counts of {shown} cannot be merged", "count with one order and one vocabulary")
-    words, maps = merge_words([part[0] for part in parts])
-    levels = [words]
-    for level in zip(*(part[1:] for part in parts), strict=True):
-        merged, maps = merge_level(level, maps)
-        levels.append(merged)
-    return levels
-
-
-def merge_words(parts: Sequence[Counts]) -> tuple[Counts, list[np.ndarray]]:
-    """Level 1 of the merged counts, and each part's map into it: the words have the same nodes everywhere.
-
-    Raises:
-        DataError: the parts together are too long for counts of 32 bits.
-    """
-    count_V = np.zeros(len(parts[0]), dtype=np.uint64)
-    for part in parts:
-        count_V += part.count_G
-    if count_V.sum() >= 2**32:
-        raise DataError(f"{count_V.sum():,} tokens are more than the 2^32 - 1 that fit", "merge fewer parts")
-    same_V = np.arange(len(count_V), dtype=np.uint32)
-    words = Counts(same_V.astype(np.uint64), np.zeros_like(same_V), count_V.astype(np.uint32))
-    return words, [same_V] * len(parts)
 
 
 def merge_level(

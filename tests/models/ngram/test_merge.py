@@ -7,15 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab.errors import DataError
-from lmlab.models.ngram import combine
-from lmlab.models.ngram.combine import merge_counts, merge_words
-from lmlab.models.ngram.counts import Counts, count_ngrams
+from lmlab.kernels.ngram import merge
+from lmlab.kernels.ngram.layout import Counts
+from lmlab.kernels.ngram.merge import merge_level
+from lmlab.models.ngram.counts import count_ngrams
 
 from .reference import lay
 
 V = 9
 DOCUMENTS = st.lists(st.lists(st.integers(4, 7), max_size=9), min_size=1, max_size=5)
+
+
+def merged(parts: list[list[Counts]]) -> list[Counts]:
+    """The levels of all parts from 2 on, merged one after the other."""
+    maps, levels = [np.arange(V, dtype=np.uint32)] * len(parts), []
+    for k in range(1, len(parts[0])):
+        level, maps = merge_level([part[k] for part in parts], maps)
+        levels.append(level)
+    return levels
 
 
 def same(found: list[Counts], expected: list[Counts]) -> bool:
@@ -32,8 +41,8 @@ def test_merged_counts_are_the_counts_of_all_together(corpora: list[list[list[in
     parts = [count_ngrams(lay(corpus), order, V) for corpus in corpora]
     expected = count_ngrams(lay([document for corpus in corpora for document in corpus]), order, V)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(combine, "_PIECE", piece)
-        assert same(merge_counts(parts), expected)
+        patch.setattr(merge, "_PIECE", piece)
+        assert same(merged(parts), expected[1:])
 
 
 def test_parts_may_lie_on_disk_and_stay_as_they_were(tmp_path: Path) -> None:
@@ -47,15 +56,4 @@ def test_parts_may_lie_on_disk_and_stay_as_they_were(tmp_path: Path) -> None:
             mapped = {name: np.load(tmp_path / f"{i}{k}{name}.npy", mmap_mode="r") for name in vars(level)}
             levels.append(Counts(**mapped))
         parts.append(levels)
-    assert same(merge_counts(parts), count_ngrams(lay(corpora[0] + corpora[1]), 3, V))
-
-
-def test_counts_that_do_not_fit_are_refused() -> None:
-    two, three = (count_ngrams(lay([[4, 5]]), order, V) for order in (2, 3))
-    with pytest.raises(DataError, match="counts of order 2 over 9 words and order 3 over 9 words"):
-        merge_counts([two, three])
-    with pytest.raises(DataError, match="counts of nothing cannot"):
-        merge_counts([])
-    many = Counts(two[0].key_G, two[0].suffix_G, np.full(V, 2**28, dtype=np.uint32))
-    with pytest.raises(DataError, match=r"4,831,838,208 tokens are more"):
-        merge_words([many, many])
+    assert same(merged(parts), count_ngrams(lay(corpora[0] + corpora[1]), 3, V)[1:])

@@ -1,7 +1,7 @@
 """Batch scoring at the speed of memory: pieces of a text go up through the levels, on as many threads as there are.
 
 What limits this is how often memory is waited for, so everything that a question can ask lies in one place. Each level
-above the words has a hash table, its lines 64 bytes long (scoring_kernels.py), and a k-gram is named by where its entry
+above the words has a hash table, its lines 64 bytes long (score.py), and a k-gram is named by where its entry
 lies, in the entries of the level above too. One look finds a k-gram, its probability, and its weight as a context of
 the next word; a k-gram that is not there costs one look as well.
 
@@ -11,19 +11,16 @@ Shapes: N ids, M places of a piece, L lines of a table, V words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lmlab.errors import UsageError
 from lmlab.kernels import engine
-from lmlab.kernels.ngram import score as scoring_kernels
+from lmlab.kernels.ngram import score as loops
+from lmlab.kernels.ngram.layout import Level, context_lengths
 from lmlab.memory import fixed, room
-from lmlab.models.ngram.trie import context_lengths
 from lmlab.vocabulary import BOS
-
-if TYPE_CHECKING:
-    from lmlab.models.ngram.trie import Level
 
 PIECE = 1 << 14  # words scored together: what lies between the levels stays in the second-level cache
 _FULL = 0.65  # of the slots, that is; fuller tables make longer searches
@@ -65,10 +62,10 @@ class Tables:
         lines = max(int(len(level.key_G) / _FULL / slots) + 1, _LEAST_RUN << spread)
         arrays = fixed(level.key_G), fixed(level.logp_G), fixed(level.backoff_G), place_F
         while lines < _MOST:
-            table_L16 = room((lines + scoring_kernels.FARTHEST, 16), np.uint32)
+            table_L16 = room((lines + loops.FARTHEST, 16), np.uint32)
             shape = word_bits, 64 - key_bits, slots, lines
-            farthest = min(lines >> spread, scoring_kernels.FARTHEST)
-            if scoring_kernels.enter(*arrays, *shape, farthest, table_L16, place_G):
+            farthest = min(lines >> spread, loops.FARTHEST)
+            if loops.enter(*arrays, *shape, farthest, table_L16, place_G):
                 return fixed(table_L16.ravel()), *shape
             lines *= 2
         raise UsageError(f"{len(level.key_G):,} n-grams of one length are too many for a table", "use a smaller order")
@@ -98,9 +95,9 @@ class Tables:
     def _score(self, ids_M: np.ndarray) -> np.ndarray:
         entry_M, reached_M = np.empty(len(ids_M), dtype=np.uint32), np.empty(len(ids_M), dtype=np.uint8)
         weight_M, logp_M = np.empty(len(ids_M), dtype=np.float32), np.empty(len(ids_M), dtype=np.float32)
-        scoring_kernels.look_up_words(ids_M, self.words_V2, entry_M, weight_M, reached_M, logp_M)
+        loops.look_up_words(ids_M, self.words_V2, entry_M, weight_M, reached_M, logp_M)
         for k, table in enumerate(self.tables, 2):
-            scoring_kernels.look_up(ids_M, k, *table, entry_M, weight_M, reached_M, logp_M)
+            loops.look_up(ids_M, k, *table, entry_M, weight_M, reached_M, logp_M)
         if self._absent:
             order = len(self.tables) + 1
             stored_M = np.minimum(np.append(0, reached_M[:-1]), order - 1)  # how long the context of each place is

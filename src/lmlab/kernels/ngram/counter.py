@@ -7,7 +7,9 @@ k-gram is ever spelled out, and the places of a piece are independent questions.
 
 Pieces follow each other through the shelves like cars on one lane: a piece takes the next shelf before it lets go of
 its own, so none overtakes, and the numbers are the same on one thread or eight. At the end `arrange` brings every
-level into the one order that `counts.py` knows, by context and word, and the order of appearance is forgotten.
+level into the one order of `layout`, by context and word, and the order of appearance is forgotten.
+
+Shapes: M words of a piece, G k-grams of a level, F (k-1)-grams, V words.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import numpy as np
 from lmlab.errors import EmptyDataError, UsageError
 from lmlab.kernels import engine
 from lmlab.kernels.ngram import count as kernels
+from lmlab.kernels.ngram.layout import NONE, Counts
+from lmlab.kernels.ngram.merge import merge_level
 from lmlab.memory import Rows, forget, resident, room
-from lmlab.models.ngram.combine import merge_level
-from lmlab.models.ngram.counts import NONE, Counts
 
 _BASE = 256 << 20  # what a process with all its libraries takes besides, where the system does not tell
 _ARRANGING = 0.4  # of what its shelves take, a run takes so much more when it is brought into order
@@ -34,6 +36,19 @@ _GROWTH = 0.93  # so the number of different n-grams grows with the text: its po
 _LEAP = 32  # but no index is made for so many times as many, whatever the text so far promises
 _MORE = 1.5  # as many are expected where nobody knows how much text there is
 PIECE = 1 << 16  # words that pass the shelves together: their nodes stay in the second-level cache
+
+
+def count_sorted(
+    ids_N: np.ndarray,
+    words: Counts,
+    order: int,
+    progress: Callable[[str], None] | None = None,
+    memory: int | None = None,
+) -> list[Counts]:
+    """Count every k-gram, k <= order, of a corpus whose words are counted already."""
+    counter = Counter(order, memory=memory)
+    counter.count(pieces_of(ids_N))
+    return counter.levels(len(words), progress)
 
 
 class Shelf:
@@ -92,24 +107,6 @@ class Shelf:
         return self._nodes.array[: self.size]
 
 
-class Words:
-    """The words themselves, level 1: their nodes are their ids, and only their counts are to be kept."""
-
-    def __init__(self) -> None:
-        self.count_V = np.zeros(PIECE, dtype=np.uint32)
-        self._last = NONE
-
-    def number(self, ids_M: np.ndarray) -> np.ndarray:
-        """Take a piece in, and return its words, the word before it first."""
-        most = int(ids_M.max(initial=0))
-        if most >= len(self.count_V):
-            self.count_V.resize(2 * most, refcheck=False)
-        kernels.count_words(ids_M, self.count_V)
-        nodes_M1 = np.concatenate([np.array([self._last], dtype=np.uint32), ids_M])
-        self._last = int(nodes_M1[-1])
-        return nodes_M1
-
-
 class Counter:
     """Counts words that come in pieces.
 
@@ -128,10 +125,10 @@ class Counter:
         share: Callable[[], float] | None = None,
     ) -> None:
         self._order, self._memory, self._share = order, memory, share
-        self._words = Words()
+        self._count_V = np.zeros(PIECE, dtype=np.uint32)
         self._shelves = [Shelf() for _ in range(order - 1)]
         self._runs: list[list[Counts]] = []
-        self._tail = np.empty(0, dtype=np.uint32)
+        self._tail = np.array([NONE], dtype=np.uint32)  # as many of the last words as begin an n-gram, and one before
         self._threads = min(threads or engine.cores(), order)
         self._gates = [threading.Lock() for _ in range(order)]
         self._stopped = False
@@ -170,9 +167,7 @@ class Counter:
             ids_M = None if self._full() else next(rest, None)
             if ids_M is None:
                 return False
-            tail = np.concatenate([self._tail, ids_M])
-            self._tail = tail[max(0, len(tail) - self._order + 1) :]
-            nodes_M1 = self._words.number(ids_M)
+            nodes_M1 = self._count_words(ids_M)
             share = self._share() if self._share and not self._memory else None  # what is spilled need not last so long
             for shelf, gate in zip(self._shelves, self._gates[1:], strict=True):
                 gate.acquire()
@@ -183,6 +178,16 @@ class Counter:
         finally:
             held.release()
 
+    def _count_words(self, ids_M: np.ndarray) -> np.ndarray:
+        """Count a piece's words, whose nodes are their ids; returns them, the word before it first."""
+        most = int(ids_M.max(initial=0))
+        if most >= len(self._count_V):
+            self._count_V.resize(2 * most, refcheck=False)
+        kernels.count_words(ids_M, self._count_V)
+        words_M1 = np.concatenate([self._tail[-1:], ids_M])
+        self._tail = np.concatenate([self._tail, ids_M])[-self._order :]
+        return words_M1
+
     def _full(self) -> bool:
         if self._memory is None:
             return False
@@ -192,26 +197,26 @@ class Counter:
     def _spill(self) -> None:
         """Bring what was counted to disk and begin anew, led up to by the last words, which are not counted again."""
         self._runs.append(list(self._arranged(on_disk=True)))
-        nodes_M1 = np.concatenate([np.array([NONE], dtype=np.uint32), self._tail])
+        nodes_M1 = np.append(np.uint32(NONE), self._tail[1:])
         for shelf in self._shelves:
-            nodes_M1 = shelf.number(self._tail, nodes_M1, weight=0)
+            nodes_M1 = shelf.number(self._tail[1:], nodes_M1, weight=0)
 
     def _arranged(self, *, on_disk: bool) -> Iterator[Counts]:
         """The levels from 2 on; the shelves are empty afterwards."""
         closed = [shelf.close() for shelf in self._shelves]
         self._shelves = [Shelf() for _ in closed]
-        place_F = np.arange(len(self._words.count_V), dtype=np.uint32)
+        place_F = np.arange(len(self._count_V), dtype=np.uint32)
         while closed:
             level, place_F = arrange(closed.pop(0), place_F, longest=len(closed) == 0, on_disk=on_disk)
             yield level
 
     def levels(self, vocab_size: int, progress: Callable[[str], None] | None = None) -> list[Counts]:
-        """All that was counted, in the order of `count_ngrams`; the counter is of no more use.
+        """All that was counted, one level for each length, the shortest first; the counter is of no more use.
 
         Raises:
             EmptyDataError: that is nothing.
         """
-        count_V = self._words.count_V
+        count_V = self._count_V
         if not count_V.any():
             raise EmptyDataError("there are no tokens to count", "give some text")
         count_V.resize(vocab_size, refcheck=False)
@@ -219,7 +224,7 @@ class Counter:
         levels = [Counts(words_V, np.zeros(vocab_size, dtype=np.uint32), count_V)]
         if self._runs:
             self._runs.append(list(self._arranged(on_disk=True)))
-            longer = self._merged(np.arange(vocab_size, dtype=np.uint32))
+            longer = self._merged(vocab_size)
         else:
             longer = self._arranged(on_disk=False)
         for level in longer:
@@ -228,9 +233,9 @@ class Counter:
                 progress(f"{len(levels)}-grams: {len(level):,} distinct")
         return levels
 
-    def _merged(self, words_V: np.ndarray) -> Iterator[Counts]:
+    def _merged(self, vocab_size: int) -> Iterator[Counts]:
         """The levels of all runs together, on disk; the runs are given up level by level."""
-        maps = [words_V] * len(self._runs)
+        maps = [np.arange(vocab_size, dtype=np.uint32)] * len(self._runs)
         for _ in range(self._order - 1):
             level, maps = merge_level([run.pop(0) for run in self._runs], maps, on_disk=True)
             yield level
