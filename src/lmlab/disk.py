@@ -56,11 +56,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write, that takes its place only when the block ends well.
-
-    Raises:
-        StorageError: it cannot be written, or what is there is no file; the old content stands.
-    """
+    """Give a file to write, that takes its place only when the block ends well; else the old content stands."""
     if path.exists() and not path.is_file():
         raise StorageError(f"{path} cannot be written (it is no plain file)", "name another file")
     beside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from lmlab.disk import write_file
 
+Curve = Mapping[str, Sequence[tuple[float, float]]]  # of "train" and of "valid": seconds and nats/token
 _REDRAW_SECONDS = 10.0
 _COLOURS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8c5aa8", "#b8902f", "#5f6b73")
 
@@ -32,11 +33,7 @@ def read_curve(metrics: Path) -> dict[str, list[tuple[float, float]]]:
     return curve
 
 
-def draw_curves(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
-    path: Path,
-    levels: Mapping[str, float] | None = None,
-) -> None:
+def draw_curves(curves: Mapping[str, Curve], path: Path, levels: Mapping[str, float] | None = None) -> None:
     """Draw learning curves, one for each named run, into a PNG.
 
     `levels` holds the nats/token of models without a curve (an n-gram), drawn as level lines.
@@ -59,7 +56,7 @@ def draw_curves(
     write_file(path, picture.getvalue())
 
 
-def _frame(axes: Any, curves: Mapping[str, Any], levels: Sequence[float]) -> None:
+def _frame(axes: Any, curves: Mapping[str, Curve], levels: Sequence[float]) -> None:
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("nats/token, [UNK] as a class")
     axes.set_title("thin: training batches; thick: validation split", fontsize=10, loc="left", color="#555555")

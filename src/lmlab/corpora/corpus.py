@@ -54,9 +54,6 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     Raises:
         UnknownNameError: no named corpus and no file has this name.
         DataError: the text cannot be read, or a split stays empty (EmptyDataError).
-
-    >>> open_corpus("python-stdlib").pretokenised  # doctest: +SKIP
-    True
     """
     settings = settings or DataSettings()
     rule = choose_rule(settings, SplitRule())
@@ -123,23 +120,14 @@ def _read(
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text, split, to be read any number of times (by one thread at a time).
+    """A text, split, to be read any number of times (by one thread at a time)."""
 
-    Attributes:
-        name: what tables call it.
-        sha256: of the content as read, document by document: the same from any container.
-        rule: one sentence saying how it was split.
-        pretokenised: whether every document comes with its tokens.
-        skipped: the number of files of a folder that are no text, and of documents without any text.
-        sizes: the size of "train", "valid", "test", and of "all" of them.
-    """
-
-    name: str
-    sha256: str
-    rule: str
-    pretokenised: bool
-    skipped: int
-    sizes: Mapping[str, SplitSize]
+    name: str  # what tables call it
+    sha256: str  # of the content as read, document by document: the same from any container
+    rule: str  # one sentence saying how it was split
+    pretokenised: bool  # whether every document comes with its tokens
+    skipped: int  # the number of files of a folder that are no text, and of documents without any text
+    sizes: Mapping[str, SplitSize]  # of "train", "valid", "test", and of "all" of them
     _segments: _Segments = field(repr=False)
 
     def documents(self, split: str) -> Iterator[Document]:
@@ -209,7 +197,6 @@ class _Segments:
             yield from (chosen[::-1] if backwards else chosen).tolist()
 
     def pieces(self, segment: int) -> Iterator[Document]:
-        """A segment as a document, in pieces if it is large."""
         start, end, owner = map(int, (*self.edges[segment : segment + 2], self.owners_N[segment]))
         name = self.names.read(self.name_ends[owner], self.name_ends[owner + 1]).decode("utf-8", "replace")
         split = SPLITS[self.codes_N[segment]]
@@ -223,14 +210,12 @@ class _Segments:
                 yield Document(text, name, partition=split, last=last)
 
     def tail(self, segment: int, room: int) -> bytes:
-        """The last bytes of a segment, at most `room`."""
         start, end = self.edges[segment : segment + 2].tolist()
         if self.pretokenised:
             return " ".join(json.loads(self.texts.read(start, end))).encode("utf-8")[-room:]
         return self.texts.read(max(start, end - room), end)
 
     def size(self, split: str) -> SplitSize:
-        """The size of a split, measured by reading it."""
         documents = size = chars = 0
         for piece in (piece for segment in self.of(split) for piece in self.pieces(segment)):
             documents += piece.last
@@ -254,7 +239,6 @@ class _Builder:
         self._key, self._bytes, self._chars = hashlib.sha256(), 0, 0  # of the document at hand
 
     def add(self, document: Document) -> None:
-        """Spool a document, or the next piece of one."""
         data = spooled = document.text.encode("utf-8")
         if data:
             self._bytes, self._chars = self._bytes + len(data), self._chars + len(document.text)

@@ -11,23 +11,14 @@ PIECE_CHARS = 1 << 20
 
 @dataclass(frozen=True)
 class Document:
-    """A text that belongs together, or a piece of one.
+    """A text that belongs together, or a piece of one."""
 
-    Attributes:
-        text: the text as it stood; for a record of tokens, the tokens joined by one space.
-        id: where it came from, for messages and tables.
-        tokens: the tokens of a record that came tokenised.
-        group: documents of one group (a module, an author) always land in the same split; empty: grouped by content.
-        partition: the split that the source itself names ("train", "valid", "test"), or empty.
-        last: False when the next document continues this one.
-    """
-
-    text: str
-    id: str = ""
-    tokens: tuple[str, ...] | None = None
-    group: str = ""
-    partition: str = ""
-    last: bool = True
+    text: str  # as it stood; of a record of tokens, these joined by one space
+    id: str = ""  # where it came from, for messages and tables
+    tokens: tuple[str, ...] | None = None  # of a record that came tokenised
+    group: str = ""  # documents of one group (a module, an author) share a split; empty: grouped by content
+    partition: str = ""  # the split that the source itself names ("train", "valid", "test"), or empty
+    last: bool = True  # False where the next document continues this one
 
 
 def text_pieces(texts: Iterable[str], limit: int = PIECE_CHARS) -> Iterator[tuple[str, bool]]:

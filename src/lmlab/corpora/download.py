@@ -58,25 +58,22 @@ def download(
             if cause is None and resumed and sha256 not in (None, file_sha256(part)):
                 part.unlink()  # its beginning may be of another file: once more, from the start
                 cause = _fetch(url, part, progress, attempts, pause)
-            if cause is None:
-                return _place(part, target, sha256, url)
-            causes.append(f"{url} ({cause})")
+            if cause is not None:
+                causes.append(f"{url} ({cause})")
+                continue
+            found = file_sha256(part)
+            if sha256 not in (None, found):
+                part.unlink()
+                remedy = f"the file may have changed at its source; place a good copy by hand as {target}"
+                raise DownloadError(f"{url} has sha256 {found}, but {sha256} is expected", remedy)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+            return found
     except OSError as error:
         raise DownloadError(f"{target} cannot be written ({error.strerror})", "make room or set LMLAB_CACHE") from error
     remedy = f"try again (it resumes), or place the file by hand as {target}"
     raise DownloadError(f"cannot fetch {target.name} from {', nor from '.join(causes)}", remedy)
-
-
-def _place(part: Path, target: Path, sha256: str | None, url: str) -> str:
-    found = file_sha256(part)
-    if sha256 not in (None, found):
-        part.unlink()
-        remedy = f"the file may have changed at its source; place a good copy by hand as {target}"
-        raise DownloadError(f"{url} has sha256 {found}, but {sha256} is expected", remedy)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(target)
-    return found
 
 
 def _fetch(url: str, part: Path, progress: Progress | None, attempts: int, pause: float) -> str | None:

@@ -49,14 +49,10 @@ class NamedCorpus:
 
     def settings(self, asked: DataSettings) -> DataSettings:
         """What the user asks for, and the corpus's own defaults for the rest."""
-        plain = DataSettings()
-        own_text = asked.template is not None or asked.text_field is not None
-        chosen = {
-            name: value
-            for name, value in self.defaults.items()
-            if getattr(asked, name) == getattr(plain, name) and not (own_text and name in ("template", "text_field"))
-        }
-        return dataclasses.replace(asked, **chosen)
+        plain, own_text = DataSettings(), asked.template is not None or asked.text_field is not None
+        free = {name for name in self.defaults if getattr(asked, name) == getattr(plain, name)}
+        free -= {"template", "text_field"} if own_text else set()
+        return dataclasses.replace(asked, **{name: self.defaults[name] for name in free})
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,7 @@ def corpus_table() -> list[CorpusRow]:
 
 
 def origins(corpus: NamedCorpus, settings: DataSettings, progress: Progress | None = None) -> list[Origin]:
-    """The streams of a named corpus, its files downloaded where need be.
-
-    Raises:
-        DownloadError: a file cannot be fetched or is not the one expected.
-        DataError: a file must be placed by hand, or lies there damaged.
-    """
+    """The streams of a named corpus, its files downloaded where need be; DataError where one is missing or damaged."""
     if corpus.made_here:
         return [file_origin(stdlib.ensure(), name=f"{corpus.name}.jsonl.gz")]
     streams: list[Origin] = []

@@ -24,8 +24,7 @@ from lmlab.errors import DataError, EmptyDataError
 CHUNK = 1 << 20
 Progress = Callable[[int, int | None], None]
 """Called with the bytes read so far and their total, None where unknown."""
-HEAD = 8 << 10
-"""A NUL within so many bytes of the start makes a file binary."""
+HEAD = 8 << 10  # a NUL within so many bytes of the start makes a file binary
 _PACKED_CHUNK = 8 << 10  # small, since a few bytes may unpack to many thousand times as much
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character

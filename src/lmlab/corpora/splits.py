@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from lmlab.corpora.settings import SPLITS, DataSettings, Order, Shares, parse_split
 
 DEFAULT_SHARES: Shares = (0.9, 0.05, 0.05)
-FEW = 20
-"""Fewer documents than this are cut by position where the hash leaves a split empty."""
+FEW = 20  # fewer documents than this are cut by position where the hash leaves a split empty
 _REACH = 64 << 10  # how far from the exact share a line end is looked for, in bytes
 
 
@@ -78,8 +77,6 @@ def _nearest_cut(target: int, reach: int, edges: Sequence[int], read: Callable[[
         cuts = [low + at + 1 for at in found if at >= 0] + others
         if cuts:
             return min(cuts, key=lambda cut: abs(cut - target))
-    start = max(0, target - 3)  # a UTF-8 character has at most three more bytes than its first
-    before = read(start, target + 1)
-    while target > start and before[target - start] & 0xC0 == 0x80:
+    while target and read(target, target + 1)[0] & 0xC0 == 0x80:  # inside a UTF-8 character
         target -= 1
     return target

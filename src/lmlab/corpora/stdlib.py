@@ -47,11 +47,7 @@ def made_path() -> Path:
 
 
 def ensure() -> Path:
-    """The corpus of this Python version, made now if it was not yet.
-
-    Raises:
-        DataError: this Python comes without its source, or the cache cannot be written.
-    """
+    """The corpus of this Python version, made now if it was not yet; DataError where it cannot be made."""
     target = made_path()
     if target.is_file():
         return target

@@ -72,11 +72,7 @@ class Tokenizer(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        """Build a tokenizer whose vocabulary comes from these documents (the training split) alone.
-
-        Raises:
-            EmptyDataError: there is not one token.
-        """
+        """Build a tokenizer from the training split alone; EmptyDataError where there is not one token in it."""
 
     @abc.abstractmethod
     def encode(self, text: str) -> Encoded:
@@ -88,10 +84,9 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids. PAD, BOS and EOS are silent; UNK is U+FFFD, or `[UNK]` in a tokenizer of words.
+        """The text of ids; UsageError for an unknown id.
 
-        Raises:
-            UsageError: an id outside the vocabulary.
+        PAD, BOS and EOS are silent; UNK is U+FFFD, or `[UNK]` in a tokenizer of words.
         """
 
     @abc.abstractmethod

@@ -8,8 +8,7 @@
 A batch pairs `ids_BT` with `targets_BT`, the ids one further on; `<bos>` and padding are `IGNORE`, never predicted.
 Batch `i` of epoch `e` is the same whenever it is asked for, so the position of a run is two integers, and a resumed run
 reads exactly what an uninterrupted one would have. Several workers share a batch by blocks of its rows: `share` reads
-one block alone, `Batch.rows` cuts what was read. An order is computed where it is read: no memory is kept for each
-token, window or document (but for documents longer than a row).
+one block alone, `Batch.rows` cuts what was read. An order is computed where it is read, not kept in memory.
 
 Shapes: B rows, T positions, N ids of the whole store, S stretches (rows of an epoch, in any order), P pools.
 """
@@ -41,19 +40,12 @@ _Pool = tuple[np.ndarray, np.ndarray, list[slice]]  # starts and sizes of stretc
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data.
+    """One step's data."""
 
-    Attributes:
-        ids_BT: int64, the inputs.
-        targets_BT: int64, the ids to predict; `IGNORE` where there is none.
-        carry: whether the rows continue those of the batch before.
-        fresh_B: of a batch that carries, the rows that begin anew all the same; their first input is `<bos>`.
-    """
-
-    ids_BT: Tensor
-    targets_BT: Tensor
-    carry: bool
-    fresh_B: Tensor | None = None
+    ids_BT: Tensor  # int64, the inputs
+    targets_BT: Tensor  # int64, the ids to predict; IGNORE where there is none
+    carry: bool  # whether the rows continue those of the batch before
+    fresh_B: Tensor | None = None  # of a batch that carries: the rows that begin anew; their first input is <bos>
 
     @property
     def tokens(self) -> int:
@@ -128,7 +120,6 @@ class _Shuffle:
         self._tables = [(rng.integers(high, size=wide), rng.integers(wide, size=high)) for _ in range(6)]
 
     def __call__(self, places_S: np.ndarray) -> np.ndarray:
-        """The numbers at these places of the order."""
         found_S = self._once(places_S)
         while (past_S := found_S >= self._total).any():
             found_S[past_S] = self._once(found_S[past_S])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,8 +29,7 @@ from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, clean
 from lmlab.vocabulary import SPECIALS
 
 SLICE_CHARS = 1 << 14
-CUT = re.compile(r"(?<=\w)[ \n]")
-"""A white space after a letter begins a new word, so that no token reaches across it."""
+CUT = re.compile(r"(?<=\w)[ \n]")  # white space after a letter begins a new word: no token reaches across it
 
 
 @functools.cache
@@ -165,12 +165,11 @@ def _cut(text: str) -> Iterator[str]:
 
 def _slices(documents: Iterable[Document], train_chars: int | None) -> Iterator[str]:
     """The first characters of the documents in short slices: the trainer buffers hundreds of what it is given."""
-    left = train_chars
+    left = sys.maxsize if train_chars is None else train_chars
     for document in documents:
-        text = clean(document.text if left is None else document.text[:left])
+        text = clean(document.text[:left])
         for start in range(0, len(text), SLICE_CHARS):
             yield text[start : start + SLICE_CHARS]
-        if left is not None:
-            left -= len(text)
-            if left <= 0:
-                return
+        left -= len(text)
+        if left <= 0:
+            return

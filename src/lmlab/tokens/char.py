@@ -57,9 +57,9 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        count_P = np.zeros(CODE_POINTS, dtype=np.int64)
+        reader, count_P = cls(settings, SPECIALS), np.zeros(CODE_POINTS, dtype=np.int64)
         for text in _joined(documents):
-            count_P += np.bincount(_points(_normal(text, settings)), minlength=CODE_POINTS)
+            count_P += np.bincount(_points(reader.normalise(text)), minlength=CODE_POINTS)
         counts = {chr(point): int(count_P[point]) for point in np.flatnonzero(count_P)}
         return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
 
@@ -79,7 +79,7 @@ class CharTokenizer(Tokenizer):
         return b"" if id in SILENT else chr(self._point_V[id]).encode()
 
     def normalise(self, text: str) -> str:
-        return _normal(text, self.settings)
+        return lower(clean(text)) if self.settings.lower else clean(text)
 
     def spans(self, text: str) -> list[str]:
         return list(self.normalise(text))
@@ -90,10 +90,6 @@ class CharTokenizer(Tokenizer):
             tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         return tokenizer
-
-
-def _normal(text: str, settings: CharSettings) -> str:
-    return lower(clean(text)) if settings.lower else clean(text)
 
 
 def _points(text: str) -> np.ndarray:

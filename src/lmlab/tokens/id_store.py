@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self, TypeGuard
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -29,43 +29,27 @@ from lmlab.vocabulary import BOS, EOS
 IDS, OFFSETS, META = "ids.bin", "offsets.npy", "meta.json"
 OFFSET = np.dtype("<i8")
 PROGRESS_BYTES = 1 << 20
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """The ids of a split; made by `build`, `open` or `from_documents`.
+    """The ids of a split; made by `build`, `open` or `from_documents`."""
 
-    Attributes:
-        ids: uint16 or uint32, read-only: `<bos> ids <eos>` of every document.
-        offsets: int64, D + 1: document i is `ids[offsets[i]:offsets[i + 1]]`.
-        vocab_size: of the tokenizer.
-        documents: their number, D.
-        tokens: the number of predicted tokens: every id and every `<eos>`, no `<bos>`.
-        text_bytes: UTF-8 bytes of the text as it stood before encoding.
-        text_chars: its characters.
-        unknown_tokens: the number of tokens that became `[UNK]`.
-        unknown_bytes: the UTF-8 bytes of these.
-        sha256: of the ids as they lie in ids.bin.
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    vocab_size: int
-    documents: int
-    tokens: int
-    text_bytes: int
-    text_chars: int
-    unknown_tokens: int
-    unknown_bytes: int
-    sha256: str
+    ids: np.ndarray  # uint16 or uint32, read-only: `<bos> ids <eos>` of every document
+    offsets: np.ndarray  # int64, D + 1: document i is ids[offsets[i]:offsets[i + 1]]
+    vocab_size: int  # of the tokenizer
+    documents: int  # their number, D
+    tokens: int  # the number of predicted tokens: every id and every `<eos>`, no `<bos>`
+    text_bytes: int  # UTF-8 bytes of the text as it stood before encoding
+    text_chars: int  # its characters
+    unknown_tokens: int  # the number of tokens that became `[UNK]`
+    unknown_bytes: int  # the UTF-8 bytes of these
+    sha256: str  # of the ids as they lie in ids.bin
 
     @classmethod
     def build(
-        cls,
-        folder: Path,
-        tokenizer: Tokenizer,
-        documents: Iterable[Document],
-        progress: Callable[[int], None] = lambda done: None,
+        cls, folder: Path, tokenizer: Tokenizer, documents: Iterable[Document], progress: Progress = lambda done: None
     ) -> Self:
         """Encode documents into a new folder, in memory that does not grow with them, and open it.
 
@@ -74,7 +58,7 @@ class TokenStore:
 
         Raises:
             RunExistsError: the folder is there already.
-            StorageError: it cannot be written, because the disk is full for example; nothing is left behind.
+            StorageError: it cannot be written (the disk is full, for example); nothing is left behind.
         """
         with disk.atomic_folder(folder) as beside:
             with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
@@ -95,7 +79,7 @@ class TokenStore:
             raise ArtifactError(problem, remedy) from error
         except (ValueError, EOFError) as error:
             raise ArtifactError(f"the token store {folder} is damaged ({error})", remedy) from error
-        if not _are_totals(totals):
+        if not isinstance(totals, dict) or totals.keys() != set(TOTALS) or not all(map(_fits, totals.items())):
             raise ArtifactError(f"{folder / META} does not hold the totals of a token store", remedy)
         if offsets.dtype != OFFSET or offsets.shape != (totals["documents"] + 1,):
             raise ArtifactError(f"{folder / OFFSETS} is not of {totals['documents']} documents", remedy)
@@ -109,7 +93,7 @@ class TokenStore:
     def from_documents(cls, tokenizer: Tokenizer, documents: Iterable[Document]) -> Self:
         """Encode documents into memory, for texts that are small."""
         ids_file, offsets_file = io.BytesIO(), io.BytesIO()
-        totals = _write(tokenizer, documents, ids_file, offsets_file)
+        totals = _write(tokenizer, documents, ids_file, offsets_file, lambda done: None)
         ids = np.frombuffer(ids_file.getvalue(), dtype=_dtype(tokenizer.vocab_size))
         offsets_file.seek(0)
         return cls(ids, np.load(offsets_file), **totals)
@@ -138,11 +122,7 @@ TOTALS = [field.name for field in dataclasses.fields(TokenStore) if field.name n
 
 
 def _write(
-    tokenizer: Tokenizer,
-    documents: Iterable[Document],
-    ids_file: IO[bytes],
-    offsets_file: IO[bytes],
-    progress: Callable[[int], None] = lambda done: None,
+    tokenizer: Tokenizer, documents: Iterable[Document], ids: IO[bytes], offsets: IO[bytes], progress: Progress
 ) -> dict[str, Any]:
     """Write documents end to end, one piece of one of them at a time, and return the totals."""
     totals: dict[str, Any] = dict.fromkeys(TOTALS, 0) | {"vocab_size": tokenizer.vocab_size}
@@ -153,14 +133,14 @@ def _write(
         nonlocal end
         data = ids_N.astype(dtype, copy=False).tobytes()
         digest.update(data)
-        ids_file.write(data)
+        ids.write(data)
         end += len(ids_N)
 
     bos, eos = np.array([BOS], dtype), np.array([EOS], dtype)
-    _write_header(offsets_file, 0)
+    _write_header(offsets, 0)
     for document in documents:
         if last:
-            offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
+            offsets.write(end.to_bytes(OFFSET.itemsize, "little"))
             totals["documents"] += 1
             write(bos)
         encoded, last = tokenizer.encode_document(document), document.last
@@ -176,9 +156,9 @@ def _write(
             progress(announced)
     if not last:
         write(eos)
-    offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
-    offsets_file.seek(0)
-    _write_header(offsets_file, totals["documents"] + 1)
+    offsets.write(end.to_bytes(OFFSET.itemsize, "little"))
+    offsets.seek(0)
+    _write_header(offsets, totals["documents"] + 1)
     progress(totals["text_bytes"])
     return totals | {"tokens": end - totals["documents"], "sha256": digest.hexdigest()}
 
@@ -193,7 +173,5 @@ def _write_header(file: IO[bytes], length: int) -> None:
     np.lib.format.write_array_header_1_0(file, head)
 
 
-def _are_totals(content: object) -> TypeGuard[dict[str, Any]]:
-    if not isinstance(content, dict) or content.keys() != set(TOTALS):
-        return False
-    return all(isinstance(value, str if name == "sha256" else int) for name, value in content.items())
+def _fits(total: tuple[str, object]) -> bool:
+    return isinstance(total[1], str if total[0] == "sha256" else int)

@@ -40,7 +40,7 @@ OPENERS = frozenset("([{“\u2018«\n")
 CLOSERS = frozenset(",.;:!?)]}%…”\u2019»\n")
 """No space before these. Only U+2019 of them can join words, and a space always parts it from the word after it."""
 MOST_TYPES = 1 << 20
-"""Counting holds at most this many different words: above it the rarest are dropped."""
+"""Counting for a vocabulary of a given size holds at most this many words: above it the rarest are dropped."""
 _WRITTEN_AT_ONCE = 1 << 16
 _LIKE_SPECIAL = r"\A(?:\[PAD\]|<bos>|<eos>)\z"  # a word that is spelled like a special token
 _WRITTEN: dict[str, Any] = {  # all of `reference` but the words
@@ -86,7 +86,6 @@ class WordsTokenizer(Tokenizer):
         dropped = 0
         for document in documents:
             counts.update(reader.words(document))
-            # a vocabulary of known size is counted in bounded memory
             while settings.vocab_size is not None and len(counts) > max(MOST_TYPES, 2 * settings.vocab_size):
                 dropped += 1
                 counts = Counter({word: count for word, count in counts.items() if count > dropped})
