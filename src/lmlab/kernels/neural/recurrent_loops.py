@@ -94,10 +94,8 @@ def _lstm(sums_G, bias_G, inputs_G, half, gates_G, before_H, c_H, h_H):
     for j in range(len(gates_G)):
         sums_G[j] += bias_G[j] + widen_if(half, inputs_G[j])
     input_H, forget_H, new_H, output_H = _four(sums_G, size)
-    for j in range(size):
-        input_H[j] = sigmoid(input_H[j])
-    for j in range(size):
-        forget_H[j] = sigmoid(forget_H[j])
+    for j in range(2 * size):
+        sums_G[j] = sigmoid(sums_G[j])
     for j in range(size):
         new_H[j] = tanh(new_H[j])
     for j in range(size):
@@ -137,10 +135,8 @@ def _gru(sums_F, bias_F, inputs_F, half, gates_G, before_H, after_H, h_H):
     new_H, entering_H = np.empty(size, np.float32), inputs_F[2 * size :]
     for j in range(3 * size):
         sums_F[j] += bias_F[j]
-    for j in range(size):
-        reset_H[j] = sigmoid(reset_H[j] + widen_if(half, inputs_F[j]))
-    for j in range(size):
-        update_H[j] = sigmoid(update_H[j] + widen_if(half, inputs_F[size + j]))
+    for j in range(2 * size):
+        sums_F[j] = sigmoid(sums_F[j] + widen_if(half, inputs_F[j]))
     for j in range(size):
         new_H[j] = tanh(widen_if(half, entering_H[j]) + reset_H[j] * recurrent_H[j])
     for j in range(3 * size):
