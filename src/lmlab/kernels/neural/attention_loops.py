@@ -14,7 +14,18 @@ from __future__ import annotations
 import numpy as np
 
 from lmlab.kernels.jit import inline, jit, jit_sums
-from lmlab.kernels.neural.matmul import COLUMNS, ROWS, exp, multiply, narrow, pack, pack_transposed, paired, widen
+from lmlab.kernels.neural.matmul import (
+    COLUMNS,
+    ROWS,
+    exp,
+    multiply,
+    narrow,
+    pack,
+    pack_transposed,
+    paired,
+    room_to_pack,
+    widen,
+)
 
 _QUERIES = 64  # of a block
 _f4 = np.float32
@@ -39,7 +50,7 @@ def forward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, out_NTF, begi
     count, features = k_NSF.shape[1:]
     length, panels = q_NTF.shape[1], -(-count // COLUMNS)
     past, size = count - length, _QUERIES * panels * COLUMNS
-    keys, values = _room_across(panels, features), _room_along(panels * COLUMNS, features)
+    keys, values = room_to_pack(features, count), room_to_pack(panels * COLUMNS, features)
     k_SF, q_QF = np.empty((count, features), np.uint16), np.zeros((_QUERIES, features), np.uint16)
     scores, weights = np.empty(size, np.float32), np.empty(size, np.uint16)
     sums_QW = np.empty((_QUERIES, len(values) * COLUMNS), np.float32)
@@ -50,7 +61,7 @@ def forward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, out_NTF, begi
         for start in range(0, length, _QUERIES):
             many = min(_QUERIES, length - start)
             low, high = _panels(past + start, many, window, missing_N[n])
-            whole, wide, first = _whole(many), (high - low) * COLUMNS, low * COLUMNS
+            whole, wide, first = -(-many // ROWS) * ROWS, (high - low) * COLUMNS, low * COLUMNS
             scores_QK, weights_QK = _matrix(scores, whole, wide), _matrix(weights, whole, wide)
             _rotated(q_NTF, n, start, many, rotations_2SH, past, q_QF)
             multiply(q_QF, 0, features, 2, whole, keys[low:high], 0, features // 2, scores_QK, False)
@@ -64,28 +75,13 @@ def forward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, out_NTF, begi
 
 @jit
 def backward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, dout_NTF, dq_NTF, dk_NSF, dv_NSF, begin, end):
-    """The gradients of `forward`.
-
-    Args:
-        q_NTF: queries, as given to `forward`; so are the keys, the values and what follows them.
-        k_NSF: keys.
-        v_NSF: values.
-        rotations_2SH: of the keys.
-        missing_N: of the keys.
-        window: of the queries.
-        dout_NTF: bfloat16, gradient of the output.
-        dq_NTF: bfloat16, out: gradient of the queries.
-        dk_NSF: bfloat16, out: gradient of the keys.
-        dv_NSF: bfloat16, out: gradient of the values.
-        begin: first of the N that this thread computes.
-        end: one after its last.
-    """
+    """Backward of `forward`: from the gradient `dout_NTF`, `dq_NTF`, `dk_NSF` and `dv_NSF`, all of them bfloat16."""
     count, features = k_NSF.shape[1:]
     length, panels = q_NTF.shape[1], -(-count // COLUMNS)
     past, size = count - length, _QUERIES * panels * COLUMNS
-    keys, values = _room_across(panels, features), _room_across(panels, features)
-    keys_along, queries = _room_along(panels * COLUMNS, features), _room_along(_QUERIES, features)
-    douts, k_SF = _room_along(_QUERIES, features), np.empty((count, features), np.uint16)
+    keys, values = room_to_pack(features, count), room_to_pack(features, count)
+    keys_along, queries = room_to_pack(panels * COLUMNS, features), room_to_pack(_QUERIES, features)
+    douts, k_SF = room_to_pack(_QUERIES, features), np.empty((count, features), np.uint16)
     q_QF, dout_QF = np.zeros((_QUERIES, features), np.uint16), np.zeros((_QUERIES, features), np.uint16)
     sums_QW = np.empty((_QUERIES, len(douts) * COLUMNS), np.float32)
     scores, slopes = np.empty(size, np.float32), np.empty(size, np.float32)
@@ -102,7 +98,7 @@ def backward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, dout_NTF, dq
         for start in range(0, length, _QUERIES):
             many = min(_QUERIES, length - start)
             low, high = _panels(past + start, many, window, missing_N[n])
-            whole, wide, first = _whole(many), (high - low) * COLUMNS, low * COLUMNS
+            whole, wide, first = -(-many // ROWS) * ROWS, (high - low) * COLUMNS, low * COLUMNS
             scores_QK, slopes_QK = _matrix(scores, whole, wide), _matrix(slopes, whole, wide)
             narrowed_QK, pairs_PK = _matrix(narrowed, whole, wide), _matrix(pairs, whole // 2, wide)
             _rotated(q_NTF, n, start, many, rotations_2SH, past, q_QF)
@@ -130,23 +126,8 @@ def backward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, dout_NTF, dq
 
 
 @inline
-def _whole(many):
-    return -(-many // ROWS) * ROWS
-
-
-@inline
 def _matrix(numbers, rows, columns):
     return numbers[: rows * columns].reshape((rows, columns))
-
-
-@inline
-def _room_across(panels, features):
-    return np.zeros((panels, features // 2, COLUMNS), np.uint32)
-
-
-@inline
-def _room_along(rows, features):
-    return np.zeros((-(-features // COLUMNS), rows // 2, COLUMNS), np.uint32)
 
 
 @inline

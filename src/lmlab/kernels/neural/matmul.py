@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from lmlab.kernels.intrinsics import processor_has
 from lmlab.kernels.jit import inline, jit
@@ -93,11 +93,13 @@ def narrow(number):
     return _u2((bits + _u4(0x7FFF) + ((bits >> _u4(16)) & _u4(1))) >> _u4(16))
 
 
+@register_jitable
 def packed_columns(columns: int) -> int:
     """How many columns the panels of a packed matrix have together."""
     return -(-columns // COLUMNS) * COLUMNS
 
 
+@register_jitable
 def room_to_pack(length: int, columns: int) -> np.ndarray:
     """Zeros for a packed matrix of bfloat16: panels of columns, in each pairs of rows (`length` is even).
 

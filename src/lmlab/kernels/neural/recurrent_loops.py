@@ -50,21 +50,12 @@ def forward(gru, weights, bias_F, inputs_MF, half, index_TN, h_SNH, gates_TNG, c
 
 @jit
 def backward(gru, weights, index_TN, gates_TNG, c_SNH, dout_TNH, dh_NV, dc_NH, dinputs_MF, dbias_F, first, last):
-    """The gradients of `forward`, last position first.
+    """Backward of `forward`, for the same rows, last position first.
 
-    Args:
-        gru: whether it is a GRU.
-        weights: (F, H), packed.
-        index_TN: which of the M inputs stood where.
-        gates_TNG: bfloat16; in: as `forward` saved it; out: the gradients of the sums that entered the gates.
-        c_SNH: as `forward` left it.
-        dout_TNH: bfloat16, gradient of the hidden state after each position.
-        dh_NV: float32; in: gradient of the last hidden state; out: of the first.
-        dc_NH: float32; in: gradient of the last state; out: of the first.
-        dinputs_MF: float32; the gradient of the inputs is added to it, unless it has no rows.
-        dbias_F: float32; the gradient of the bias is added to it.
-        first: first row that this thread computes.
-        last: one after its last.
+    Given `dout_TNH` (bfloat16), the gradient of the hidden state after each position, and that of the last hidden state
+    and state in `dh_NV` and `dc_NH` (float32), which become those of the first. `gates_TNG` becomes the gradient of the
+    sums that entered the gates. Those of the bias and, unless it has no rows, of the inputs are added to `dbias_F` and
+    `dinputs_MF` (float32).
     """
     sums_G, many = np.empty(gates_TNG.shape[2], np.float32), len(dbias_F)
     for t in range(len(gates_TNG) - 1, -1, -1):
