@@ -22,7 +22,7 @@ T = TypeVar("T")
 _WORTH = 4_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
 _so_far = 0
-_watches: list[_Watch] = []
+_watches: list[Callable[[], None]] = []
 
 
 def worthwhile(work: int, least: int) -> bool:
@@ -53,20 +53,6 @@ def only(kernels: bool) -> Iterator[None]:
         _forced = before
 
 
-class _Watch:
-    """Times what is compiled while it is installed."""
-
-    def __init__(self, begins: Callable[[], None]) -> None:
-        self._begins, self._began, self.seconds = begins, 0.0, 0.0
-
-    def note(self, *, done: bool) -> None:
-        if done:
-            self.seconds = time.perf_counter() - self._began
-        elif not self._began:
-            self._began = time.perf_counter()
-            self._begins()
-
-
 def prepare(work: Callable[[], object], on_compile: Callable[[], None] = lambda: None) -> float:
     """Do a small piece of work for its first-time costs, and say what compiling took.
 
@@ -79,19 +65,25 @@ def prepare(work: Callable[[], object], on_compile: Callable[[], None] = lambda:
     Returns:
         The seconds from then to the end of the last compilation; 0.0 if all was on disk or loaded.
     """
-    watch = _Watch(on_compile)
-    _watches.append(watch)
+    times: list[float] = []
+
+    def note() -> None:
+        if not times:
+            on_compile()
+        times.append(time.perf_counter())
+
+    _watches.append(note)
     try:
         work()
     finally:
-        _watches.remove(watch)
-    return watch.seconds
+        _watches.remove(note)
+    return times[-1] - times[0] if times else 0.0
 
 
-def note_compiling(*, done: bool) -> None:
-    """Tell those who wait in `prepare` that a function is about to be compiled, or that it is done."""
-    for watch in list(_watches):
-        watch.note(done=done)
+def note_compiling() -> None:
+    """Tell those who wait in `prepare` that a function is about to be compiled, or was compiled just now."""
+    for note in list(_watches):
+        note()
 
 
 def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:

@@ -136,20 +136,13 @@ def test_a_step_is_a_layer_of_one_position(cell, masked):
 
 @bfloat16
 @pytest.mark.parametrize("columns", [2, 30, 32, 100])
-@pytest.mark.parametrize("way", ["of bfloat16", "as it is", "transposed"])
-def test_a_product_of_packed_numbers_is_the_product(way, columns):
-    rows, matrix = torch.randn(16, 22).bfloat16(), torch.randn(18, columns)
-    pairs, other = matmul.room_to_pack(18, columns), matmul.room_to_pack(columns, 18)
-    if way == "of bfloat16":
-        scale, matrix = torch.randn(columns), matrix.bfloat16().float()
-        matmul.pack(matrix.bfloat16().view(torch.uint16).numpy(), scale.numpy(), pairs)
-    elif way == "as it is":
-        scale = torch.randn(columns)
-        matmul.pack_weights(matrix.numpy(), scale.numpy(), pairs, other)
-    else:
-        scale = torch.randn(18, 1)
-        matmul.pack_weights(matrix.T.contiguous().numpy(), scale[:, 0].numpy(), other, pairs)
-    expected = (rows[:, :18].float() @ (matrix * scale).bfloat16().float()).numpy()
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_of_a_packed_matrix_is_the_product(transposed, columns):
+    rows, matrix = torch.randn(16, 22).bfloat16(), torch.randn(18, columns).bfloat16()
+    pairs = matmul.room_to_pack(18, columns)
+    given = matrix.T.contiguous() if transposed else matrix
+    (matmul.pack_transposed if transposed else matmul.pack)(given.view(torch.uint16).numpy(), pairs)
+    expected = (rows[:, :18].float() @ matrix.float()).numpy()
     results = np.full((16, matmul.packed_columns(columns)), np.nan, np.float32)
     for times, add in ((1, False), (2, True)):
         matmul.product(rows.view(torch.uint16).numpy(), pairs, results, add)

@@ -86,12 +86,12 @@ class _Attention(torch.autograd.Function):
         operands = queries_BATF, keys_BASF, values_BASF
         in_bfloat16 = [operand.to(torch.bfloat16).contiguous().flatten(0, 1) for operand in operands]
         missing_N = missing_B.repeat_interleave(queries_BATF.shape[1])
-        out_NTF, scale_NT = torch.empty_like(in_bfloat16[0]), torch.empty(in_bfloat16[0].shape[:2])
+        out_NTF = torch.empty_like(in_bfloat16[0])
         saved = *in_bfloat16, _rotations(0, keys_BASF.shape[2], keys_BASF), missing_N
-        arrays = *map(choice.array_of, saved), window, choice.array_of(out_NTF), scale_NT.numpy()
+        arrays = *map(choice.array_of, saved), window, choice.array_of(out_NTF)
         blocks = choice.row_blocks(len(out_NTF))
         each(lambda block: forward(*arrays, block.start, block.stop), blocks, len(blocks))
-        ctx.save_for_backward(*saved, scale_NT)
+        ctx.save_for_backward(*saved)
         ctx.window, ctx.operands = window, [(operand.shape, operand.dtype) for operand in operands]
         return out_NTF.view(queries_BATF.shape)
 
@@ -99,10 +99,9 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad_BATF: Tensor) -> tuple[Tensor | None, ...]:
         from lmlab.kernels.neural.attention_loops import backward
 
-        *saved, scale_NT = ctx.saved_tensors
         grad_NTF = grad_BATF.to(torch.bfloat16).contiguous().flatten(0, 1)
-        grads = [torch.empty_like(operand) for operand in saved[:3]]
-        arrays = *map(choice.array_of, (*saved,)), ctx.window, *map(choice.array_of, (scale_NT, grad_NTF, *grads))
+        grads = [torch.empty_like(operand) for operand in ctx.saved_tensors[:3]]
+        arrays = *map(choice.array_of, ctx.saved_tensors), ctx.window, *map(choice.array_of, (grad_NTF, *grads))
         blocks = choice.row_blocks(len(grad_NTF))
         each(lambda block: backward(*arrays, block.start, block.stop), blocks, len(blocks))
         given = (grad.view(shape).to(kind) for grad, (shape, kind) in zip(grads, ctx.operands, strict=True))

@@ -14,7 +14,18 @@ from __future__ import annotations
 import numpy as np
 
 from lmlab.kernels.jit import inline, jit, jit_sums
-from lmlab.kernels.neural.matmul import COLUMNS, ROWS, exp, multiply, narrow, pack_along, paired, widen
+from lmlab.kernels.neural.matmul import (
+    COLUMNS,
+    ROWS,
+    exp,
+    multiply,
+    narrow,
+    pack,
+    pack_transposed,
+    paired,
+    room_to_pack,
+    widen,
+)
 
 _QUERIES = 64  # of a block
 _f4 = np.float32
@@ -22,7 +33,7 @@ _EPSILON = _f4(np.finfo(np.float32).eps)  # added to a mean square, as torch doe
 
 
 @jit
-def forward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, out_NTF, scale_NT, begin, end):
+def forward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, out_NTF, begin, end):
     """Each query's mean of the values, weighted by the softmax of its products with their keys.
 
     Args:
@@ -33,64 +44,44 @@ def forward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, out_NTF, scal
         missing_N: how many of the first keys are padding.
         window: how many positions a query attends to, its own included.
         out_NTF: bfloat16, out.
-        scale_NT: float32, out: one over the sum of the exponentials, for `backward`.
         begin: first of the N that this thread computes.
         end: one after its last.
     """
     count, features = k_NSF.shape[1:]
     length, panels = q_NTF.shape[1], -(-count // COLUMNS)
     past, size = count - length, _QUERIES * panels * COLUMNS
-    keys, values = _room_across(panels, features), _room_along(panels * COLUMNS, features)
+    keys, values = room_to_pack(features, count), room_to_pack(panels * COLUMNS, features)
     k_SF, q_QF = np.empty((count, features), np.uint16), np.zeros((_QUERIES, features), np.uint16)
     scores, weights = np.empty(size, np.float32), np.empty(size, np.uint16)
     sums_QW = np.empty((_QUERIES, len(values) * COLUMNS), np.float32)
     for n in range(begin, end):
         _rotated(k_NSF, n, 0, count, rotations_2SH, 0, k_SF)
-        _pack_across(k_SF, keys)
-        pack_along(v_NSF[n], values)
+        pack_transposed(k_SF, keys)
+        pack(v_NSF[n], values)
         for start in range(0, length, _QUERIES):
             many = min(_QUERIES, length - start)
             low, high = _panels(past + start, many, window, missing_N[n])
-            whole, wide, first = _whole(many), (high - low) * COLUMNS, low * COLUMNS
+            whole, wide, first = -(-many // ROWS) * ROWS, (high - low) * COLUMNS, low * COLUMNS
             scores_QK, weights_QK = _matrix(scores, whole, wide), _matrix(weights, whole, wide)
             _rotated(q_NTF, n, start, many, rotations_2SH, past, q_QF)
             multiply(q_QF, 0, features, 2, whole, keys[low:high], 0, features // 2, scores_QK, False)
-            _exponentials(scores_QK, many, features, past + start - first, window, missing_N[n] - first)
-            _normalisers(scores_QK, many, scale_NT, n, start)
+            _softmax(scores_QK, many, features, past + start - first, window, missing_N[n] - first)
             _narrow(scores_QK, weights_QK)
             multiply(weights_QK, 0, wide, 2, whole, values, first // 2, wide // 2, sums_QW, False)
             for q in range(many):
                 for f in range(features):
-                    out_NTF[n, start + q, f] = narrow(sums_QW[q, f] * scale_NT[n, start + q])
+                    out_NTF[n, start + q, f] = narrow(sums_QW[q, f])
 
 
 @jit
-def backward(
-    q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, scale_NT, dout_NTF, dq_NTF, dk_NSF, dv_NSF, begin, end
-):
-    """The gradients of `forward`.
-
-    Args:
-        q_NTF: queries, as given to `forward`; so are the keys, the values and what follows them.
-        k_NSF: keys.
-        v_NSF: values.
-        rotations_2SH: of the keys.
-        missing_N: of the keys.
-        window: of the queries.
-        scale_NT: as `forward` left it.
-        dout_NTF: bfloat16, gradient of the output.
-        dq_NTF: bfloat16, out: gradient of the queries.
-        dk_NSF: bfloat16, out: gradient of the keys.
-        dv_NSF: bfloat16, out: gradient of the values.
-        begin: first of the N that this thread computes.
-        end: one after its last.
-    """
+def backward(q_NTF, k_NSF, v_NSF, rotations_2SH, missing_N, window, dout_NTF, dq_NTF, dk_NSF, dv_NSF, begin, end):
+    """Backward of `forward`: from the gradient `dout_NTF`, `dq_NTF`, `dk_NSF` and `dv_NSF`, all of them bfloat16."""
     count, features = k_NSF.shape[1:]
     length, panels = q_NTF.shape[1], -(-count // COLUMNS)
     past, size = count - length, _QUERIES * panels * COLUMNS
-    keys, values = _room_across(panels, features), _room_across(panels, features)
-    keys_along, queries = _room_along(panels * COLUMNS, features), _room_along(_QUERIES, features)
-    douts, k_SF = _room_along(_QUERIES, features), np.empty((count, features), np.uint16)
+    keys, values = room_to_pack(features, count), room_to_pack(features, count)
+    keys_along, queries = room_to_pack(panels * COLUMNS, features), room_to_pack(_QUERIES, features)
+    douts, k_SF = room_to_pack(_QUERIES, features), np.empty((count, features), np.uint16)
     q_QF, dout_QF = np.zeros((_QUERIES, features), np.uint16), np.zeros((_QUERIES, features), np.uint16)
     sums_QW = np.empty((_QUERIES, len(douts) * COLUMNS), np.float32)
     scores, slopes = np.empty(size, np.float32), np.empty(size, np.float32)
@@ -99,15 +90,15 @@ def backward(
     dv_SW = np.empty_like(dk_SW)
     for n in range(begin, end):
         _rotated(k_NSF, n, 0, count, rotations_2SH, 0, k_SF)
-        _pack_across(k_SF, keys)
-        pack_along(k_SF, keys_along)
-        _pack_across(v_NSF[n], values)
+        pack_transposed(k_SF, keys)
+        pack(k_SF, keys_along)
+        pack_transposed(v_NSF[n], values)
         dk_SW[:] = 0
         dv_SW[:] = 0
         for start in range(0, length, _QUERIES):
             many = min(_QUERIES, length - start)
             low, high = _panels(past + start, many, window, missing_N[n])
-            whole, wide, first = _whole(many), (high - low) * COLUMNS, low * COLUMNS
+            whole, wide, first = -(-many // ROWS) * ROWS, (high - low) * COLUMNS, low * COLUMNS
             scores_QK, slopes_QK = _matrix(scores, whole, wide), _matrix(slopes, whole, wide)
             narrowed_QK, pairs_PK = _matrix(narrowed, whole, wide), _matrix(pairs, whole // 2, wide)
             _rotated(q_NTF, n, start, many, rotations_2SH, past, q_QF)
@@ -115,12 +106,12 @@ def backward(
                 for f in range(features):
                     dout_QF[q, f] = dout_NTF[n, start + q, f]
             dout_QF[many:] = 0
-            pack_along(q_QF, queries)
-            pack_along(dout_QF, douts)
+            pack(q_QF, queries)
+            pack(dout_QF, douts)
             multiply(q_QF, 0, features, 2, whole, keys[low:high], 0, features // 2, scores_QK, False)
-            _exponentials(scores_QK, many, features, past + start - first, window, missing_N[n] - first)
+            _softmax(scores_QK, many, features, past + start - first, window, missing_N[n] - first)
             multiply(dout_QF, 0, features, 2, whole, values[low:high], 0, features // 2, slopes_QK, False)
-            _slopes(scores_QK, slopes_QK, scale_NT, n, start, many, features)
+            _softmax_backward(scores_QK, slopes_QK, many, features)
             _pair_rows(scores_QK, pairs_PK)
             multiply(pairs_PK, 0, 1, wide, wide, douts, 0, whole // 2, dv_SW[first : first + wide], True)
             _pair_rows(slopes_QK, pairs_PK)
@@ -135,23 +126,8 @@ def backward(
 
 
 @inline
-def _whole(many):
-    return -(-many // ROWS) * ROWS
-
-
-@inline
 def _matrix(numbers, rows, columns):
     return numbers[: rows * columns].reshape((rows, columns))
-
-
-@inline
-def _room_across(panels, features):
-    return np.zeros((panels, features // 2, COLUMNS), np.uint32)
-
-
-@inline
-def _room_along(rows, features):
-    return np.zeros((-(-features // COLUMNS), rows // 2, COLUMNS), np.uint32)
 
 
 @inline
@@ -201,17 +177,9 @@ def _rotated_backward(drotated_QW, rows_NSF, n, start, many, rotations_2SH, past
             drows_NSF[n, s, f] = narrow(scale * (drotated_QW[q, f] - widen(rows_NSF[n, s, f]) * share))
 
 
-@jit
-def _pack_across(rows_SF, packed):
-    """Pack the transpose: rows become columns."""
-    for s in range(len(rows_SF)):
-        for p in range(packed.shape[1]):
-            packed[s // COLUMNS, p, s % COLUMNS] = paired(rows_SF[s, 2 * p], rows_SF[s, 2 * p + 1])
-
-
 @jit_sums
-def _exponentials(scores_QK, many, features, place, window, missing):
-    """Products become exponentials, 0 where a query does not attend to a key; places are counted in this block."""
+def _softmax(scores_QK, many, features, place, window, missing):
+    """Products become weights, 0 where a query does not attend to a key; places are counted in this block."""
     rows, wide = scores_QK.shape
     bound = _f4(features) ** _f4(0.5)
     scale = _f4(1) / bound
@@ -224,25 +192,22 @@ def _exponentials(scores_QK, many, features, place, window, missing):
     for q in range(rows):
         for k in range(wide):
             scores_QK[q, k] = exp(scores_QK[q, k] * scale - bound)
-
-
-@jit_sums
-def _normalisers(exponentials_QK, many, scale_NT, n, start):
     for q in range(many):
         total = _f4(0)
-        for k in range(exponentials_QK.shape[1]):
-            total += exponentials_QK[q, k]
-        scale_NT[n, start + q] = _f4(1) / total
+        for k in range(wide):
+            total += scores_QK[q, k]
+        share = _f4(1) / total
+        for k in range(wide):
+            scores_QK[q, k] *= share
 
 
 @jit_sums
-def _slopes(weights_QK, slopes_QK, scale_NT, n, start, many, features):
-    """Exponentials become weights, and the gradients of the weights those of the products."""
+def _softmax_backward(weights_QK, slopes_QK, many, features):
+    """The gradients of the weights become those of the products."""
     factor = _f4(1) / _f4(features) ** _f4(0.5)
     for q in range(many):
         mean = _f4(0)
         for k in range(weights_QK.shape[1]):
-            weights_QK[q, k] *= scale_NT[n, start + q]
             mean += weights_QK[q, k] * slopes_QK[q, k]
         for k in range(weights_QK.shape[1]):
             slopes_QK[q, k] = weights_QK[q, k] * (slopes_QK[q, k] - mean) * factor

@@ -16,9 +16,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-from lmlab.kernels.jit import inline, jit, processor_has
+from lmlab.kernels.intrinsics import processor_has
+from lmlab.kernels.jit import inline, jit
 
 ROWS, COLUMNS, _LANES = 4, 32, 16  # rows of half a tile, columns of a panel; numbers in a vector
 _f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
@@ -92,11 +93,13 @@ def narrow(number):
     return _u2((bits + _u4(0x7FFF) + ((bits >> _u4(16)) & _u4(1))) >> _u4(16))
 
 
+@register_jitable
 def packed_columns(columns: int) -> int:
     """How many columns the panels of a packed matrix have together."""
     return -(-columns // COLUMNS) * COLUMNS
 
 
+@register_jitable
 def room_to_pack(length: int, columns: int) -> np.ndarray:
     """Zeros for a packed matrix of bfloat16: panels of columns, in each pairs of rows (`length` is even).
 
@@ -107,19 +110,7 @@ def room_to_pack(length: int, columns: int) -> np.ndarray:
 
 
 @jit
-def pack(matrix_KM, scale_M, pairs):
-    """Pack a matrix of bfloat16, K even, each column times a float32, into what `room_to_pack` gave."""
-    two_2M = np.empty((2, len(scale_M)), np.uint16)
-    for pair in range(pairs.shape[1]):
-        for k in range(2):
-            numbers, scaled = matrix_KM[2 * pair + k], two_2M[k]
-            for m in range(len(scale_M)):
-                scaled[m] = narrow(widen(numbers[m]) * scale_M[m])
-        _pack_rows(two_2M[0], two_2M[1], pair, pairs)
-
-
-@jit
-def pack_along(rows_SF, packed):
+def pack(rows_SF, packed):
     """Pack a matrix of bfloat16 as it is; an odd last row is paired with zeros."""
     count, features = rows_SF.shape
     for panel in range(len(packed)):
@@ -134,33 +125,11 @@ def pack_along(rows_SF, packed):
 
 
 @jit
-def pack_weights(matrix_MK, scale_K, pairs, pairs_transposed):
-    """Pack a float32 matrix, M and K even, each column times a number; and its transpose, in the same pass."""
-    columns, length = matrix_MK.shape
-    some_LK = np.empty((_LANES, length), np.uint16)
-    pairs_LP = some_LK.view(np.uint32)
-    for start in range(0, columns, _LANES):
-        count = min(_LANES, columns - start)
-        for j in range(count):
-            numbers, some = matrix_MK[start + j], some_LK[j]
-            for k in range(length):
-                some[k] = narrow(numbers[k] * scale_K[k])
-        for j in range(0, count, 2):
-            _pack_rows(some_LK[j], some_LK[j + 1], (start + j) // 2, pairs)
-        for pair in range(length // 2):
-            packed = pairs_transposed[start // COLUMNS, pair, start % COLUMNS : start % COLUMNS + count]
-            for j in range(count):
-                packed[j] = pairs_LP[j, pair]
-
-
-@inline
-def _pack_rows(first_M, second_M, place, pairs):
-    for panel in range(len(pairs)):
-        start = panel * COLUMNS
-        count = min(COLUMNS, len(first_M) - start)
-        first, second, packed = first_M[start : start + count], second_M[start : start + count], pairs[panel, place]
-        for j in range(count):
-            packed[j] = paired(first[j], second[j])
+def pack_transposed(rows_SF, packed):
+    """Pack the transpose of a matrix of bfloat16, F even: rows become columns."""
+    for s in range(len(rows_SF)):
+        for p in range(packed.shape[1]):
+            packed[s // COLUMNS, p, s % COLUMNS] = paired(rows_SF[s, 2 * p], rows_SF[s, 2 * p + 1])
 
 
 @jit
@@ -229,7 +198,8 @@ def _tile_of(rows: int) -> Any:
                 data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
                 return builder.gep(data, [arguments[place + 1]])
 
-            _write_tile(builder, rows, *(pointer(place) for place in (0, 4, 7)), *(arguments[i] for i in _SIZES))
+            pointers, sizes = [pointer(place) for place in (0, 4, 7)], [arguments[place] for place in _SIZES]
+            _write_tile(builder, rows, pointers, sizes)
             return context.get_dummy_value()
 
         place = types.int64
@@ -246,19 +216,9 @@ _SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_INT, _LANE
 _BFLOATS = ir.VectorType(_BFloat(), 2 * _LANES)
 
 
-def _write_tile(
-    builder: Any,
-    rows: int,
-    numbers: Any,
-    panel: Any,
-    results: Any,
-    apart: Any,
-    step: Any,
-    pairs: Any,
-    wide: Any,
-    add: Any,
-) -> None:
+def _write_tile(builder: Any, rows: int, pointers: list[Any], sizes: list[Any]) -> None:
     """Write the loop: sums stay in registers; each turn multiplies a pair of each row by a pair of the panel's rows."""
+    (numbers, panel, results), (apart, step, pairs, wide, add) = pointers, sizes
 
     def at(pointer: Any, index: Any, kind: ir.Type) -> Any:
         return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())

@@ -11,7 +11,8 @@ of an LSTM or 3H of a GRU, G = 4H what is saved of them, M different inputs, V t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from lmlab.kernels.neural import choice
 from lmlab.kernels.neural.choice import array_of, row_blocks
 from lmlab.kernels.neural.embedding import embedding
 
+Tensors = Sequence[Tensor]
 _POSITIONS = 512  # whose product stays in the second cache
 _LAYERS: Final[Mapping[str, Any]] = {"rnn": torch.rnn_tanh, "lstm": torch.lstm, "gru": torch.gru}
 _CELLS: Final[Mapping[str, Any]] = {"rnn": torch.rnn_tanh_cell, "lstm": torch.lstm_cell, "gru": torch.gru_cell}
@@ -33,8 +35,8 @@ def recurrent_layers(
     cell: str,
     x: Tensor,
     table_VE: Tensor | None,
-    state: Sequence[Tensor],
-    weights: Sequence[Sequence[Tensor]],
+    state: Tensors,
+    weights: Sequence[Tensors],
     dropout: Any,
     masks: Sequence[Tensor | None],
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -70,12 +72,7 @@ def recurrent_layers(
 
 
 def plain_layer(
-    cell: str,
-    x: Tensor,
-    table_VE: Tensor | None,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    mask_H: Tensor | None = None,
+    cell: str, x: Tensor, table_VE: Tensor | None, state: Tensors, weights: Tensors, mask_H: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """One layer by torch: hidden states_TBH, then the state after; `x` may be tokens_TB or inputs_TBE."""
     enter_FE, recur_FH, *biases = weights
@@ -85,12 +82,7 @@ def plain_layer(
 
 
 def plain_step(
-    cell: str,
-    x: Tensor,
-    table_VE: Tensor | None,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    mask_H: Tensor | None = None,
+    cell: str, x: Tensor, table_VE: Tensor | None, state: Tensors, weights: Tensors, mask_H: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """`plain_layer` of one position by torch's cells: a third of the time, since no weights are repacked for it."""
     enter_FE, recur_FH, *biases = weights
@@ -102,12 +94,7 @@ def plain_step(
 
 
 def compiled_layer(
-    cell: str,
-    x: Tensor,
-    table_VE: Tensor | None,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    mask_H: Tensor | None = None,
+    cell: str, x: Tensor, table_VE: Tensor | None, state: Tensors, weights: Tensors, mask_H: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """`plain_layer` of an LSTM or a GRU by compiled loops, in bfloat16; H is a multiple of 16. Backward works once."""
     enter_FE, recur_FH, enter_bias_F, bias_F = weights
@@ -125,14 +112,14 @@ def compiled_layer(
     return (hidden_TBH, after_BH[None]) if gru else (hidden_TBH, h_BH[None], after_BH[None])
 
 
-def _inputs(x: Tensor, table_VE: Tensor | None, weights: Sequence[Tensor]) -> Tensor:
+def _inputs(x: Tensor, table_VE: Tensor | None, weights: Tensors) -> Tensor:
     if x.is_floating_point():
         return x
     return F.one_hot(x, weights[0].shape[1]).to(weights[0].dtype) if table_VE is None else embedding(table_VE, x)
 
 
 def _by_torch(
-    cell: str, x_TBE: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], layers: int, dropout: float
+    cell: str, x_TBE: Tensor, state: Tensors, weights: Tensors, layers: int, dropout: float
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     learning = torch.is_grad_enabled()
     hidden_TBH, *after = _LAYERS[cell](
@@ -142,7 +129,7 @@ def _by_torch(
     return hidden_TBH, tuple(after)
 
 
-def _one_or_all(state: Sequence[Tensor]) -> Any:
+def _one_or_all(state: Tensors) -> Any:
     """Torch takes the state of an LSTM as a tuple, any other as a tensor."""
     return tuple(state) if len(state) > 1 else state[0]
 
@@ -152,27 +139,21 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        gru: bool,
-        inputs: Tensor,
-        tokens_TB: Tensor | None,
-        h_BH: Tensor,
-        c_BH: Tensor,
-        recur_FH: Tensor,
-        bias_F: Tensor,
-        mask_H: Tensor | None,
+        ctx: Any, gru: bool, inputs: Tensor, tokens_TB: Tensor | None, *given: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from lmlab.kernels.neural.matmul import ROWS, pack_weights, room_to_pack
+        from lmlab.kernels.neural.matmul import ROWS, pack, pack_transposed, room_to_pack
         from lmlab.kernels.neural.recurrent_loops import forward
 
+        h_BH, c_BH, recur_FH, bias_F, mask_H = given
         gates, hidden = recur_FH.shape
         index_TB = torch.arange(inputs.shape[:2].numel()).view(inputs.shape[:2]) if tokens_TB is None else tokens_TB
         length, rows = index_TB.shape
         inputs_MF = inputs.reshape(-1, gates)
         spare = -rows % ROWS
-        mask_H = torch.ones(hidden) if mask_H is None else mask_H
+        masked_FH = array_of((recur_FH if mask_H is None else recur_FH * mask_H).to(torch.bfloat16))
         weights, transposed = room_to_pack(hidden, gates), room_to_pack(gates, hidden)
-        pack_weights(recur_FH.numpy(), mask_H.numpy(), transposed, weights)
+        pack_transposed(masked_FH, weights)
+        pack(masked_FH, transposed)
         h_SNH = torch.empty(length + 1, rows + spare, hidden, dtype=torch.bfloat16)
         c_SNH = torch.empty(length + 1, rows + spare, hidden)
         h_SNH[0], c_SNH[0] = F.pad(h_BH, (0, 0, 0, spare)), F.pad(c_BH, (0, 0, 0, spare))
@@ -198,7 +179,7 @@ class _Layer(torch.autograd.Function):
             raise RuntimeError("backward ran through this layer before; its saved tensors are gone")
         ctx.done = True
         weights, mask_H, index_TN, h_SNH, gates_TNG, c_SNH = ctx.saved_tensors
-        count, gates, hidden = index_TN.shape[1], 2 * weights.shape[1], len(mask_H)
+        count, gates, hidden = index_TN.shape[1], 2 * weights.shape[1], h_SNH.shape[2]
         spare = (0, 0, 0, count - ctx.rows)
         dout_TNH = F.pad(dout_TBH.to(torch.bfloat16), spare).contiguous()
         dc_NH = F.pad(dc_BH, spare).contiguous()
@@ -210,7 +191,8 @@ class _Layer(torch.autograd.Function):
         each(lambda part: backward(*arrays, part[0], part[1], part[2].start, part[2].stop), work, len(blocks))
         kind, kind_h, kind_c = ctx.kinds
         dinputs = dinputs_PMF.sum(0) if ctx.tokens else _of_positions(gates_TNG[:, : ctx.rows], gates)
-        drecur_FH = _of_weights(gates_TNG, h_SNH, mask_H, gates)
+        drecur_FH = _of_weights(gates_TNG, h_SNH, gates)
+        drecur_FH = drecur_FH if mask_H is None else drecur_FH * mask_H
         dh_BH, dc_BH = dh_NV[: ctx.rows, :hidden].to(kind_h), dc_NH[: ctx.rows].to(kind_c)
         return None, dinputs.to(kind), None, dh_BH, dc_BH, drecur_FH, dbias_PF.sum(0), None
 
@@ -223,22 +205,24 @@ def _of_positions(dgates_TBG: Tensor, gates: int) -> Tensor:
     return torch.cat([dgates_TBG[..., : 2 * hidden], dgates_TBG[..., 3 * hidden :]], -1)
 
 
-def _of_weights(dgates_TNG: Tensor, h_SNH: Tensor, mask_H: Tensor, gates: int) -> Tensor:
-    """The gradient of the recurrent weights."""
-    from lmlab.kernels.neural.matmul import ROWS, pack, packed_columns, product, room_to_pack, transpose_in_pairs
+def _of_weights(dgates_TNG: Tensor, h_SNH: Tensor, gates: int) -> Tensor:
+    """The gradient of the recurrent weights, before their mask."""
+    from lmlab.kernels.neural.matmul import ROWS, pack, packed_columns, room_to_pack, transpose_in_pairs
 
     dgates_MG, h_MH = array_of(dgates_TNG.flatten(0, 1)), array_of(h_SNH[:-1].flatten(0, 1))
-    grad_FV, blocks = torch.empty(gates, packed_columns(len(mask_H))), row_blocks(gates, ROWS)
+    hidden = h_SNH.shape[2]
+    grad_FV, blocks = torch.empty(gates, packed_columns(hidden)), row_blocks(gates, ROWS)
     for start in range(0, len(dgates_MG), _POSITIONS):
         some_MG, some_MH = dgates_MG[start : start + _POSITIONS], h_MH[start : start + _POSITIONS]
-        pairs_FP, packed = np.empty((gates, len(some_MG) // 2), np.uint32), room_to_pack(len(some_MG), len(mask_H))
+        pairs_FP, packed = np.empty((gates, len(some_MG) // 2), np.uint32), room_to_pack(len(some_MG), hidden)
         transpose_in_pairs(some_MG, pairs_FP)
-        pack(some_MH, mask_H.numpy(), packed)
-        _in_blocks(product, blocks, pairs_FP.view(np.uint16), packed, grad_FV.numpy(), start > 0)
-    return grad_FV[:, : len(mask_H)]
+        pack(some_MH, packed)
+        operands = pairs_FP.view(np.uint16), packed, grad_FV.numpy(), start > 0
+        each(functools.partial(_product_of_block, *operands), blocks, len(blocks))
+    return grad_FV[:, :hidden]
 
 
-def _in_blocks(
-    product: Callable[..., Any], blocks: list[slice], rows: np.ndarray, packed: np.ndarray, out: np.ndarray, add: bool
-) -> None:
-    each(lambda part: product(rows[part], packed, out[part], add), blocks, len(blocks))
+def _product_of_block(rows: np.ndarray, packed: np.ndarray, results: np.ndarray, add: bool, block: slice) -> None:
+    from lmlab.kernels.neural.matmul import product
+
+    product(rows[block], packed, results[block], add)

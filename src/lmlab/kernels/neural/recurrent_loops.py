@@ -50,21 +50,12 @@ def forward(gru, weights, bias_F, inputs_MF, half, index_TN, h_SNH, gates_TNG, c
 
 @jit
 def backward(gru, weights, index_TN, gates_TNG, c_SNH, dout_TNH, dh_NV, dc_NH, dinputs_MF, dbias_F, first, last):
-    """The gradients of `forward`, last position first.
+    """Backward of `forward`, for the same rows, last position first.
 
-    Args:
-        gru: whether it is a GRU.
-        weights: (F, H), packed.
-        index_TN: which of the M inputs stood where.
-        gates_TNG: bfloat16; in: as `forward` saved it; out: the gradients of the sums that entered the gates.
-        c_SNH: as `forward` left it.
-        dout_TNH: bfloat16, gradient of the hidden state after each position.
-        dh_NV: float32; in: gradient of the last hidden state; out: of the first.
-        dc_NH: float32; in: gradient of the last state; out: of the first.
-        dinputs_MF: float32; the gradient of the inputs is added to it, unless it has no rows.
-        dbias_F: float32; the gradient of the bias is added to it.
-        first: first row that this thread computes.
-        last: one after its last.
+    Given `dout_TNH` (bfloat16), the gradient of the hidden state after each position, and that of the last hidden state
+    and state in `dh_NV` and `dc_NH` (float32), which become those of the first. `gates_TNG` becomes the gradient of the
+    sums that entered the gates. Those of the bias and, unless it has no rows, of the inputs are added to `dbias_F` and
+    `dinputs_MF` (float32).
     """
     sums_G, many = np.empty(gates_TNG.shape[2], np.float32), len(dbias_F)
     for t in range(len(gates_TNG) - 1, -1, -1):
@@ -94,10 +85,8 @@ def _lstm(sums_G, bias_G, inputs_G, half, gates_G, before_H, c_H, h_H):
     for j in range(len(gates_G)):
         sums_G[j] += bias_G[j] + widen_if(half, inputs_G[j])
     input_H, forget_H, new_H, output_H = _four(sums_G, size)
-    for j in range(size):
-        input_H[j] = sigmoid(input_H[j])
-    for j in range(size):
-        forget_H[j] = sigmoid(forget_H[j])
+    for j in range(2 * size):
+        sums_G[j] = sigmoid(sums_G[j])
     for j in range(size):
         new_H[j] = tanh(new_H[j])
     for j in range(size):
@@ -137,10 +126,8 @@ def _gru(sums_F, bias_F, inputs_F, half, gates_G, before_H, after_H, h_H):
     new_H, entering_H = np.empty(size, np.float32), inputs_F[2 * size :]
     for j in range(3 * size):
         sums_F[j] += bias_F[j]
-    for j in range(size):
-        reset_H[j] = sigmoid(reset_H[j] + widen_if(half, inputs_F[j]))
-    for j in range(size):
-        update_H[j] = sigmoid(update_H[j] + widen_if(half, inputs_F[size + j]))
+    for j in range(2 * size):
+        sums_F[j] = sigmoid(sums_F[j] + widen_if(half, inputs_F[j]))
     for j in range(size):
         new_H[j] = tanh(widen_if(half, entering_H[j]) + reset_H[j] * recurrent_H[j])
     for j in range(3 * size):

@@ -99,7 +99,8 @@ class NeuralModel(nn.Module, abc.ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.training_defaults = {**cls.__mro__[1].training_defaults, **cls.training_defaults}  # type: ignore[attr-defined]
+        named = [vars(base).get("training_defaults", {}) for base in reversed(cls.__mro__)]
+        cls.training_defaults = {name: value for defaults in named for name, value in defaults.items()}
 
     def __init__(
         self, settings: NeuralSettings, vocab_size: int, features: int, tied: nn.Embedding | None = None
