@@ -1,8 +1,8 @@
 r"""Whitespace words straight from bytes: text to ids as fast as it is read, the vocabulary learnt on the way.
 
 A line is a document, `<bos> words <eos>`, the empty ones too; a word is a run of anything but NUL, tab, LF, CR and the
-space, as KenLM splits. New words get ids in order of appearance. The same words as `tokenizer word` with `split space`,
-without a Python object a line. A word spelled like one of the specials is unknown, as in every tokenizer of words.
+space, as KenLM splits. New words get ids in order of appearance. These are the words of `tokenizer word` with `split
+space`, without a Python object a line. A word spelled like a special is unknown, as in every tokenizer of words.
 
 `Scanner` is plain Python, at its best up to a few megabytes; `CompiledScanner` does the same twenty times faster, after
 half a second to load Numba.
