@@ -1,11 +1,11 @@
 r"""Whitespace words straight from bytes: text to ids as fast as it is read, the vocabulary learnt on the way.
 
 A line is a document, `<bos> words <eos>`, the empty ones too; a word is a run of anything but NUL, tab, LF, CR and the
-space, as KenLM splits. New words get ids in order of appearance. The same words as `tokenizer word` with `split space`,
-without a Python object a line. A word spelled like one of the specials is unknown, as in every tokenizer of words.
+space, as KenLM splits. New words get ids in order of appearance. These are the words of `tokenizer word` with `split
+space`, without a Python object a line. A word spelled like a special is unknown, as in every tokenizer of words.
 
-`Scanner` is plain Python, at its best up to a few megabytes; `CompiledScanner` (scan_compiled.py) is the same, twenty
-times faster, after half a second to load Numba.
+`Scanner` is plain Python, at its best up to a few megabytes; `CompiledScanner` does the same twenty times faster, after
+half a second to load Numba.
 
 Shapes: N ids.
 """
@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -27,33 +27,15 @@ from lmlab.errors import DataError
 from lmlab.kernels import engine
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
+if TYPE_CHECKING:
+    from lmlab.kernels.text.scan import CompiledScanner
+
 CHUNK = 1 << 18  # bytes read at once: about as many words as the counter takes together
 _SPACES = bytes.maketrans(b"\0\t\r", b"   ")
 _MARKS = {**{name.encode(): UNK for name in SPECIALS}, b"\n": EOS, b"": PAD}
 
 
-class WordScanner(Protocol):
-    """What both scanners are."""
-
-    def feed(self, text: bytes) -> np.ndarray:
-        """The ids (uint32) of the next piece of text, sound UTF-8 that begins and ends between words."""
-        ...
-
-    def close(self) -> np.ndarray:
-        """The ids that end the text: `<eos>` where its last line has no newline."""
-        ...
-
-    def seal(self) -> None:
-        """Give up what only feeding needs."""
-        ...
-
-    def __len__(self) -> int:
-        """How many ids there are, the specials included."""
-        ...
-
-    def words(self) -> list[str]:
-        """The words in order of their ids, the specials left out."""
-        ...
+WordScanner: TypeAlias = "Scanner | CompiledScanner"
 
 
 class Scanner:
@@ -76,7 +58,7 @@ class Scanner:
         self._open = False
 
     def feed(self, text: bytes) -> np.ndarray:
-        """See `WordScanner`."""
+        """The ids (uint32) of the next piece of text, sound UTF-8 that begins and ends between words."""
         found = text.translate(_SPACES).replace(b"\n", b" \n ").split(b" ")  # four times as fast as a pattern
         ids = array("I", list(map(self._ids.__getitem__, found)))  # adds half as much to the look-up as np.fromiter
         ids_N = np.frombuffer(ids, dtype=np.uint32)
@@ -86,18 +68,18 @@ class Scanner:
         return np.insert(ids_N, np.flatnonzero(after_N[:-1] == EOS), BOS)
 
     def close(self) -> np.ndarray:
-        """See `WordScanner`."""
+        """The ids that end the text: `<eos>` where its last line has no newline."""
         ended, self._open = self._open, False
         return np.array([EOS] if ended else [], dtype=np.uint32)
 
     def seal(self) -> None:
-        """See `WordScanner`."""
+        """Give up what only feeding needs."""
 
     def __len__(self) -> int:
         return len(self._ids) - len(_MARKS) + len(SPECIALS)
 
     def words(self) -> list[str]:
-        """See `WordScanner`."""
+        """The words in order of their ids, the specials left out."""
         words = list(self._ids)[len(_MARKS) :]
         return b"\n".join(words).decode("utf-8").split("\n") if words else []
 

@@ -112,10 +112,10 @@ def test_batch_scores_equal_the_plain_ones(
     order: int, full: float, smoothing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fullest tables must be made larger; whatever their size, pieces meet where a context lies across."""
-    from lmlab.kernels.ngram import tables
+    from lmlab.kernels.ngram import score
 
-    monkeypatch.setattr(tables, "PIECE", 100)
-    monkeypatch.setattr(tables, "_FULL", full)
+    monkeypatch.setattr(score, "PIECE", 100)
+    monkeypatch.setattr(score, "_FULL", full)
     model = Ngram.estimate(Ngram.Settings(order, smoothing), 400, corpus(4, 20_000))
     held_N = corpus(5, 5_000)
     with engine.only(False):

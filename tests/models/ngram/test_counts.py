@@ -46,12 +46,6 @@ def test_counts_are_those_of_a_counter(documents: list[list[int]], order: int, d
         assert (level.key_G.dtype, level.suffix_G.dtype, level.count_G.dtype) == (np.uint64, np.uint32, np.uint32)
 
 
-def test_progress_is_told_each_level() -> None:
-    told: list[str] = []
-    count_ngrams(lay([[4, 5, 4, 5]]), 3, V, told.append)
-    assert told == ["2-grams: 4 distinct", "3-grams: 4 distinct"]
-
-
 def test_what_does_not_fit_in_one_number_is_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     ids_N = lay([[4, 5, 4, 5, 6], [5, 4, 5]])
     sorted_levels = count_ngrams(ids_N, 4, V)

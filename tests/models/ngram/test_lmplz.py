@@ -116,7 +116,7 @@ def compare(path: Path, corpus: Corpus, settings: Ngram.Settings) -> tuple[np.nd
 def discounts_of(corpus: Corpus, order: int, lmplz: bool = False) -> np.ndarray:
     levels = count_ngrams(corpus.ids_N, order, len(corpus.vocabulary))
     rules = rules_of(levels, "kneser-ney", lmplz=lmplz)
-    return np.array([rule.taken[1:] for rule in rules])
+    return np.array([rule.discounts[1:] for rule in rules])
 
 
 # ---- texts of ours

@@ -79,7 +79,7 @@ def as_theirs(monkeypatch: pytest.MonkeyPatch, name: str, discount: float) -> No
 
     def theirs(task: Any) -> Any:
         taken = 0.0 if task.k == 1 else discount
-        rule = ours(task)._replace(taken=(0.0, taken, taken, taken))
+        rule = ours(task)._replace(discounts=(0.0, taken, taken, taken))
         return rule._replace(per_type=0.0) if task.k == 1 else rule
 
     monkeypatch.setitem(smoothing._SCHEMES, name, theirs)

@@ -123,17 +123,7 @@ def _word(text_B, at):
 
 @jit
 def parse(text_B, at, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
-    """Read lines as far as they are n-grams.
-
-    Args:
-        text_B: whole lines.
-        at: where to begin.
-        words_S2: what `enter_words` filled.
-        hash_MK: room for the hashes of the words.
-        ids_MK: receives the ids; room for as many lines as there can be.
-        logp_M: receives ln p.
-        backoff_M: receives ln b, 0 where none is given.
-        start_M: receives where each line begins.
+    """Read lines from `at` on, as far as they are n-grams; the arrays have room for as many lines as there can be.
 
     Returns:
         How many lines were read, and where the next begins: the text's end, or what is blank, a marker or wrong.
@@ -244,18 +234,17 @@ def _number(text_B, at):
 
 @jit
 def enter(ids_MK, logp_M, below_S, own_S, nodes_M2, size):
-    """Number k-grams, and find the numbers of their contexts and suffixes.
+    """Number k-grams, and find the numbers of their contexts and suffixes; whether any lacks one.
+
+    A slot of a table holds a piece of a k-gram's hash, and in its low bits the k-gram's number plus one.
 
     Args:
         ids_MK: the k-grams.
         logp_M: their ln p.
-        below_S: the table of the (k-1)-grams: pieces of their hashes, and their numbers plus one in the low bits.
+        below_S: the table of the (k-1)-grams.
         own_S: the table to enter them into; one slot where nobody will look for them.
         nodes_M2: uint64; receives of each the number of its context and its word, and its suffix's number and ln p.
         size: the first number.
-
-    Returns:
-        Whether any lacks a context or a suffix.
     """
     lacking = False
     rows, width = ids_MK.shape

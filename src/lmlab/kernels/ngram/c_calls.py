@@ -30,8 +30,7 @@ from numba.extending import intrinsic
 from lmlab.kernels.jit import callback, equal_of_8, inline, jit, lowest, prefetch
 from lmlab.kernels.ngram.layout import Level
 from lmlab.kernels.ngram.plain_calls import LENGTH, LEVEL, LOG_10, RECORD, Calls, tidied
-from lmlab.kernels.ngram.score import _factor, _line, _mix
-from lmlab.kernels.ngram.tables import Tables
+from lmlab.kernels.ngram.score import Tables, _factor, _line, _mix
 from lmlab.memory import fixed, room
 from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 

@@ -39,7 +39,7 @@ BLOCK = 64
 WIDE = 16  # contexts with more children have their sums stored
 SIZE, CHILDREN, STARTS, WIDES, MANY_WIDE, DIRECTORY, RUNS = range(7)  # the places in a level's head
 DROPPED, COUNTS, CODES, RULE, HEAD = 8, 16, 24, 32, 40  # of ladders, the number of steps and their widths
-PER_TYPE, PER_CONTEXT, LEAST = RULE + 4, RULE + 5, RULE + 6  # RULE itself: what is taken off a count of 0, 1, 2, 3..
+PER_TYPE, PER_CONTEXT, LEAST = RULE + 4, RULE + 5, RULE + 6  # RULE itself: the discounts of counts of 0, 1, 2, 3..
 _AHEAD = 4
 _RING = 32  # questions under way: more than 4 _AHEAD, a power of two
 
@@ -234,7 +234,7 @@ def children(level, node):
 
 
 @jit
-def _taken(level, count):
+def _discount(level, count):
     return _float(level[RULE + min(count, 3)])
 
 
@@ -257,7 +257,7 @@ def sums(below, level, context, start, stop):
             at = _counts(level, node >> 6)
         count = least + _read(level, at, node & 63, COUNTS)
         total += count
-        mass += _taken(level, count)
+        mass += _discount(level, count)
         types += count > 0
     besides = _float(level[PER_CONTEXT]) + _float(level[PER_TYPE]) * types
     if below[DROPPED + 1] or below[DROPPED] > 1:
@@ -384,7 +384,7 @@ def lookup(below, level, context_M, node_M, rank_M, p_M, chosen_M):
             node_M[i], chosen_M[i] = UNSEEN, weight
             continue
         count = np.int64(level[LEAST]) + _read(level, _counts(level, node >> 6), node & 63, COUNTS)
-        p_M[i] = (count - _taken(level, count)) / total + weight * p_M[i]
+        p_M[i] = (count - _discount(level, count)) / total + weight * p_M[i]
         node_M[i], rank_M[i], chosen_M[i] = node, node - start, p_M[i]
 
 

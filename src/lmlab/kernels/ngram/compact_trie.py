@@ -94,11 +94,11 @@ class CompactTrie:
         """The probability of each word without a context, float64, and its logarithm, float32."""
         rule = _rule(self.levels[0])
         count_V = self._unpack(0, 0, self.ngrams[0])[1]
-        taken_V = rule[np.minimum(count_V, 3)]
+        discount_V = rule[np.minimum(count_V, 3)]
         besides = rule[5] + rule[4] * np.count_nonzero(count_V)
-        total, mass = (float(np.cumsum(of_V)[-1]) + besides for of_V in (count_V.astype(np.float64), taken_V))
+        total, mass = (float(np.cumsum(of_V)[-1]) + besides for of_V in (count_V.astype(np.float64), discount_V))
         weight, total = (mass / total, total) if total > 0 else (1.0, 1.0)
-        p_V = (count_V - taken_V) / total + weight * (1 / (len(count_V) - len(NEVER_PREDICTED)))
+        p_V = (count_V - discount_V) / total + weight * (1 / (len(count_V) - len(NEVER_PREDICTED)))
         p_V[list(NEVER_PREDICTED)] = 0
         return p_V, log_of(p_V)
 
@@ -238,7 +238,7 @@ def _checksum(path: Path) -> int:
 
 
 def _rule(level: np.ndarray) -> np.ndarray:
-    """What is taken off counts of 0, 1, 2, 3 and more; what is handed down per type, and per context."""
+    """The discounts of counts of 0, 1, 2, 3 and more; the mass for the shorter context per type, and per context."""
     return level[RULE:LEAST].view(np.float64)
 
 
@@ -288,8 +288,8 @@ class _Level:
         count_G: the counts that smoothing starts from.
         code_G: the numbers of the words among their suffix contexts' children.
         wide_W: the contexts with many children.
-        sums_W2: their totals and masses.
-        rule: what is taken off counts of 0, 1, 2, 3 and more; per type, and per context.
+        sums_W2: their totals and what they give to the shorter context.
+        rule: the discounts of counts of 0, 1, 2, 3 and more; the mass per type, and per context.
     """
 
     count_G: np.ndarray
@@ -319,7 +319,7 @@ def _pack_levels(
             yield _pack(ready, start_C, _dropped(rule, context_G, pruned_G, start_C), words=k == 2)
         code_G = rank_F[place_F[level.suffix_G[kept_G]]] if k > 2 else level.key_G[kept_G].astype(np.uint32)
         count_G = np.asarray(rule.count_G, dtype=np.uint32)
-        numbers = np.array([*rule.taken, rule.per_type, rule.per_context])
+        numbers = np.array([*rule.discounts, rule.per_type, rule.per_context])
         sums = _wide_sums(level, count_G, pruned_G, start_C, numbers)
         ready = _Level(count_G[kept_G], _NOTHING if k == 1 else code_G, *sums, numbers)
         rank_F = (np.arange(len(ready.count_G)) - start_C[context_G[kept_G]]).astype(np.uint32)

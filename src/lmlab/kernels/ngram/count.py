@@ -247,14 +247,14 @@ def share(
     """Of some whole contexts the p of each child, the first context, and the b of each from there on; float64."""
     first, last = (int(context) for context in high(key_g)[[0, -1]])
     p_g, weight_c = np.empty(len(key_g)), np.ones(last - first + 1)
-    taken = np.asarray(rule.taken, dtype=np.float64)
+    discounts = np.asarray(rule.discounts, dtype=np.float64)
     besides = rule.per_type, rule.per_context
-    _share(key_g, suffix_g, count_g, dropped_g, taken, *besides, shorter_F, first, p_g, weight_c)
+    _share(key_g, suffix_g, count_g, dropped_g, discounts, *besides, shorter_F, first, p_g, weight_c)
     return p_g, first, weight_c
 
 
 @jit
-def _share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, shorter_F, first, p_g, weight_c):
+def _share(key_g, suffix_g, count_g, dropped_g, discounts, per_type, per_context, shorter_F, first, p_g, weight_c):
     """The sums of smoothing.py, in the same order."""
     many, stop = len(key_g), 0
     while stop < many:
@@ -265,7 +265,7 @@ def _share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, sh
                 prefetch(shorter_F, np.int64(suffix_g[stop + AHEAD]))
             count = count_g[stop]
             total += count
-            mass += count if dropped_g[stop] else taken[min(count, 3)]
+            mass += count if dropped_g[stop] else discounts[min(count, 3)]
             types += count > 0
             stop += 1
         besides = per_context + per_type * types
@@ -278,4 +278,4 @@ def _share(key_g, suffix_g, count_g, dropped_g, taken, per_type, per_context, sh
         weight_c[np.int64(context) - first] = weight
         for node in range(start, stop):
             count = count_g[node]
-            p_g[node] = (count - taken[min(count, 3)]) / total + weight * shorter_F[suffix_g[node]]
+            p_g[node] = (count - discounts[min(count, 3)]) / total + weight * shorter_F[suffix_g[node]]

@@ -38,17 +38,11 @@ _MORE = 1.5  # as many are expected where nobody knows how much text there is
 PIECE = 1 << 16  # words that pass the shelves together: their nodes stay in the second-level cache
 
 
-def count_sorted(
-    ids_N: np.ndarray,
-    words: Counts,
-    order: int,
-    progress: Callable[[str], None] | None = None,
-    memory: int | None = None,
-) -> list[Counts]:
+def count_sorted(ids_N: np.ndarray, words: Counts, order: int, memory: int | None = None) -> list[Counts]:
     """Count every k-gram, k <= order, of a corpus whose words are counted already."""
     counter = Counter(order, memory=memory)
     counter.count(pieces_of(ids_N))
-    return counter.levels(len(words), progress)
+    return counter.levels(len(words))
 
 
 class Shelf:

@@ -82,14 +82,14 @@ class Rule(NamedTuple):
 
     Attributes:
         count_G: the counts it starts from.
-        taken: the discount of a count of 0, 1, 2, and of 3 and more; its mass goes to the shorter context.
-        per_type: mass for the shorter context besides, for each different word that follows.
-        per_context: mass for the shorter context besides, for each context.
+        discounts: of a count of 0, 1, 2, and of 3 and more; what they take off goes to the shorter context.
+        per_type: mass for the shorter context besides, for each different word that follows (Witten-Bell).
+        per_context: mass for the shorter context besides, for each context (add-k).
         note: what was done otherwise than asked.
     """
 
     count_G: np.ndarray
-    taken: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
+    discounts: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
     per_type: float = 0.0
     per_context: float = 0.0
     note: str = ""

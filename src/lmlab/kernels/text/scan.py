@@ -1,4 +1,4 @@
-"""The scanner of scan.py in compiled form: words are known by a 64-bit hash of their bytes, as KenLM knows them.
+"""Whitespace words straight from bytes, compiled: words are known by a 64-bit hash of their bytes, as KenLM knows them.
 
 Words of up to eight bytes have hashes of their own; among a million longer ones, two share one with a chance of one in
 37 million. White space is found 64 bytes at a time, and bytes are hashed by eight, so text lies in a buffer that is
@@ -26,7 +26,7 @@ _ONE = uint64(1)
 
 
 class CompiledScanner:
-    """Turns whitespace words into ids: the same as `Scanner`.
+    """Turns whitespace words into ids, known from the start or learnt.
 
     Attributes:
         table_S2: uint64, open addressing: a word's hash, 0 where the slot is empty, and its id.
@@ -43,7 +43,7 @@ class CompiledScanner:
             _enter(self.table_S2, np.frombuffer(name.encode().ljust(_BEYOND), dtype=np.uint8), len(name), UNK)
 
     def feed(self, text: bytes) -> np.ndarray:
-        """See `WordScanner`."""
+        """The ids (uint32) of the next piece of text, sound UTF-8 that begins and ends between words."""
         size = len(text)
         if self._learn:
             self._make_room(size)
@@ -68,19 +68,19 @@ class CompiledScanner:
             self.table_S2 = larger_S2
 
     def close(self) -> np.ndarray:
-        """See `WordScanner`."""
+        """The ids that end the text: `<eos>` where its last line has no newline."""
         ended, self._open = self._open, False
         return np.array([EOS] if ended else [], dtype=np.uint32)
 
     def seal(self) -> None:
-        """See `WordScanner`."""
+        """Give up what only feeding needs."""
         self.table_S2 = np.empty((0, 2), dtype=np.uint64)
 
     def __len__(self) -> int:
         return len(SPECIALS) + self._words
 
     def words(self) -> list[str]:
-        """See `WordScanner`."""
+        """The words in order of their ids, the specials left out."""
         if not self._words:
             return []
         ends = self._end_W[: self._words]

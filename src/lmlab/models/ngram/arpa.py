@@ -27,9 +27,7 @@ Shapes: M lines of a piece, K words in each, G k-grams of a section, F (k-1)-gra
 from __future__ import annotations
 
 import gzip
-import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,28 +37,21 @@ from typing import IO, Any
 import numpy as np
 
 from lmlab import disk
-from lmlab.errors import ArtifactError, UsageError
+from lmlab.errors import UsageError
 from lmlab.kernels.ngram import twin
 from lmlab.kernels.ngram.layout import NONE, Counts, Level, high, low, pack
 from lmlab.memory import room
+from lmlab.models.ngram.arpa_text import Lines, columns, known, log10, natural, opened, shown
 from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 _SPELLED = {b"<unk>": UNK, b"<UNK>": UNK, b"<s>": BOS, b"</s>": EOS}
 _UNKNOWN = -100.0  # log10 p
-_CHUNK = 1 << 18
-_LONGEST = 1 << 24  # bytes of a line
-_SQUEEZED = 1032  # bytes that one byte of gzip can become
 _LINE = 40  # bytes of a typical one
 _LINES = 1 << 13  # written at once
-_COLUMN = re.compile(rb"[^\0\t\r ]+")
 _WORD = re.compile(rb"[^\0\t\n\r ]+")
 _COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})")
-_NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-[iI][nN][fF]")
-_LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
-_TEN = [float(f"1e{power}") for power in range(41)]
 
-Progress = Callable[[str], None]
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 """Lines as ids, ln p and ln b, and where in the text the next line begins."""
 
@@ -68,12 +59,8 @@ Piece = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 # ---- reading
 
 
-def read(path: Path, progress: Progress | None = None) -> tuple[Trie, list[bytes]]:
+def read(path: Path) -> tuple[Trie, list[bytes]]:
     """Read a file, compressed by gzip or not.
-
-    Args:
-        path: the file.
-        progress: is told a line for each section.
 
     Returns:
         The model, and the spellings of the ids from 4 on, in the order of the file.
@@ -81,20 +68,16 @@ def read(path: Path, progress: Progress | None = None) -> tuple[Trie, list[bytes
     Raises:
         ArtifactError: it cannot be read, or is no sound ARPA file; the message names the line.
     """
-    trie, words, missing = _read(path, {}, progress)
+    trie, words, missing = _read(path, {})
     if missing:
-        if progress:
-            progress("some n-grams lack their context or suffix; reading once more to add those")
-        trie, words, _ = _read(path, _parts_of(missing), progress)
+        trie, words, _ = _read(path, _parts_of(missing))
     return trie, words
 
 
-def _read(
-    path: Path, added: dict[int, np.ndarray], progress: Progress | None
-) -> tuple[Trie, list[bytes], list[np.ndarray]]:
+def _read(path: Path, added: Mapping[int, np.ndarray]) -> tuple[Trie, list[bytes], list[np.ndarray]]:
     """Read a file, with k-grams to add; also returns those that lack a context or a suffix (the model is then void)."""
-    with _opened(path) as (file, about, most):
-        lines = _Lines(path, file)
+    with opened(path) as (file, about, most):
+        lines = Lines(path, file)
         sizes = _header(lines, most)
         ids, level = _words(lines, sizes[0])
         loops = twin(Loops, about)(ids)
@@ -114,15 +97,13 @@ def _read(
                 if (again_G := np.flatnonzero(level.key_G[1:] == level.key_G[:-1])).size:
                     number = int(np.flatnonzero(place_F == again_G[0] + 1)[0])
                     raise lines.wrong(f"this {k}-gram was there before", number - size)
-            if progress:
-                progress(f"{k}-grams: {size:,} read")
         lines.expect(b"\\end\\")
     nothing = np.empty(0, dtype=np.uint32)
     levels[-1] = replace(levels[-1], suffix_G=nothing, backoff_G=nothing.view(np.float32))
     return Trie(tuple(levels), 0.0), list(ids)[len(_SPELLED) :], missing
 
 
-def _fill(section: _Section, lines: _Lines, k: int, size: int) -> list[np.ndarray]:
+def _fill(section: _Section, lines: Lines, k: int, size: int) -> list[np.ndarray]:
     """Enter a section's n-grams; returns those that lack a context or a suffix."""
     missing, left = [], size
     while lines.more():
@@ -138,7 +119,7 @@ def _fill(section: _Section, lines: _Lines, k: int, size: int) -> list[np.ndarra
             break
     if left:
         with lines.explained():
-            _known(_columns(lines.peek(), k)[1], section.loops.ids)
+            known(columns(lines.peek(), k)[1], section.loops.ids)
         raise lines.wrong("it cannot be understood")
     return missing
 
@@ -210,91 +191,7 @@ class _Section:
         return Level(key_G, counts.suffix_G, logp_G, backoff_G), place_G
 
 
-# ---- lines
-
-
-class _Lines:
-    """A file in pieces of whole lines.
-
-    Attributes:
-        text: the piece at hand.
-        at: where in it the next line begins.
-    """
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
-        self._number = 1  # of the next line
-        self.text, self.at = b"", 0
-
-    def more(self) -> bool:
-        """Have a line at hand, if there is one."""
-        if self.at == len(self.text):
-            self.text, self.at = self._file.read(_CHUNK), 0
-            if not self.text.endswith(b"\n"):
-                rest = self._file.readline(_LONGEST)
-                if len(rest) == _LONGEST:
-                    raise self.wrong(f"it has more than {_LONGEST:,} bytes")
-                self.text += rest
-            if self.text and not self.text.endswith(b"\n"):
-                self.text += b"\n"
-        return bool(self.text)
-
-    def take(self, end: int, lines: int) -> None:
-        """Leave lines behind, up to a place in the text."""
-        self.at, self._number = end, self._number + lines
-
-    def peek(self) -> bytes:
-        """The next line; empty at the end of the file."""
-        return self.text[self.at : self.text.index(b"\n", self.at)] if self.more() else b""
-
-    def next(self) -> bytes:
-        """Take a line; those that are blank are passed over."""
-        while self.more():
-            line = self.peek()
-            self.take(self.at + len(line) + 1, 1)
-            if line.strip():
-                return line.strip()
-        return b""
-
-    def expect(self, marker: bytes) -> None:
-        """Take the line that opens a section."""
-        line = self.next()
-        if line != marker:
-            found = f"{_shown(line)} stands" if line else "the file ends"
-            raise self.wrong(f"{found} where {marker.decode()} is due", -1)
-
-    def wrong(self, what: str, ahead: int = 0) -> ArtifactError:
-        """The error of the next line, or one some lines ahead."""
-        about = f"{self._path} is no sound ARPA file: line {self._number + ahead}: {what}"
-        return ArtifactError(about, "get it again, or write it again")
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Name the line in what the block finds wrong with it."""
-        try:
-            yield
-        except ValueError as error:
-            raise self.wrong(str(error)) from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], int, int]]:
-    """The text of a file, about how many bytes it has, and how many it can have."""
-    try:
-        with path.open("rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not zipped:
-                yield raw, size, size
-                return
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield file, 4 * size, _SQUEEZED * size  # type: ignore[misc]  # reads as IO does
-    except (OSError, EOFError, zlib.error) as error:
-        raise ArtifactError(f"{path} cannot be read ({error})", "get it again, or write it again") from error
-
-
-def _header(lines: _Lines, most: int) -> list[int]:
+def _header(lines: Lines, most: int) -> list[int]:
     """How many n-grams of each length are promised."""
     while (line := lines.next()) != b"\\data\\":
         if not line:
@@ -303,22 +200,22 @@ def _header(lines: _Lines, most: int) -> list[int]:
     while not (line := lines.next()).startswith(b"\\"):
         match = _COUNT.fullmatch(line)
         if not match or int(match[1]) != len(sizes) + 1:
-            raise lines.wrong(f"{_shown(line)} stands where 'ngram {len(sizes) + 1}=...' is due", -1)
+            raise lines.wrong(f"{shown(line)} stands where 'ngram {len(sizes) + 1}=...' is due", -1)
         sizes.append(int(match[2]))
         if int(match[2]) >= NONE or sum(size * (2 * k + 2) for k, size in enumerate(sizes, 1)) > most:
             raise lines.wrong("it promises more n-grams than the file has room for", -1)
     if line != b"\\1-grams:" or not sizes:
-        raise lines.wrong(f"{_shown(line)} stands where \\1-grams: is due, after 'ngram 1=...'", -1)
+        raise lines.wrong(f"{shown(line)} stands where \\1-grams: is due, after 'ngram 1=...'", -1)
     return sizes
 
 
-def _words(lines: _Lines, size: int) -> tuple[dict[bytes, int], Level]:
+def _words(lines: Lines, size: int) -> tuple[dict[bytes, int], Level]:
     """The ids of all words, and level 1."""
     ids, logps, backoffs = dict(_SPELLED), [np.nan] * len(SPECIALS), [0.0] * len(SPECIALS)
     with lines.explained():
         for _ in range(size):
             line = lines.peek()
-            logp, (word,), backoff = _columns(line, 1)
+            logp, (word,), backoff = columns(line, 1)
             id = ids.setdefault(word, len(logps))
             if id == len(logps):
                 logps.append(logp)
@@ -326,67 +223,27 @@ def _words(lines: _Lines, size: int) -> tuple[dict[bytes, int], Level]:
             elif id < len(SPECIALS) and np.isnan(logps[id]):
                 logps[id], backoffs[id] = logp, backoff
             else:
-                raise ValueError(f"the word {_shown(word)} was there before")
+                raise ValueError(f"the word {shown(word)} was there before")
             lines.take(lines.at + len(line) + 1, 1)
     if np.isnan(logps[UNK]):
         logps[UNK] = _UNKNOWN
     logps[BOS] = -np.inf
-    logp_V, backoff_V = _natural(logps), _natural(backoffs)
+    logp_V, backoff_V = natural(logps), natural(backoffs)
     logp_V[np.isnan(logp_V)] = -np.inf
     key_V = np.arange(len(logp_V), dtype=np.uint64)
     return ids, Level(key_V, np.zeros(len(logp_V), dtype=np.uint32), logp_V, backoff_V)
 
 
-def _columns(line: bytes, k: int) -> tuple[float, list[bytes], float]:
-    """Log10 p, the words and log10 b of a line; a ValueError says what is wrong with it."""
-    columns = _COLUMN.findall(line)
-    if not columns or columns[0].startswith(b"\\"):
-        raise ValueError(f"there are fewer {k}-grams than the header promises")
-    logp = _number(columns[0])
-    if not logp <= 0:
-        raise ValueError(f"{_shown(columns[0])} is no log10 probability, a number up to 0")
-    if len(columns) - k not in (1, 2):
-        raise ValueError(f"it has {len(columns)} columns, not the {k + 1} or {k + 2} of a {k}-gram")
-    backoff = _number(columns[-1]) if len(columns) == k + 2 else 0.0
-    if not backoff < 1e9:
-        raise ValueError(f"{_shown(columns[-1])} is no log10 backoff weight")
-    return logp, columns[1 : k + 1], backoff
-
-
-def _number(column: bytes) -> float:
-    """NaN where it is no number; -inf for what stands for a probability of 0."""
-    value = float(column) if _NUMBER.fullmatch(column) else np.nan
-    return -np.inf if value == -99 else value
-
-
-def _known(words: list[bytes], ids: Mapping[bytes, int]) -> list[int]:
-    """The ids of words; a ValueError names one that has none."""
-    for word in words:
-        if word not in ids:
-            raise ValueError(f"the word {_shown(word)} is not among the 1-grams")
-    return [ids[word] for word in words]
-
-
-def _natural(log10s: Sequence[float]) -> np.ndarray:
-    with np.errstate(over="ignore"):  # as good as -inf
-        return (np.array(log10s, dtype=np.float64) * _LN_10).astype(np.float32)
-
-
-def _shown(text: bytes) -> str:
-    return repr(text[:60].decode("utf-8", "backslashreplace"))
-
-
 # ---- writing
 
 
-def write(path: Path, trie: Trie, words: Sequence[bytes], progress: Progress | None = None) -> None:
+def write(path: Path, trie: Trie, words: Sequence[bytes]) -> None:
     """Write a model, compressed by gzip where the name ends in .gz; every log comes back as the same float32.
 
     Args:
         path: where; what stood there is replaced when all is written.
         trie: the model.
         words: the spellings of the ids from 4 on.
-        progress: is told a line for each section.
 
     Raises:
         UsageError: a word, or the model, cannot be said in this format.
@@ -396,17 +253,15 @@ def write(path: Path, trie: Trie, words: Sequence[bytes], progress: Progress | N
     spell = twin(Loops, _LINE * sum(trie.ngrams)).speller(spelled)
     with _replacing(path) as file:
         file.write(b"\\data\\\n")
-        for k, level in enumerate(trie.levels, 1):
-            file.write(b"ngram %d=%d\n" % (k, len(level.key_G) - (k == 1)))
-        for k, level in enumerate(trie.levels, 1):
+        for k, many in enumerate(trie.ngrams, 1):
+            file.write(b"ngram %d=%d\n" % (k, many - (k == 1)))
+        for k in range(1, trie.order + 1):
             file.write(b"\n\\%d-grams:\n" % k)
             for ids_MK, logp_M, backoff_M in trie.pieces(k, _LINES):
                 if k == 1:
                     logp_M[ids_MK[:, 0] == BOS] = 0  # as lmplz has it
                 said_M = ids_MK[:, -1] != PAD
                 file.write(spell(ids_MK[said_M], logp_M[said_M], backoff_M[said_M] if len(backoff_M) else backoff_M))
-            if progress:
-                progress(f"{k}-grams: {len(level.key_G):,} written")
         file.write(b"\n\\end\\\n")
 
 
@@ -421,7 +276,7 @@ def _spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
         raise UsageError(f"{len(words):,} spellings are not those of {len(trie.levels[0].key_G):,} ids", "give all")
     for word in words:
         if word in _SPELLED or not _WORD.fullmatch(word):
-            raise UsageError(f"the word {_shown(word)} cannot be written as ARPA", "use a tokenizer without such words")
+            raise UsageError(f"the word {shown(word)} cannot be written as ARPA", "use a tokenizer without such words")
     if len(set(words)) < len(words):
         raise UsageError("two words are spelled the same and cannot be written as ARPA", "use another tokenizer")
     return [b"", b"<unk>", b"<s>", b"</s>", *words]
@@ -460,14 +315,14 @@ class Loops:
         rows, logps, backoffs = [], [], []
         for line in text[at:].split(b"\n")[:-1]:
             try:
-                logp, words, backoff = _columns(line, k)
-                rows.append(_known(words, self.ids))
+                logp, words, backoff = columns(line, k)
+                rows.append(known(words, self.ids))
             except ValueError:
                 break
             logps.append(logp)
             backoffs.append(backoff)
             at += len(line) + 1
-        return np.array(rows, dtype=np.uint32).reshape(-1, k), _natural(logps), _natural(backoffs), at
+        return np.array(rows, dtype=np.uint32).reshape(-1, k), natural(logps), natural(backoffs), at
 
     def enter(
         self, ids_MK: np.ndarray, logp_M: np.ndarray, below: Any, own: Any, nodes_M2: np.ndarray, size: int
@@ -503,25 +358,11 @@ class Loops:
 
         def spell(ids_MK: np.ndarray, logp_M: np.ndarray, backoff_M: np.ndarray) -> bytes:
             columns = [
-                map(_log10, logp_M.tolist()),
+                map(log10, logp_M.tolist()),
                 (b" ".join([spelled[id] for id in row]) for row in ids_MK.tolist()),
             ]
             if len(backoff_M):
-                columns.append(map(_log10, backoff_M.tolist()))
+                columns.append(map(log10, backoff_M.tolist()))
             return b"".join(b"\t".join(line) + b"\n" for line in zip(*columns, strict=True))
 
         return spell
-
-
-def _log10(log: float) -> bytes:
-    """A natural log as log10, with the fewest decimals that always bring its float32 back."""
-    if log == -np.inf:
-        return b"-99"
-    value, decimals, least = min(abs(log), 1e9), 7, 2.0
-    while 0 < value < least and decimals < 40:
-        least /= 8  # float32 gets finer by 8, decimals by 10
-        decimals += 1
-    digits = int(value * _LOG10_E * _TEN[decimals] + 0.5)
-    whole, part = divmod(digits, 10**decimals)
-    sign = b"-" if log < 0 and digits else b""
-    return sign + (b"%d.%0*d" % (whole, decimals, part)).rstrip(b"0").rstrip(b".")

@@ -14,8 +14,6 @@ Shapes: N tokens of all documents, M places where a k-gram ends, G distinct k-gr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lmlab.errors import DataError, EmptyDataError
@@ -30,7 +28,6 @@ def count_ngrams(
     ids_N: np.ndarray,
     order: int,
     vocab_size: int,
-    progress: Callable[[str], None] | None = None,
     memory: int | None = None,
 ) -> list[Counts]:
     """Count every k-gram of every length k <= order.
@@ -39,7 +36,6 @@ def count_ngrams(
         ids_N: documents laid end to end, each `<bos> d1 .. dk <eos>`; any unsigned integer type, memory-mapped or not.
         order: the greatest length, any number >= 1.
         vocab_size: V; level 1 has all V words as nodes, seen or not.
-        progress: is told a line for each level.
         memory: bytes that the process may take; beyond, counting goes on on disk.
 
     Returns:
@@ -55,16 +51,10 @@ def count_ngrams(
         from lmlab.kernels.ngram.counter import count_sorted as count
     else:
         count = twin(count_sorted, len(ids_N) * order)
-    return count(ids_N, words, order, progress, memory)
+    return count(ids_N, words, order, memory)
 
 
-def count_sorted(
-    ids_N: np.ndarray,
-    words: Counts,
-    order: int,
-    progress: Callable[[str], None] | None = None,
-    memory: int | None = None,
-) -> list[Counts]:
+def count_sorted(ids_N: np.ndarray, words: Counts, order: int, memory: int | None = None) -> list[Counts]:
     """Count by sorting; the arguments are those of `count_ngrams`, with level 1 counted already."""
     bits = len(ids_N).bit_length(), len(words).bit_length()
     work_3N = np.empty((3, len(ids_N)), dtype=np.int64)  # for all levels: memory is slower to get than to sort
@@ -76,10 +66,7 @@ def count_sorted(
     word_N |= opens_N
     node_N = np.array(ids_N, dtype=np.uint32)
     levels = [words]
-    for k in range(2, order + 1):
-        levels.append(_extend(work_3N, node_N, *bits, longest=k == order))
-        if progress:
-            progress(f"{k}-grams: {len(levels[-1]):,} distinct")
+    levels += [_extend(work_3N, node_N, *bits, longest=k == order) for k in range(2, order + 1)]
     return levels
 
 

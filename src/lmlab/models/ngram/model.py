@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,31 +110,20 @@ class Ngram:
         self.trie = trie
 
     @classmethod
-    def estimate(
-        cls,
-        settings: Ngram.Settings,
-        vocab_size: int,
-        ids_N: np.ndarray,
-        progress: Callable[[str], None] | None = None,
-    ) -> Ngram:
+    def estimate(cls, settings: Ngram.Settings, vocab_size: int, ids_N: np.ndarray) -> Ngram:
         """Count a corpus and smooth the counts.
 
         Args:
             settings: order and smoothing.
             vocab_size: V; words never seen get their share too.
             ids_N: documents laid end to end, each `<bos> d1 .. dk <eos>`, unsigned integers, memory-mapped or not.
-            progress: is told a line for each step.
 
         Raises:
             EmptyDataError: nothing in the data is predicted.
             DataError: ids outside the vocabulary, padding among them, or no leading `<bos>`.
         """
         memory = parse_size(settings.memory) if settings.memory else None
-        model = cls.from_counts(settings, count_ngrams(ids_N, settings.order, vocab_size, progress, memory))
-        if progress:
-            for note in model.notes:
-                progress(note)
-        return model
+        return cls.from_counts(settings, count_ngrams(ids_N, settings.order, vocab_size, memory))
 
     @classmethod
     def from_counts(cls, settings: Ngram.Settings, levels: list[Counts]) -> Ngram:

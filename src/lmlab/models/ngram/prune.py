@@ -130,7 +130,7 @@ def _worths(trie: Trie, suffixes: list[np.ndarray], histories: Sequence[np.ndarr
 
 
 def _normalised(trie: Trie, suffixes: list[np.ndarray], dropped: list[np.ndarray]) -> Trie:
-    """The same with the backoff weights that fit once the k-grams are dropped."""
+    """The trie with the backoff weights that fit once the k-grams are dropped."""
     levels = list(trie.levels)
     for k, dropped_G in enumerate(dropped, 1):
         below, level = levels[k - 1], levels[k]

@@ -1,19 +1,21 @@
-"""Smoothing: counts to probabilities, in one form that every lookup shares.
+"""Smoothing: counts to probabilities and backoff weights, in one form that every lookup shares.
 
-Every smoothing here gives each stored k-gram h w a probability p and each context h a weight b, such that
+Every smoothing here gives each stored k-gram h w a probability p and each context h a backoff weight b, such that
 
     P(w | h) = p(h w)                where h w is stored
              = b(h) P(w | h')        where it is not; h' is h without its first word, b = 1 for a context never seen
 
-and each but stupid backoff is one interpolation, from the shortest k-grams up to the longest:
+and each but stupid backoff interpolates, from the shortest k-grams up to the longest, down to the uniform distribution
+over the words that can be predicted:
 
-    p(h w) = (kept(h w) + mass(h) p(h' w)) / total(h)      b(h) = mass(h) / total(h)
+    p(h w) = (c(h w) - D(h w) + mass(h) p(h' w)) / total(h)        b(h) = mass(h) / total(h)
 
-down to the uniform distribution over the words that can be predicted. They differ in which counts they start from, what
-is taken off each of them, and what mass is handed down besides: see `_SCHEMES`. What pruning drops is handed down too.
+c are the counts that a smoothing starts from, raw ones or Kneser-Ney's adjusted ones; D is their discount, by count;
+total(h) is the sum of c(h w), and mass(h) that of D(h w), over all w; Witten-Bell and add-k add to both. `_SCHEMES` has
+a function for each smoothing that chooses c and D. A k-gram that pruning drops has all of its count as its discount.
 
-The children of a context lie side by side, so a level is smoothed in pieces of whole contexts, in memory that the cache
-holds. All is computed in float64 and stored as natural logs in float32.
+The children of a context lie side by side, so a level is smoothed in pieces of whole contexts, in memory that the
+processor's cache holds. All is computed in float64 and stored as natural logs in float32.
 
 Shapes: G k-grams of a level, C contexts (the k-grams one level down; one empty context below level 1), g and c of a
 piece of whole contexts, F k-grams one level down.
@@ -166,23 +168,22 @@ def share(
     rule: Rule,
     shorter_F: np.ndarray,
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Of some whole contexts the p of each child, the first context, and the b of each from there on; float64."""
+    """Of some whole contexts: p of each child, the first context, and b of each context from there on; float64."""
     context_g = high(key_g)
     first, contexts = int(context_g[0]), int(context_g[-1]) - int(context_g[0]) + 1
     context_g = (context_g - np.uint32(first)).astype(np.intp)
-    taken_g = np.asarray(rule.taken).take(np.minimum(count_g, 3))
-    kept_g = count_g - taken_g
+    discount_g = np.asarray(rule.discounts).take(np.minimum(count_g, 3))
     besides_c = np.full(contexts, rule.per_context)
     if rule.per_type:
         besides_c += rule.per_type * np.bincount(context_g, weights=count_g > 0)
     total_c = np.bincount(context_g, weights=count_g) + besides_c
-    mass_c = np.bincount(context_g, weights=np.where(dropped_g, count_g, taken_g)) + besides_c
+    mass_c = np.bincount(context_g, weights=np.where(dropped_g, count_g, discount_g)) + besides_c
     nothing_c = total_c == 0  # hands all down
     total_c += nothing_c
     mass_c += nothing_c
     weight_c = mass_c / total_c
     shared_g = weight_c.take(context_g) * shorter_F.take(suffix_g)
-    return kept_g / total_c.take(context_g) + shared_g, first, weight_c
+    return (count_g - discount_g) / total_c.take(context_g) + shared_g, first, weight_c
 
 
 def _whole_contexts(level: Counts) -> Iterator[slice]:
@@ -241,7 +242,7 @@ def counts_of_counts(count_G: np.ndarray) -> np.ndarray:
 
 
 def discounts(n: np.ndarray, lmplz: bool = False) -> tuple[list[float], str]:
-    """What modified Kneser-Ney takes off a count of 0, 1, 2 and of 3 and more, and a note where it had to fall back.
+    """The discounts of modified Kneser-Ney for counts of 0, 1, 2 and of 3 and more, and a note where it fell back.
 
     D_j = j - (j + 1) Y n_{j+1} / n_j with Y = n_1 / (n_1 + 2 n_2), where n_j k-grams have the count j (Chen and
     Goodman 1998, section 3). Where n_1, n_2 or n_3 is 0, or a D_j lies outside [0, j], j Y stands in: D_1 is Y anyway,
@@ -263,8 +264,8 @@ def discounts(n: np.ndarray, lmplz: bool = False) -> tuple[list[float], str]:
         if len(found) == 3 and all(0 <= d <= j for j, d in enumerate(found, 1)):
             return [0.0, *found], ""
         fallback = fallback if lmplz else (y, 2 * y, 3 * y)
-    shown, taken = ", ".join(f"{c:,}" for c in n[1:5]), "{:.3g}, {:.3g} and {:.3g}".format(*fallback)
-    note = f"the counts of counts {shown} allow no Kneser-Ney discounts; fell back to {taken}"
+    shown, instead = ", ".join(f"{c:,}" for c in n[1:5]), "{:.3g}, {:.3g} and {:.3g}".format(*fallback)
+    note = f"the counts of counts {shown} allow no Kneser-Ney discounts; fell back to {instead}"
     return [0.0, *fallback], note if n[1:].any() else ""
 
 
@@ -273,8 +274,8 @@ def _kneser_ney(task: Task) -> Rule:
     n = counts_of_counts(count_G)
     if task.lmplz and task.k < len(task.levels):
         _miscount(task, count_G, n)
-    taken, note = discounts(n, task.lmplz)
-    return Rule(count_G, taken, note=note)
+    found, note = discounts(n, task.lmplz)
+    return Rule(count_G, found, note=note)
 
 
 def _miscount(task: Task, count_G: np.ndarray, n: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from lmlab.vocabulary import BOS
 
 if TYPE_CHECKING:
     from lmlab.kernels.ngram.rows import RowTables
-    from lmlab.kernels.ngram.tables import Tables
+    from lmlab.kernels.ngram.score import Tables
 
 _PIECE = 1 << 20  # tokens scored together: what bounds the memory of a long text
 _PAYS = 20  # n-grams can be entered in a table in the time in which one token is scored without
@@ -121,7 +121,7 @@ class Trie:
     @cached_property
     def tables(self) -> Tables:
         """The hash tables of batch scoring, made when first asked for."""
-        from lmlab.kernels.ngram.tables import Tables
+        from lmlab.kernels.ngram.score import Tables
 
         return Tables(self.sound_levels(), self.absent)
 
