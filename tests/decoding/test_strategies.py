@@ -1,6 +1,7 @@
 """Strategies on scripted models whose every text can be written down."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,6 +55,13 @@ def test_greedy_takes_the_likeliest_each_time():
 
 def test_greedy_is_temperature_zero_and_a_beam_of_one():
     assert texts(GARDEN, Greedy()) == texts(GARDEN, Sample(temperature=0)) == texts(GARDEN, Beam(width=1))
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(seed=3), Beam(width=2)])
+def test_a_strategy_says_whether_it_revises_its_text(strategy):
+    shown = [step.best[0].ids() for step in decode(GARDEN, [], strategy, max_tokens=2)]
+    only_grows = all(later[: len(earlier)] == earlier for earlier, later in pairwise(shown))
+    assert strategy.revises is not only_grows
 
 
 def test_greedy_has_one_answer():
