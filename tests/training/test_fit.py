@@ -447,7 +447,9 @@ def test_what_went_by_before_and_what_is_scored_afterwards_leave_fewer_steps(mon
     whole = steps[0.0, 0]
     assert steps[0.15, 0] == pytest.approx(whole - 50, abs=1)
     assert steps[9.0, 0] == pytest.approx(whole - 100, abs=1)
-    assert steps[0.0, 10_000_000] == pytest.approx(whole - 10_000_000 * (1e-6 / 90) / 0.003, abs=2)  # a tick for 90 tokens
+    assert steps[0.0, 10_000_000] == pytest.approx(
+        whole - 10_000_000 * (1e-6 / 90) / 0.003, abs=2
+    )  # a tick for 90 tokens
 
 
 @pytest.mark.parametrize("budget", [{"minutes": 0.003}, {"steps": 120}])
