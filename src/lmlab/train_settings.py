@@ -56,11 +56,11 @@ class TrainSettings(config.Settings):
         "auto", "bf16 where a probe shows the machine multiplies it faster, else fp32", choices=("auto", "fp32", "bf16")
     )
     threads: int | None = setting(
-        None, "processor threads; none is one a core, or one alone where a timed run measures it to be faster", ge=1
+        None, "processor threads; none measures one against one a core, and takes one in runs of under 100 steps", ge=1
     )
     parts: int | None = setting(
         None,
-        "blocks of rows a batch, each in a thread of its own; none is 1, or one a core where a timed run measures that "
+        "row blocks a batch, each in a thread of its own; none is 1, or one a core where a timed run measures that "
         "to be faster; processes of several have one block each",
         ge=1,
     )

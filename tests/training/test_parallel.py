@@ -158,6 +158,18 @@ def test_a_run_of_steps_takes_the_faster_number_of_threads_and_records_it(
     assert resumed(tmp_path / "run", threads=None, **budget).go().progress.threads == fastest[0]
 
 
+def test_a_way_that_is_hopeless_from_its_first_step_is_tried_no_further(monkeypatch, two_cores):
+    """On a busy machine, threads that wait for each other may take a hundred times as long as one."""
+    tried = []
+
+    def seconds(progress):
+        tried.append(progress.threads)
+        return 0.01 if progress.threads == 1 else 0.5
+
+    assert fit(threads=None, steps=300, clock=Clock(monkeypatch, seconds)).go().progress.threads == 1
+    assert tried == [1] * (1 + 3) + [2] + [1] * 300
+
+
 @pytest.mark.parametrize(("named", "way"), [({"steps": 99}, (1, 1)), ({"steps": 100, "threads": 2}, (2, 1))])
 def test_a_short_run_and_one_whose_threads_are_named_try_nothing(monkeypatch, two_cores, named, way):
     clock, tried = machine_where((2, 1), monkeypatch)

@@ -34,10 +34,11 @@ class Outcome:
     progress: Progress
 
 
+@dataclass
 class Loop:
     """Trains a model from where its stepper stands to the end of the plan, and leaves its best weights in it.
 
-    Args:
+    Attributes:
         model: trained in place, in evaluation mode at the end.
         settings: of rates, evaluations and patience.
         stepper: moves the weights and counts.
@@ -51,24 +52,17 @@ class Loop:
         seconds: tells the seconds spent so far.
     """
 
-    def __init__(
-        self,
-        model: NeuralModel,
-        settings: TrainSettings,
-        stepper: Stepper,
-        plan: Plan,
-        keeper: Keeper,
-        validation: Validation | None,
-        replanner: Replanner | None,
-        sample: Callable[[NeuralModel], str] | None,
-        listeners: Sequence[Listener],
-        ranks: Ranks,
-        seconds: Callable[[], float],
-    ) -> None:
-        self._model, self._settings, self._stepper, self._plan = model, settings, stepper, plan
-        self._keeper, self._validation, self._replanner, self._sample = keeper, validation, replanner, sample
-        self._listeners, self._ranks, self._seconds = listeners, ranks, seconds
-        self._progress = stepper.progress
+    model: NeuralModel
+    settings: TrainSettings
+    stepper: Stepper
+    plan: Plan
+    keeper: Keeper
+    validation: Validation | None
+    replanner: Replanner | None
+    sample: Callable[[NeuralModel], str] | None
+    listeners: Sequence[Listener]
+    ranks: Ranks
+    seconds: Callable[[], float]
 
     def run(self, interrupt: Interrupt) -> Outcome:
         """Train to the end of the plan, until validation stays worse (early), or until asked to stop (interrupted).
@@ -76,56 +70,56 @@ class Loop:
         Raises:
             NonFiniteError: a loss became NaN or infinite.
         """
-        progress = self._progress
+        progress = self.stepper.progress
         if progress.step == 0:
             self._save()
         self._tell(
             Began(
                 progress.step,
-                self._plan.total,
-                self._model.parameter_count,
+                self.plan.total,
+                self.model.parameter_count,
                 progress.precision,
                 progress.threads,
-                self._seconds(),
+                self.seconds(),
                 progress.parts,
-                self._ranks.count,
-                self._model.device.type,
+                self.ranks.count,
+                self.model.device.type,
             )
         )
         reason = self._steps(interrupt)
         if reason != "interrupted":
             self._save()
             if progress.best_nats is None:
-                self._keeper.keep_best()
-        self._keeper.restore_best()
-        self._model.eval()
+                self.keeper.keep_best()
+        self.keeper.restore_best()
+        self.model.eval()
         self._tell(
-            Ended(progress.step, reason, progress.best_nats, progress.best_step, progress.tokens, self._seconds())
+            Ended(progress.step, reason, progress.best_nats, progress.best_step, progress.tokens, self.seconds())
         )
         return Outcome(reason, progress)
 
     def _steps(self, interrupt: Interrupt) -> str:
-        settings, progress, keeper = self._settings, self._progress, self._keeper
-        began = progress.step, progress.tokens, self._seconds()
-        nats, tokens, share = 0.0, 0, self._plan.progress(progress.step)
-        self._model.train()
+        settings, progress, keeper = self.settings, self.stepper.progress, self.keeper
+        began = progress.step, progress.tokens, self.seconds()
+        nats, tokens, share = 0.0, 0, self.plan.progress(progress.step)
+        self.model.train()
         # patience is asked before a step, so that a run resumed after it ran out makes none
         while settings.patience is None or progress.worse < settings.patience:
-            if progress.step >= self._plan.total:
+            if progress.step >= self.plan.total:
                 return "done"
-            before, share = share, self._plan.progress(progress.step + 1)
-            drop(self._model, dropout_times(settings, share))
-            step_nats, step_tokens = self._stepper.step(learning_rate(settings, share))
+            before, share = share, self.plan.progress(progress.step + 1)
+            drop(self.model, dropout_times(settings, share))
+            step_nats, step_tokens = self.stepper.step(learning_rate(settings, share))
             nats, tokens = nats + step_nats, tokens + step_tokens
             if self._due(_LOGS, before, share):
                 self._tell(self._stepped(nats / max(1, tokens), *began))
                 nats, tokens = 0.0, 0
             if self._due(settings.evaluations, before, share):
                 self._evaluate(_whole_parts(share, settings.evaluations))
-            if self._replanner is not None and self._due(_REPLANS, before, share):
-                self._plan = self._replanner.replanned(self._plan, progress.step)
-                progress.plan = str(self._plan)
-            asked, due_of_any = self._ranks.total(interrupt.asked, keeper.due)
+            if self.replanner is not None and self._due(_REPLANS, before, share):
+                self.plan = self.replanner.replanned(self.plan, progress.step)
+                progress.plan = str(self.plan)
+            asked, due_of_any = self.ranks.total(interrupt.asked, keeper.due)
             if asked or due_of_any:
                 self._save()
             if asked:
@@ -139,40 +133,40 @@ class Loop:
         """
         if not times:
             return False
-        step = self._progress.step
-        total = self._plan.total_at(step)  # not the last: a repeated run knows the changes of its plan beforehand
+        step = self.stepper.progress.step
+        total = self.plan.total_at(step)  # not the last: a repeated run knows the changes of its plan beforehand
         return step >= total or _whole_parts(share, times) > _whole_parts(before, times)
 
     def _evaluate(self, nth: int) -> None:
         """Score the validation split, keep the weights if they are the best, write a sample now and then."""
-        progress = self._progress
-        if self._validation is not None:
-            nats = self._validation.nats(progress.validation_tokens)
+        progress = self.stepper.progress
+        if self.validation is not None:
+            nats = self.validation.nats(progress.validation_tokens)
             check_finite("validation loss", nats, progress.step)
             best = progress.best_nats is None or nats < progress.best_nats
             if best:
                 progress.best_nats, progress.best_step, progress.worse = nats, progress.step, 0
-                self._keeper.keep_best()
+                self.keeper.keep_best()
             else:
                 progress.worse += 1
-            self._tell(Evaluated(progress.step, nats, best, self._seconds()))
-        if self._sample is not None and nth % -(-self._settings.evaluations // _SAMPLES) == 0:
+            self._tell(Evaluated(progress.step, nats, best, self.seconds()))
+        if self.sample is not None and nth % -(-self.settings.evaluations // _SAMPLES) == 0:
             with torch.random.fork_rng(devices=[]):
-                text = self._sample(copy.deepcopy(self._model).to("cpu").eval())
+                text = self.sample(copy.deepcopy(self.model).to("cpu").eval())
             self._tell(Sampled(progress.step, text))
         self._save()
 
     def _save(self) -> None:
-        self._keeper.save(self._progress, self._stepper.tensors())
+        self.keeper.save(self.stepper.progress, self.stepper.tensors())
 
     def _stepped(self, nats: float, from_step: int, from_tokens: int, since: float) -> Stepped:
-        progress, total, now = self._progress, self._plan.total, self._seconds()
+        progress, total, now = self.stepper.progress, self.plan.total, self.seconds()
         return Stepped(
             step=progress.step,
             total_steps=total,
             train_nats=nats,
-            lr=learning_rate(self._settings, self._plan.progress(progress.step)),
-            epoch=self._stepper.epochs,
+            lr=learning_rate(self.settings, self.plan.progress(progress.step)),
+            epoch=self.stepper.epochs,
             tokens=progress.tokens,
             tokens_per_second=(progress.tokens - from_tokens) / max(1e-9, now - since),
             seconds=now,
@@ -180,7 +174,7 @@ class Loop:
         )
 
     def _tell(self, event: Event) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener(event)
 
 

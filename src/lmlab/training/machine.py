@@ -75,7 +75,9 @@ def choose_precision(wanted: str, on: device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     numbers = torch.Generator().manual_seed(0)  # its own: a probe must not move the run's random state
     left, right = torch.randn(256, 512, generator=numbers), torch.randn(512, 512, generator=numbers)
-    gain = _product_seconds(left, right) / _product_seconds(left.bfloat16(), right.bfloat16())
+    with threads_kept():
+        torch.set_num_threads(1)  # several that wait for each other on a busy machine would measure that
+        gain = _product_seconds(left, right) / _product_seconds(left.bfloat16(), right.bfloat16())
     return "bf16" if gain > _PROBE_GAIN else "fp32"
 
 
