@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
+from itertools import chain, repeat, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -109,21 +109,21 @@ class WordsTokenizer(Tokenizer):
         return Encoded(ids_N, unknown_bytes=sum(len(words[i].encode()) for i in unknown))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return self.detokenise([self.tokens[id] for id in self.checked(ids).tolist() if id not in SILENT])
+        ids_N = self.checked(ids)
+        spoken_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
+        return self.detokenise(list(map(self.tokens.__getitem__, spoken_N.tolist())))
 
     def detokenise(self, words: Sequence[str]) -> str:
         """Words joined by their gaps, whether they are known or not."""
-        gaps = map(self._gap, words, words[1:])
-        return "".join(word + gap for word, gap in zip(words, [*gaps, ""], strict=False))
-
-    def _gap(self, left: str, right: str) -> str:
-        return GAPS[min(self._after.get(left, SPACE), self._before.get(right, NEWLINE))]
+        after, before = map(self._after.get, words, repeat(SPACE)), map(self._before.get, words[1:], repeat(NEWLINE))
+        gaps = map(GAPS.__getitem__, map(min, after, before))
+        return "".join(chain.from_iterable(zip_longest(words, gaps, fillvalue="")))
 
     def surface(self, id: int, previous: int | None) -> bytes:
         if id in SILENT:
             return b""
-        gap = "" if previous is None else self._gap(self.tokens[previous], self.tokens[id])
-        return (gap + self.tokens[id]).encode()
+        before = [] if previous is None else [self.tokens[previous]]
+        return self.detokenise([*before, self.tokens[id]])[sum(map(len, before)) :].encode()
 
     def normalise(self, text: str) -> str:
         return self.detokenise(self.tokenise(text))
