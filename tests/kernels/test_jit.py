@@ -36,8 +36,13 @@ print(compiled(7), called.ctypes(7), *hits, called.cache_hits, len(begins), int(
 OTHER = "from lmlab.kernels.jit import jit\n\n@jit\ndef double(x):\n    return 2 * x\n"
 
 
-def run(folder: Path, cache: Path) -> list[int]:
-    known = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+def run(folder: Path, cache: Path, **more: str) -> list[int]:
+    known = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(cache),
+        "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+        **more,
+    }
     done = subprocess.run(
         [sys.executable, "-c", "import caller"], cwd=folder, env=known, capture_output=True, text=True, check=True
     )
@@ -72,3 +77,12 @@ def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(sources, 
     assert run(sources, cache)[2:5] == [1, 1, 1], "nor is it kept beside the source"
     assert {path: path.stat().st_mtime_ns for path in inside.iterdir()} == before
     assert list((sources / "__pycache__").glob("*.nbi"))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of folders")
+def test_where_no_folder_is_private_nothing_is_kept_and_all_works(sources, tmp_path):
+    (tmp_path / "file").touch()
+    (sources / "__pycache__").mkdir()
+    (sources / "__pycache__").chmod(0o777)
+    for _ in range(2):
+        assert run(sources, tmp_path / "file", XDG_CACHE_HOME=str(tmp_path / "file"))[:5] == [70, 70, 0, 0, 0]

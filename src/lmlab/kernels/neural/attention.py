@@ -21,40 +21,36 @@ from lmlab.kernels.engine import each
 from lmlab.kernels.neural import choice
 
 
-def attention(queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, missing_B: Tensor, window: int) -> Tensor:
+def attention(q_BATF: Tensor, k_BASF: Tensor, v_BASF: Tensor, missing_B: Tensor, window: int) -> Tensor:
     """For each query the mean of the values it attends to, (B, A, T, F).
 
     Args:
-        queries_BATF: as projected; normalised and rotated here.
-        keys_BASF: as projected; the last T belong to the positions of the queries.
-        values_BASF: of the keys.
+        q_BATF: queries, as projected; normalised and rotated here.
+        k_BASF: keys, as projected; the last T belong to the positions of the queries.
+        v_BASF: values of the keys.
         missing_B: how many of the first keys are padding, which nothing attends to.
         window: how many positions a query attends to, its own included.
     """
-    twin = compiled_attention if choice.compiled_in_bfloat16(queries_BATF) else plain_attention
-    return twin(queries_BATF, keys_BASF, values_BASF, missing_B, window)
+    twin = compiled_attention if choice.compiled_in_bfloat16(q_BATF) else plain_attention
+    return twin(q_BATF, k_BASF, v_BASF, missing_B, window)
 
 
-def plain_attention(
-    queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, missing_B: Tensor, window: int
-) -> Tensor:
+def plain_attention(q_BATF: Tensor, k_BASF: Tensor, v_BASF: Tensor, missing_B: Tensor, window: int) -> Tensor:
     """`attention` by torch's `scaled_dot_product_attention`, in any precision, on any device."""
-    length, count = queries_BATF.shape[2], keys_BASF.shape[2]
+    length, count = q_BATF.shape[2], k_BASF.shape[2]
     past = count - length
-    queries_BATF, keys_BASF = rotate(_normalise(queries_BATF), past), rotate(_normalise(keys_BASF), 0)
+    q_BATF, k_BASF = rotate(_normalise(q_BATF), past), rotate(_normalise(k_BASF), 0)
     if past == 0 and length <= window:
-        return F.scaled_dot_product_attention(queries_BATF, keys_BASF, values_BASF, is_causal=True)
+        return F.scaled_dot_product_attention(q_BATF, k_BASF, v_BASF, is_causal=True)
     key_S = torch.arange(count, device=missing_B.device)
     distance_TS = key_S[past:, None] - key_S
     seen_B1TS = (distance_TS >= 0) & (distance_TS < window) & (key_S >= missing_B[:, None])[:, None, None]
-    return F.scaled_dot_product_attention(queries_BATF, keys_BASF, values_BASF, attn_mask=seen_B1TS)
+    return F.scaled_dot_product_attention(q_BATF, k_BASF, v_BASF, attn_mask=seen_B1TS)
 
 
-def compiled_attention(
-    queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, missing_B: Tensor, window: int
-) -> Tensor:
+def compiled_attention(q_BATF: Tensor, k_BASF: Tensor, v_BASF: Tensor, missing_B: Tensor, window: int) -> Tensor:
     """`attention` by compiled loops, in bfloat16, on a CPU that has instructions for it."""
-    out_BATF: Tensor = _Attention.apply(queries_BATF, keys_BASF, values_BASF, missing_B, window)
+    out_BATF: Tensor = _Attention.apply(q_BATF, k_BASF, v_BASF, missing_B, window)
     return out_BATF
 
 
@@ -79,21 +75,21 @@ def _rotations(first: int, length: int, x_BATF: Tensor) -> Tensor:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries_BATF: Tensor, keys_BASF: Tensor, values_BASF: Tensor, *how: Any) -> Tensor:
+    def forward(ctx: Any, q_BATF: Tensor, k_BASF: Tensor, v_BASF: Tensor, *how: Any) -> Tensor:
         from lmlab.kernels.neural.attention_loops import forward
 
         missing_B, window = how
-        operands = queries_BATF, keys_BASF, values_BASF
+        operands = q_BATF, k_BASF, v_BASF
         in_bfloat16 = [operand.to(torch.bfloat16).contiguous().flatten(0, 1) for operand in operands]
-        missing_N = missing_B.repeat_interleave(queries_BATF.shape[1])
+        missing_N = missing_B.repeat_interleave(q_BATF.shape[1])
         out_NTF = torch.empty_like(in_bfloat16[0])
-        saved = *in_bfloat16, _rotations(0, keys_BASF.shape[2], keys_BASF), missing_N
+        saved = *in_bfloat16, _rotations(0, k_BASF.shape[2], k_BASF), missing_N
         arrays = *map(choice.array_of, saved), window, choice.array_of(out_NTF)
         blocks = choice.row_blocks(len(out_NTF))
         each(lambda block: forward(*arrays, block.start, block.stop), blocks, len(blocks))
         ctx.save_for_backward(*saved)
         ctx.window, ctx.operands = window, [(operand.shape, operand.dtype) for operand in operands]
-        return out_NTF.view(queries_BATF.shape)
+        return out_NTF.view(q_BATF.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_BATF: Tensor) -> tuple[Tensor | None, ...]:

@@ -18,7 +18,7 @@ _LOSS_LOGITS = 1 << 16  # as many as repay importing Numba
 def compiled_in_bfloat16(operand: Tensor) -> bool:
     """Whether layers run as compiled loops: under autocast, on a CPU with instructions for bfloat16 (AVX512-BF16)."""
     autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if operand.is_cuda or not autocast or not operand.numel() or not engine.worthwhile(1, 0):
+    if operand.is_cuda or not autocast or not operand.numel() or not engine.worthwhile(1, 1):  # at any size
         return False
     from lmlab.kernels.neural.matmul import has_bfloat16
 

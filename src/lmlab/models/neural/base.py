@@ -131,13 +131,7 @@ class NeuralModel(nn.Module, abc.ABC):
     def read(
         self, ids_BT: Tensor, state: TensorState | None = None, fresh_B: Tensor | None = None
     ) -> tuple[Tensor, TensorState]:
-        """Features and new state of a text read on from a state; None is the initial one.
-
-        Args:
-            ids_BT: what is read.
-            state: after what was read before.
-            fresh_B: rows (bool) that begin a new text, whose state is not read.
-        """
+        """Features and new state of a text read on from a state (None: the initial one); fresh rows begin anew."""
         if state is None:
             state = self.initial_state(len(ids_BT), ids_BT.device)
         elif fresh_B is not None:

@@ -96,14 +96,7 @@ class Block(nn.Module):
     def forward(
         self, hidden_BTD: Tensor, keys_BAPF: Tensor, values_BAPF: Tensor, missing_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's output, and all keys and values, (B, A, S, F), unrotated.
-
-        Args:
-            hidden_BTD: what came in.
-            keys_BAPF: carried from before.
-            values_BAPF: carried from before.
-            missing_B: how many of the first of these are padding.
-        """
+        """The block's output; and all keys and values, unrotated, those carried first, of which some are padding."""
         batch, length, width = hidden_BTD.shape
         projected = self.project(self.norm_attention(hidden_BTD)).view(batch, length, 3, self.heads, -1)
         queries_BATF, keys, values = projected.permute(2, 0, 3, 1, 4)
