@@ -28,11 +28,11 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -251,7 +251,8 @@ def write(path: Path, trie: Trie, words: Sequence[bytes]) -> None:
     """
     spelled = _spellings(trie, words)
     spell = twin(Loops, _LINE * sum(trie.ngrams)).speller(spelled)
-    with _replacing(path) as file:
+    zipped = path.suffix == ".gz"
+    with disk.replacing(path) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) if zipped else nullcontext(raw) as file:
         file.write(b"\\data\\\n")
         for k, many in enumerate(trie.ngrams, 1):
             file.write(b"ngram %d=%d\n" % (k, many - (k == 1)))
@@ -280,17 +281,6 @@ def _spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
     if len(set(words)) < len(words):
         raise UsageError("two words are spelled the same and cannot be written as ARPA", "use another tokenizer")
     return [b"", b"<unk>", b"<s>", b"</s>", *words]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside its place, that takes it when the block ends well."""
-    with disk.replacing(path) as raw:
-        if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-                yield file  # type: ignore[misc]  # writes as IO does
-        else:
-            yield raw
 
 
 # ---- many lines at once
