@@ -64,6 +64,21 @@ def test_a_strategy_says_whether_it_revises_its_text(strategy):
     assert strategy.revises is not only_grows
 
 
+def test_a_beam_takes_the_states_along_when_texts_change_places():
+    overtaking = Scripted.make(
+        {
+            (): row(a=0.5, b=0.4, c=0.1),
+            (A,): row(a=0.4, b=0.3, c=0.3),
+            (B,): row(a=0.1, c=0.9),
+            (A, A): row(a=1),
+            (B, C): row(eos=1),
+        }
+    )
+    first, second = finish(decode(overtaking, [], Beam(width=2), n=2, max_tokens=3))
+    assert (first.ids(), first.total) == ([B, C], pytest.approx(math.log(0.4 * 0.9)))
+    assert (second.ids(), second.total) == ([A, A, A], pytest.approx(math.log(0.5 * 0.4)))
+
+
 def test_greedy_has_one_answer():
     with pytest.raises(SettingError, match="n is 3, but must be 1"):
         decode(GARDEN, [], Greedy(), n=3)
