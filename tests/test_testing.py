@@ -260,7 +260,7 @@ class HonestNetwork(NeuralModel):
         return TensorState((torch.full((rows, self.settings.hidden), self.begins_at, device=device),))
 
     def features(self, ids_BT, state):
-        (h_BH,) = (state or self.initial_state(len(ids_BT), ids_BT.device)).tensors
+        (h_BH,) = state.tensors
         columns = []
         for ids_B in ids_BT.T:
             h_BH = torch.tanh(self.turn(h_BH) + self.embedding(ids_B))
@@ -270,6 +270,21 @@ class HonestNetwork(NeuralModel):
 
 class BeginsAtOne(HonestNetwork):
     begins_at = 1.0
+
+
+class RestartsAtZero(BeginsAtOne):
+    def restart(self, state, rows_B):
+        return state.clear(rows_B, TensorState((torch.zeros_like(state.tensors[0]),)))
+
+
+class DrawsByNumPy(HonestNetwork):
+    """Draws from a generator that no key governs."""
+
+    noise = np.random.default_rng(0)
+
+    def features(self, ids_BT, state):
+        features_BTH, state = super().features(ids_BT, state)
+        return features_BTH * (self.noise.random() if self.training else 1), state
 
 
 class DropsByTorch(HonestNetwork):
@@ -349,8 +364,9 @@ FAULTS = [
     (NeverTheSame, "seeded_sampling_repeats", "the same seed gave"),
     (ReadsOneRowOnly, "sampling_matches_scorer", "sampling is not the scorer's: worst is"),
     (LosesItsWeights, "save_load_same", "the loaded model gives other numbers"),
-    (BeginsAtOne, "restarted_rows_begin_anew", "beside restarted rows a new text is read otherwise"),
-    (DropsByTorch, "training_depends_on_its_key_alone", "draw with lmlab.models.neural.dropout.Dropout"),
+    (RestartsAtZero, "restarted_rows_begin_anew", "beside restarted rows a new text is read otherwise"),
+    (DropsByTorch, "training_depends_on_its_key_alone", "use lmlab.models.neural.dropout.Dropout"),
+    (DrawsByNumPy, "training_depends_on_its_key_alone", "one key gave the losses"),
     (CountsItsSteps, "training_resumes", "some state is not kept"),
     (NamesNoSettings, "declares_what_training_knows", "learning_rate, which training does not know"),
     (ClimbsNowhere, "declares_what_training_knows", "no setting of ladder is called 'width'"),
@@ -365,8 +381,8 @@ def test_the_honest_model_obeys(law):
     law(model)
 
 
-@pytest.mark.parametrize("way", [ByArrays, ByStream, ByBlend, HonestNetwork])
-def test_the_honest_model_obeys_however_it_scores(way):
+@pytest.mark.parametrize("way", [ByArrays, ByStream, ByBlend, HonestNetwork, BeginsAtOne])
+def test_the_honest_model_obeys_however_it_scores_or_begins(way):
     testing.check_laws(way())
 
 
