@@ -75,8 +75,10 @@ def test_hardly_any_points_are_a_picture_all_the_same(tmp_path, curve):
 
 
 def test_many_runs_are_drawn(tmp_path):
-    draw_curves({str(n): CURVE for n in range(9)}, tmp_path / "a.png", levels={str(n): 2.0 for n in range(6)})
-    pixels(tmp_path / "a.png")
+    levels = {str(n): 2.0 for n in range(6)}
+    for count in (6, 9):
+        draw_curves({str(n): CURVE for n in range(count)}, tmp_path / f"{count}.png", levels=levels)
+    assert (pixels(tmp_path / "6.png") != pixels(tmp_path / "9.png")).any(), "more runs than colours are all drawn"
 
 
 def test_a_picture_replaces_the_one_before_at_once(tmp_path):
