@@ -9,6 +9,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from lmlab.training.machine import tune_process
+
+tune_process()  # as the command line does: threads that spin would keep each other waiting on a busy machine
+
 ROOT = Path(__file__).parent
 
 # A test's examples are the same on every run, and none is judged by the clock: green means green on a busy machine too.

@@ -98,6 +98,13 @@ def test_many_runs_are_drawn(tmp_path):
         assert coloured(image, colour).sum() > 100, colour
 
 
+def test_more_runs_than_colours_are_all_drawn(tmp_path):
+    levels = {str(n): 2.0 for n in range(6)}
+    for count in (6, 9):
+        draw_curves({str(n): CURVE for n in range(count)}, tmp_path / f"{count}.png", levels=levels)
+    assert (pixels(tmp_path / "6.png") != pixels(tmp_path / "9.png")).any()
+
+
 def test_a_picture_replaces_the_one_before_at_once(tmp_path):
     (tmp_path / "a.png").write_text("an old one")
     draw_curves({"run": CURVE}, tmp_path / "a.png")

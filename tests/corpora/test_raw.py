@@ -61,6 +61,12 @@ def test_frames_one_after_the_other_are_one_stream(ending):
 
 
 @pytest.mark.parametrize("ending", PACKED)
+def test_nuls_may_pad_the_end_of_a_frame(ending):
+    data = PACKED[ending](b"one") + bytes(600)
+    assert b"".join(inflate([data[:100], data[100:]], "a" + ending)) == b"one"
+
+
+@pytest.mark.parametrize("ending", PACKED)
 @pytest.mark.parametrize("keep", [0, 3, -5])
 def test_a_truncated_stream_is_told(ending, keep):
     data = PACKED[ending](b"some text to pack " * 100)

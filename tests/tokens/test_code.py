@@ -75,3 +75,9 @@ def test_comments_are_dropped_and_strings_kept_whole():
     tokenizer = build_tokenizer("code", {}, [Document("s = 'a # b' # c")])
     assert tokenizer.decode(tokenizer.encode("s = 'a # b' # c").ids) == "s = 'a # b'"
     assert "comments are dropped" in tokenizer.normalisation
+
+
+def test_a_stray_quote_is_kept_from_opening_a_string():
+    words = ["x", "'", "a", "'", "b"]
+    assert CODEC.detokenise(words) == "x '\na '\nb"
+    assert CODEC.tokenise(CODEC.detokenise(words)) == words

@@ -197,7 +197,7 @@ class _Segments:
             yield from (chosen[::-1] if backwards else chosen).tolist()
 
     def pieces(self, segment: int) -> Iterator[Document]:
-        start, end, owner = map(int, (*self.edges[segment : segment + 2], self.owners_N[segment]))
+        start, end, owner = int(self.edges[segment]), int(self.edges[segment + 1]), int(self.owners_N[segment])
         name = self.names.read(self.name_ends[owner], self.name_ends[owner + 1]).decode("utf-8", "replace")
         split = SPLITS[self.codes_N[segment]]
         if self.pretokenised:
@@ -266,8 +266,8 @@ class _Builder:
         self._ends.append(self._texts.size)
         self._codes.append(code)
         self._content.update(_DOCUMENT_END)
-        for i, more in enumerate((1, self._bytes, self._chars)):
-            self._totals[code][i] += more
+        documents, size, chars = self._totals[code]
+        self._totals[code] = [documents + 1, size + self._bytes, chars + self._chars]
         self._key, self._bytes, self._chars = hashlib.sha256(), 0, 0
 
     def _code(self, document: Document) -> int:
