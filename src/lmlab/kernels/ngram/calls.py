@@ -2,7 +2,7 @@
 
 `bind` gives functions of Python's C interface, which Numba compiled, where those are known to work: on the versions of
 CPython that they were tested on, and when a small model answers the same both ways. Elsewhere it gives ordinary
-functions, some thirty times slower, with the same answers.
+functions, some twenty times slower, with the same answers.
 """
 
 from __future__ import annotations
