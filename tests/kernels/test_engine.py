@@ -71,11 +71,13 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     subprocess.run([sys.executable, "-c", code], check=True, timeout=600, stdout=subprocess.DEVNULL)
 
 
-def test_small_pieces_add_up() -> None:
+def test_the_choice_depends_on_size_alone_whatever_is_loaded_already() -> None:
     code = """
 from lmlab.kernels import engine
-answers = [engine.compiled_by_now(1_000_000) for _ in range(6)]
-assert answers == [False, False, False, True, True, True], answers
+sizes = [1_000, 1_999_999, 2_000_000, 10**9]
+before = [engine.compiled(size) for size in sizes]
+import lmlab.kernels.jit
+assert before == [engine.compiled(size) for size in sizes] == [False, False, True, True], before
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

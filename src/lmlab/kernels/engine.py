@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WORTH = 4_000_000  # bytes or n-grams looked at, from which Numba's import pays
+_WORTH = 2_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
-_so_far = 0
 _watches: list[Callable[[], None]] = []
 
 
@@ -32,14 +30,7 @@ def worthwhile(work: int, least: int) -> bool:
 
 def compiled(work: int) -> bool:
     """Whether so many bytes of text, or n-grams to look at, are work for the compiled kernels."""
-    return worthwhile(work, _WORTH // 50 if "lmlab.kernels.jit" in sys.modules else _WORTH)
-
-
-def compiled_by_now(work: int) -> bool:
-    """Whether compiled kernels do work that comes in small pieces: once all of it so far would have been worth it."""
-    global _so_far
-    _so_far += work
-    return compiled(_so_far)
+    return worthwhile(work, _WORTH)
 
 
 @contextmanager
