@@ -95,6 +95,9 @@ def test_a_temperature_divides_the_logits_and_is_kept(tmp_path, softmax):
     else:
         assert torch.allclose(blunt_BTV.logsumexp(-1), torch.zeros(2, 30), atol=1e-5)
         assert not torch.allclose(blunt_BTV, plain_BTV, atol=1e-2)
+        for start, end in ((4, 7), (7, 30), (30, 60)):  # the shortlist and the clusters: within each, logits are halved
+            plain, blunt = (BTV[..., start:end] - BTV[..., start, None] for BTV in (plain_BTV, blunt_BTV))
+            assert torch.allclose(blunt, 0.5 * plain, atol=1e-5)
     assert loss.item() == pytest.approx(-blunt_BTV.log_softmax(-1).gather(2, ids_BT[..., None]).sum().item(), rel=1e-5)
     check_laws(model)
     model.save(tmp_path)
