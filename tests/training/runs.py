@@ -3,14 +3,17 @@
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 
 from lmlab import registry
+from lmlab.kernels import engine
 from lmlab.tokens.batches import Columns, Lines, Windows
 from lmlab.training import TrainSettings
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training.events import Stepped
 from lmlab.training.fit import Fit
+from lmlab.training.machine import threads_kept
 from lmlab.training.stepper import Stepper
 from tests.stores import of_documents, random_stream
 
@@ -72,6 +75,17 @@ class Clock:
     def __call__(self):
         self.now += self._tick
         return self.now
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Two cores as far as a run knows; in truth one thread an operation, as two wait long for each other under load."""
+    monkeypatch.setattr(engine, "cores", lambda: 2)
+    with threads_kept():
+        torch.set_num_threads(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "set_num_threads", lambda threads: None)
+            yield
 
 
 def stop_at(step):

@@ -453,7 +453,7 @@ def test_what_went_by_before_and_what_is_scored_afterwards_leave_fewer_steps(mon
 
 
 @pytest.mark.parametrize("budget", [{"minutes": 0.003}, {"steps": 120}])
-def test_the_trial_of_speed_leaves_nothing_behind(monkeypatch, budget):
+def test_the_trial_of_speed_leaves_nothing_behind(monkeypatch, two_cores, budget):
     """Weights and position in the data are as before: the first step is the first batch."""
     run = fit(**{"steps": None, "threads": None, "evaluations": 0, "clock": Clock(monkeypatch), **budget})
     run.validation = None

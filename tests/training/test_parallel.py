@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmlab.errors import SettingError, UsageError
-from lmlab.kernels import engine
 from lmlab.models.neural.base import TensorState
 from lmlab.tokens.batches import Batch, Columns, Lines, Windows
 from lmlab.training import checkpoint as checkpoints
@@ -113,11 +112,6 @@ def test_each_block_drops_something_else():
     again = float(gradients._block(batch.rows(1, 2), None, 1.0, (0, 0, 1))[0])
     gradients.close()
     assert nats[0] != nats[1] == again
-
-
-@pytest.fixture
-def two_cores(monkeypatch):
-    monkeypatch.setattr(engine, "cores", lambda: 2)
 
 
 def machine_where(fastest, monkeypatch):

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to resume as if it had never stopped.
 
 A checkpoint is a folder `checkpoints/step-000000120/` of safetensors (weights, optimiser, carried state)
 and a `state.json` (counters and plan). It appears whole, by a rename; the one before is removed only afterwards. A kill
@@ -32,37 +32,21 @@ _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
 
 @dataclass
 class Progress:
-    """Where a run stands; what of a checkpoint is plain numbers.
+    """Where a run stands: the counters of its checkpoint, and what was decided before its first step."""
 
-    Attributes:
-        step: steps made so far.
-        epoch: of the next batch, which is its `index`th.
-        index: see `epoch`.
-        tokens: learned from so far.
-        seconds: spent so far.
-        best_nats: nats/token of the best validation so far, made after `best_step`.
-        best_step: see `best_nats`.
-        worse: evaluations since the best.
-        plan: of steps, as `Plan` writes it.
-        precision: `bf16` or `fp32`.
-        threads: that work inside each operation.
-        parts: row blocks a batch, each in a thread of its own.
-        validation_tokens: scored an evaluation.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    index: int = 0
+    step: int = 0  # steps made, from so many tokens, in so many seconds
     tokens: int = 0
     seconds: float = 0.0
-    best_nats: float | None = None
+    epoch: int = 0  # place of the next batch in the data
+    index: int = 0
+    best_nats: float | None = None  # nats/token of the best evaluation
     best_step: int = 0
-    worse: int = 0
+    worse: int = 0  # evaluations since the best
     plan: str = ""
     precision: str = ""
-    threads: int = 0
-    parts: int = 0
-    validation_tokens: int = 0
+    threads: int = 0  # inside each operation
+    parts: int = 0  # row blocks a batch
+    validation_tokens: int = 0  # scored an evaluation
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Began:
-    """Training begins, or goes on: how many threads an operation, blocks a batch, processes; on which device."""
+    """Training begins or resumes: with so many threads an operation, row blocks a batch (`parts`) and processes."""
 
     step: int
     total_steps: int

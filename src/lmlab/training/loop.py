@@ -133,9 +133,8 @@ class Loop:
         """
         if not times:
             return False
-        step = self.stepper.progress.step
-        total = self.plan.total_at(step)  # not the last: a repeated run knows the changes of its plan beforehand
-        return step >= total or _whole_parts(share, times) > _whole_parts(before, times)
+        ended = self.stepper.progress.step >= self.plan.total
+        return ended or _whole_parts(share, times) > _whole_parts(before, times)
 
     def _evaluate(self, nth: int) -> None:
         """Score the validation split, keep the weights if they are the best, write a sample now and then."""

@@ -15,7 +15,7 @@ _MEMORY = ("exp_avg", "exp_avg_sq", "step")
 
 
 class SGD:
-    """Every parameter against its gradient; it remembers nothing."""
+    """Plain gradient descent, without momentum."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = list(parameters)
@@ -32,10 +32,10 @@ class SGD:
 class AdamW:
     """torch's fused step (Loshchilov and Hutter 2019); matrices alone decay.
 
-    torch's own class brings a second of imports that nothing here needs, so its memory is kept here.
+    torch's optimiser classes take a second to import (its compiler), so the moments are kept here.
 
     Attributes:
-        memory: what later steps depend on, as `parameter/name`; matrices come first.
+        memory: moments and step counts, by `parameter/name`; matrices come first.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], beta2: float, weight_decay: float) -> None:

@@ -1,9 +1,9 @@
-"""The gradient of one batch, cut by rows into blocks: in threads of this process, or in several processes.
+"""The gradient of one batch, cut into row blocks: in threads of this process, or in several processes.
 
 The gradient of a batch is the sum over its tokens, so any cut gives the same to rounding. Blocks in threads are summed
 in their order, each with masks of its own, so that a run repeats bit for bit; processes average theirs while they still
 compute (DistributedDataParallel, Li et al. 2020). One thread a block spares the barriers inside every operation, at the
-price of reading the weights once a block: which is faster is measured.
+price of reading the weights once a block; a timed run measures which is faster.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Gradients:
     Args:
         model: whose loss it is.
         precision: makes the context that the loss is computed in.
-        parts: blocks a batch, each in a thread of its own.
-        ranks: the processes, each of which has one block; then `parts` is 1.
+        parts: row blocks a batch, each in a thread of its own.
+        ranks: the processes that train together; each of several has one row block, and `parts` is 1.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Gradients:
 
 
 class Loss(nn.Module):
-    """A model's loss as a forward pass, which is what DistributedDataParallel wraps."""
+    """A model's loss as a module, which is what DistributedDataParallel wraps."""
 
     def __init__(self, model: NeuralModel) -> None:
         super().__init__()
@@ -123,5 +123,5 @@ class Loss(nn.Module):
 
 
 def rows_of(state: TensorState, part: int, parts: int) -> TensorState:
-    """The state of a block of rows, as `Batch.rows` cuts them."""
+    """The state of row block `part` of `parts`, cut as `Batch.rows` cuts a batch."""
     return TensorState(tuple(tensor[block_of(len(tensor), part, parts)] for tensor in state.tensors))

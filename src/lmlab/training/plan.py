@@ -35,15 +35,6 @@ class Plan:
         """Steps as now planned."""
         return self.changes[-1][1]
 
-    def total_at(self, step: int) -> int:
-        """Steps as planned when this step was made; a change at a step begins after it.
-
-        >>> plan = Plan(((0, 100), (50, 60)))
-        >>> plan.total_at(50), plan.total_at(51)
-        (100, 60)
-        """
-        return next(total for start, total in reversed(self.changes) if start < max(1, step))
-
     def progress(self, step: int) -> float:
         """The share of the run that lies before a step, 0 to 1."""
         progress = 0.0

@@ -4,10 +4,10 @@ The rules are what trials of 10 seconds to 10 minutes showed (lab log), not laws
 
     width     the largest that still sees `_TOKENS_A_PARAMETER` tokens for each of its parameters in the time, and has
               no more than `_PARAMETERS_A_TOKEN` parameters for each token of the corpus
-    dropout   none in the first pass over the corpus, more the oftener the text is repeated; falling to none at the end
-    rate      the model's own for `_STEPS` steps, falling with the root of their number
+    dropout   none where the corpus is read once; the more passes the more, falling in a line to none at the end
+    rate      the model's own for `_STEPS` steps, divided by the root of how many times as many there are
 
-What the caller names stands. What is chosen is written into the run's configuration, so that it repeats.
+Settings that the user names stand. What is chosen is written into the run's configuration, so that it repeats.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 _TOKENS_A_PARAMETER = 3.5
 _PARAMETERS_A_TOKEN = 2.0
 _DROPOUT = ((1.5, 0.0, 0.0), (4.0, 0.1, 0.0), (7.0, 0.15, 0.1), (20.0, 0.25, 0.2), (float("inf"), 0.3, 0.3))
-"""Up to so many passes over the corpus: dropout of the features, and of what a recurrent layer remembers."""
-DROPPED = {"dropout", "recurrent_dropout"}  # of these a model has what it has
+"""Up to so many passes over the corpus: dropout of the features, and of the recurrent weights."""
+DROPPED = {"dropout", "recurrent_dropout"}  # settings of a model, which may lack either
 _STEPS, _LEAST_RATE, _MOST_RATE = 3000, 0.5, 2.0  # the rates as multiples of the model's own
 
 _LOSS = ((4e5, 1.46), (7e5, 1.32), (1.9e6, 1.18), (3.4e6, 1.09), (4.5e6, 1.04), (8e6, 0.96))

@@ -1,7 +1,8 @@
-"""Several processes that train one model: what `torchrun` and other launchers start, and how they stay in step.
+"""Several processes that train one model: how a launcher such as `torchrun` starts them, and how they stay in step.
 
-Each process (rank) reads its own rows of every batch, and their gradients are averaged. Whatever hangs on a clock, a
-probe or a signal is decided by rank 0 or counted over all, so that all do the same. Alone, there is nobody to ask.
+Each process (rank) reads its own rows of every batch, and the gradients are averaged. What depends on a clock, a
+measurement or a signal is decided by rank 0 or summed over all ranks, so that all do the same. A single process
+communicates with nobody.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Ranks:
     """The processes that train together.
 
     Attributes:
-        rank: this one's number. Rank 0 speaks, writes and decides.
+        rank: this one's number. Rank 0 reports, writes files and decides.
         count: how many there are.
         local: this one's number on its machine, of `local_count`.
     """
@@ -40,7 +41,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that speaks."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     @property
@@ -72,7 +73,7 @@ class Ranks:
                 distributed.broadcast(tensor, 0)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks in their order, on the processor; every rank must ask."""
+        """The rows of all ranks in their order, in main memory; every rank must call this."""
         if self.count == 1:
             return rows
         import torch
@@ -90,7 +91,7 @@ class Ranks:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Rank 0 does this first, the others when it is done: they find in the cache what it left there."""
+        """Rank 0 runs the block first, the others when it is done: they find its work in the token cache."""
         if not self.first:
             self.total(0.0)
         yield
@@ -99,7 +100,7 @@ class Ranks:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks, as its launcher numbered it."""
+    """Whether this is rank 0, or the only process, by the launcher's environment variable."""
     return os.environ.get("RANK", "0") == "0"
 
 

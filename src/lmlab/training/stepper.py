@@ -22,8 +22,8 @@ from lmlab.training.ranks import Ranks
 class Stepper:
     """Moves the weights of a model, one step a call, and counts on in a `Progress`.
 
-    A step depends on weights, optimiser, carried state, place in the data and the key of dropout (seed, step), and on
-    nothing else: `tensors` and `progress` hold them all. A context manager, as row blocks have threads.
+    A step depends on weights, optimiser, carried state, place in the data and the key of dropout (seed, step) alone:
+    `tensors` and `progress` hold them all. Leaving it as a context ends the threads of row blocks.
 
     Args:
         model: on the device where it is trained.
@@ -120,14 +120,14 @@ class Stepper:
             nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the next step depends on, as a checkpoint names it. Every process must ask."""
+        """All tensors that the next step depends on, named as in a checkpoint. Every rank must call this."""
         carried = [self._ranks.gather(tensor) for tensor in (self._state.tensors if self._state else ())]
         tensors = {f"model/{name}": tensor for name, tensor in self._model.state_dict().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.memory.items()}
         return tensors | {f"carried/{nth}": tensor for nth, tensor in enumerate(carried)}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the tensors of a checkpoint, written by however many processes."""
+        """Load the tensors of a checkpoint, written by however many processes."""
         self._model.load_state_dict(checkpoint.group("model"))
         for name, tensor in checkpoint.group("optimizer").items():
             self._optimizer.memory[name].copy_(tensor)
