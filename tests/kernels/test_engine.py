@@ -90,18 +90,20 @@ def test_work_of_a_size_is_compiled_from_a_bound_on_whatever_ran_before() -> Non
         assert not engine.worthwhile(10, 10)
 
 
-def test_preparing_what_is_ready_compiles_nothing() -> None:
+def test_what_is_ready_compiles_nothing() -> None:
     said: list[str] = []
-    assert engine.prepare(lambda: None, lambda: said.append("compiling")) == 0
-    assert said == []
+    with engine.watch_compiling(lambda: said.append("compiling")) as spent:
+        pass
+    assert (said, spent.seconds) == ([], 0)
 
 
-def test_preparing_says_once_that_it_compiles_and_how_long_that_took() -> None:
+def test_compiling_is_said_once_and_its_time_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-
-    def work() -> None:
-        for _ in range(4):
-            engine.note_compiling()
-
-    assert engine.prepare(work, lambda: said.append("compiling")) > 0
-    assert said == ["compiling"]
+    ticks = iter([10.0, 13.0, 20.0, 21.0])
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: next(ticks))
+    with engine.watch_compiling(lambda: said.append("compiling")) as spent:
+        for begins in (True, True, False, False, True, False):  # one that needs another, then one alone
+            engine.note_compiling(begins=begins)
+    assert (said, spent.seconds) == (["compiling"], 4.0)
+    engine.note_compiling(begins=True)
+    assert spent.seconds == 4.0

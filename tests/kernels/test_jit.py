@@ -29,9 +29,10 @@ def work():
     return compiled(7), other.double(7)
 
 begins = []
-spent = kernels.prepare(work, lambda: begins.append(1))
+with kernels.watch_compiling(lambda: begins.append(1)) as spent:
+    work()
 hits = [sum(function.stats.cache_hits.values()) for function in (compiled, other.double)]
-print(compiled(7), called.ctypes(7), *hits, called.cache_hits, len(begins), int(spent > 0))
+print(compiled(7), called.ctypes(7), *hits, called.cache_hits, len(begins), int(spent.seconds > 0))
 """
 OTHER = "from lmlab.kernels.jit import jit\n\n@jit\ndef double(x):\n    return 2 * x\n"
 

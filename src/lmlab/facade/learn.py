@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -27,6 +28,7 @@ from lmlab.facade.prepare import (
 )
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
+from lmlab.kernels import watch_compiling
 from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent, default_reporter
 from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
@@ -112,9 +114,20 @@ def train_named(
                 config = dataclasses.replace(config, source=lasting(config.source))
             config = config.for_code() if corpus.pretokenised else config
             prepared = prepare(corpus, config.tokenizer, reporter)
-        if ranks.count == 1:
-            config, clock = planned(config, prepared, reporter, clock)
-        return learn(prepared, config, Path(out) if out is not None else None, reporter, listeners, ranks, clock)
+        folder = Path(out) if out is not None else None
+        with _compiling_said(reporter):
+            if ranks.count == 1:
+                config, clock = planned(config, prepared, reporter, clock)
+            return learn(prepared, config, folder, reporter, listeners, ranks, clock)
+
+
+@contextlib.contextmanager
+def _compiling_said(reporter: Reporter) -> Iterator[None]:
+    """Say that a machine compiles its loops, and what that took: the budget of a first run pays for it."""
+    with watch_compiling(lambda: reporter.say("compiling loops for this machine: once, then they are kept")) as spent:
+        yield
+    if spent.seconds:
+        reporter.say(f"compiling took {spent.seconds:.1f} s of this run; the next ones find the loops on disk")
 
 
 def lasting(source: str) -> str:
@@ -168,17 +181,9 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
             prepared = prepare(open_again(config, manifest, reporter), config.tokenizer, reporter)
         if not ranks.first:
             reporter, listeners = Silent(), ()
-        return _fit(
-            prepared,
-            config,
-            manifest,
-            folder if ranks.first else None,
-            reporter,
-            listeners,
-            checkpoint.newest(folder),
-            resumed=True,
-            ranks=ranks,
-        )
+        out, newest = folder if ranks.first else None, checkpoint.newest(folder)
+        with _compiling_said(reporter):
+            return _fit(prepared, config, manifest, out, reporter, listeners, newest, resumed=True, ranks=ranks)
 
 
 # -- counted models ---------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Everything compiled, and the choice between compiled loops and their plain twins.
 
-`only(False)` runs the plain twins alone, `prepare` compiles ahead of time and says how long that took.
+`only(False)` runs the plain twins alone, `watch_compiling` says when loops are compiled and how long that took.
 """
 
-from lmlab.kernels.engine import only, prepare
+from lmlab.kernels.engine import only, watch_compiling
 
-__all__ = ["only", "prepare"]
+__all__ = ["only", "watch_compiling"]

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _WORTH = 2_000_000  # bytes or n-grams looked at, from which Numba's import pays
 _forced: bool | None = None
-_watches: list[Callable[[], None]] = []
+_watches: list[Compilation] = []
 
 
 def worthwhile(work: int, least: int) -> bool:
@@ -44,37 +44,50 @@ def only(kernels: bool) -> Iterator[None]:
         _forced = before
 
 
-def prepare(work: Callable[[], object], on_compile: Callable[[], None] = lambda: None) -> float:
-    """Do a small piece of work for its first-time costs, and say what compiling took.
+class Compilation:
+    """What compiling takes within `watch_compiling`.
+
+    Attributes:
+        seconds: so far; 0.0 if all was on disk or loaded.
+    """
+
+    def __init__(self, on_compile: Callable[[], None]) -> None:
+        self.seconds = 0.0
+        self._on_compile, self._depth, self._began, self._said = on_compile, 0, 0.0, False
+
+    def note(self, *, begins: bool) -> None:
+        """A function begins to be compiled, which may make others be compiled first, or is done."""
+        if begins and not self._said:
+            self._said = True
+            self._on_compile()
+        if begins and not self._depth:
+            self._began = time.perf_counter()
+        self._depth += 1 if begins else -1
+        if not self._depth:
+            self.seconds += time.perf_counter() - self._began
+
+
+@contextmanager
+def watch_compiling(on_compile: Callable[[], None]) -> Iterator[Compilation]:
+    """Within this block, say that loops are compiled, and count the seconds.
 
     Machine code is kept on disk, so that a machine compiles once, which can take ten seconds.
 
     Args:
-        work: what calls all that is to be ready.
         on_compile: called once, before the first function is compiled; never if all of them are on disk.
-
-    Returns:
-        The seconds from then to the end of the last compilation; 0.0 if all was on disk or loaded.
     """
-    times: list[float] = []
-
-    def note() -> None:
-        if not times:
-            on_compile()
-        times.append(time.perf_counter())
-
-    _watches.append(note)
+    watch = Compilation(on_compile)
+    _watches.append(watch)
     try:
-        work()
+        yield watch
     finally:
-        _watches.remove(note)
-    return times[-1] - times[0] if times else 0.0
+        _watches.remove(watch)
 
 
-def note_compiling() -> None:
-    """Tell those who wait in `prepare` that a function is about to be compiled, or was compiled just now."""
-    for note in list(_watches):
-        note()
+def note_compiling(*, begins: bool) -> None:
+    """Tell those who watch that a function begins to be compiled, or is done."""
+    for watch in list(_watches):
+        watch.note(begins=begins)
 
 
 def each(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
