@@ -159,7 +159,8 @@ class Fit:
     # -- what the loop is made of -------------------------------------------------------------------------------------
 
     def _stepper(self, progress: Progress) -> Stepper:
-        return Stepper(self.model, self.batches, self.settings, progress, self.seed, self.ranks)
+        saved = self.run is not None
+        return Stepper(self.model, self.batches, self.settings, progress, self.seed, self.ranks, saved=saved)
 
     def _loop(self, stepper: Stepper, budget: float | None, seconds: Callable[[], float]) -> Loop:
         progress, ranks = stepper.progress, self.ranks

@@ -141,7 +141,7 @@ class Loop:
         progress = self.stepper.progress
         if self.validation is not None:
             nats = self.validation.nats(progress.validation_tokens)
-            check_finite("validation loss", nats, progress.step)
+            check_finite("validation loss", nats, progress.step, saved=self.stepper.saved)
             best = progress.best_nats is None or nats < progress.best_nats
             if best:
                 progress.best_nats, progress.best_step, progress.worse = nats, progress.step, 0

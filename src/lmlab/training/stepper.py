@@ -32,6 +32,7 @@ class Stepper:
         progress: where to go on; its precision, threads and row blocks are used as they are.
         seed: of dropout.
         ranks: the processes that train together.
+        saved: whether the run has checkpoints, which an error then says.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Stepper:
         progress: Progress,
         seed: int,
         ranks: Ranks,
+        *,
+        saved: bool,
     ) -> None:
-        self.progress = progress
+        self.progress, self.saved = progress, saved
         self._model, self._settings, self._seed, self._ranks = model, settings, seed, ranks
         self._batches = batches.share(ranks.rank, ranks.count)
         self._epoch = self._batches.epoch(progress.epoch)
@@ -114,8 +117,8 @@ class Stepper:
         if settings.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, settings.clip_value)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        check_finite("loss", nats, self.progress.step)
-        check_finite("norm of the gradient", float(norm), self.progress.step)
+        check_finite("loss", nats, self.progress.step, saved=self.saved)
+        check_finite("norm of the gradient", float(norm), self.progress.step, saved=self.saved)
         if settings.clip_norm is not None and norm > settings.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
 
@@ -137,15 +140,15 @@ class Stepper:
             self._state = rows_of(whole, self._ranks.rank, self._ranks.count)
 
 
-def check_finite(what: str, value: float, step: int) -> None:
+def check_finite(what: str, value: float, step: int, *, saved: bool) -> None:
     """Raise where a number is NaN or infinite.
 
     Raises:
         NonFiniteError: it is.
     """
     if not math.isfinite(value):
+        kept = "the weights of the last checkpoint are kept" if saved else "the weights are lost"
         raise NonFiniteError(
-            f"the {what} is {value} after step {step}, but must be finite; the weights of the last checkpoint are kept "
-            "where the run has a directory",
+            f"the {what} is {value} after step {step}, but must be finite; {kept}",
             "lower train.lr or set train.clip_norm",
         )
