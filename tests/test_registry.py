@@ -4,11 +4,13 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+import lmlab
 from lmlab import registry
 from lmlab.config import Settings
 from lmlab.errors import UnknownNameError, UsageError
 from lmlab.models.base import LanguageModel, Storable
 from lmlab.tokens.base import Tokenizer
+from tests.texts import TEXT
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
@@ -76,7 +78,9 @@ def test_a_name_claimed_twice_is_an_error_that_names_both(installed, points):
     with pytest.raises(UsageError, match=message):
         registry.names("model")
     with pytest.raises(UsageError, match=message):
-        registry.resolve("model", name)
+        registry.resolve("model", name if len(points) == 2 else "another")
+    with pytest.raises(UsageError, match=message):
+        lmlab.train(text=TEXT, model="ngram", order=2)
 
 
 def test_a_package_that_is_found_twice_is_one(installed):

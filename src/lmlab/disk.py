@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,6 +50,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             beside.rename(path)
             _sync(path.parent)
         finally:
+            import shutil  # which a cold start need not load
+
             shutil.rmtree(beside, ignore_errors=True)
 
 

@@ -61,7 +61,7 @@ def names(kind: str) -> list[str]:
 
 
 def resolve(kind: str, name: str) -> Any:
-    """The class registered under a name.
+    """The class registered under a name; a name of lmlab's own without a look at what other packages register.
 
     Raises:
         UnknownNameError: no such name; the closest known names are offered.
@@ -70,11 +70,11 @@ def resolve(kind: str, name: str) -> Any:
     >>> resolve("tokenizer", "char").__name__
     'CharTokenizer'
     """
-    table = _table(kind)
+    table = _BUILT_IN[kind] if name in _BUILT_IN[kind] else _table(kind)  # looking takes 30 ms, a megabyte's count 100
     if name not in table:
         raise UnknownNameError(kind, name, table)
     module, _, attribute = table[name].partition(":")
-    if name in _BUILT_IN[kind]:
+    if table is _BUILT_IN[kind]:
         return getattr(importlib.import_module(module), attribute)
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -220,6 +220,7 @@ def training_depends_on_its_key_alone(model: Any) -> None:
 def training_resumes(model: Any) -> None:
     """A step from what a checkpoint holds (weights and carried state) is, bit for bit, that of a run never stopped."""
     running, state = copy.deepcopy(model).train(), None
+    running.temperature = 1.0  # calibrated when training is done
     for number in range(2):
         _, state = _one_step(running, state, number)
     resumed = type(model)(model.settings, model.vocab_size).train()

@@ -144,9 +144,14 @@ def learn(
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
     clock: Clock | None = None,
 ) -> TextModel:
-    """Train one model on prepared data; minutes count from now or the clock."""
+    """Train one model on prepared data; minutes count from now or the clock.
+
+    Raises:
+        UsageError: two packages claim one name of a model, or this kind is not trained from text.
+    """
     manifest = store.new_manifest(config, prepared.describe())
     kind = config.model.kind
+    registry.names("model")  # which fails where a name is claimed twice
     family = registry.resolve("model", kind).family
     if family == "counted":
         if ranks.count > 1:
