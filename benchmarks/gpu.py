@@ -136,7 +136,7 @@ def train(source: Path, row: Row, device: str, precision: str, steps: int, **nam
     chosen = {
         "device": device, "precision": precision, "steps": steps, "batching": "columns", "carry": False,
         "batch_size": row.rows, "length": row.length, "lr": 1e-3, "evaluations": 0, "samples": False,
-        "baseline": False, "sharpness": 1.0, "threads": 1 if device == "cpu" else None,
+        "baseline": False, "calibration_temperature": 1.0, "threads": 1 if device == "cpu" else None,
     }  # fmt: skip
     settings = {
         "model": {"kind": row.kind, **row.settings},

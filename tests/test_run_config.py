@@ -223,3 +223,19 @@ def test_the_signature_and_the_schema_name_every_setting():
         tables = properties[group].get("anyOf", [properties[group]])
         table = next(one for one in tables if kind is None or one["properties"]["kind"]["const"] == kind)
         assert table["properties"][field.name]["description"] == field.help
+
+
+def test_a_run_of_the_first_format_is_a_recipe():
+    old = {
+        "source": "my.txt",
+        "seed": 3,
+        "vocab_size": 70,
+        "data": {"split": "none"},
+        "codec": {"kind": "word"},
+        "model": {"kind": "gru"},
+        "train": {"steps": 5, "parts": 2, "sharpness": 0.8, "lr": 0.5},
+    }
+    config = RunConfig.build(from_tables(old))
+    assert (config.tokenizer.kind, config.model.kind, config.seed, config.data.split) == ("word", "gru", 3, "none")
+    train = config.train
+    assert (train.steps, train.row_blocks, train.calibration_temperature, train.lr) == (5, 2, 1.25, 0.5)

@@ -50,9 +50,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             beside.rename(path)
             _sync(path.parent)
         finally:
-            import shutil  # which a cold start need not load
+            if beside.exists():
+                import shutil  # which a cold start need not load
 
-            shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ class Console(Reporter):
 
     def _begin(self, event: Any) -> None:
         self._valid, self._last_percent = "", -1
-        shared = f", {event.parts} blocks a batch" if event.parts > 1 else ""
+        shared = f", {event.row_blocks} row blocks a batch" if event.row_blocks > 1 else ""
         shared += f", {event.processes} processes" if event.processes > 1 else ""
         run = f"training {event.parameters:,} parameters for {event.total_steps:,} steps"
         self.say(f"{run}, {event.precision}, {event.threads} thread(s){shared}")

@@ -208,7 +208,7 @@ def from_tables(tables: Mapping[str, Any]) -> Named:
     {'seed': 1, 'model.kind': 'cnn', 'model.layers': 2}
     """
     named: Named = {}
-    for name, value in tables.items():
+    for name, value in (_of_today(tables) if "codec" in tables else tables).items():
         if name in GROUPS:
             if not isinstance(value, Mapping):
                 raise SettingError(name, value, "a table of settings", f'for example [{name}] and under it a = "b"')
@@ -219,6 +219,17 @@ def from_tables(tables: Mapping[str, Any]) -> Named:
         elif name != "named":
             raise UnknownNameError("group of settings", name, [*GROUPS, *_RUN_FIELDS])
     return named
+
+
+def _of_today(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A `config.json` of the first format in today's names, so that an old run can be made again."""
+    train = dict(tables.get("train", {}))
+    train["row_blocks"] = train.pop("parts", None)
+    if train.get("sharpness") is not None:
+        train["calibration_temperature"] = 1 / train["sharpness"]
+    train.pop("sharpness", None)
+    kept = {name: value for name, value in tables.items() if name not in ("codec", "vocab_size", "train")}
+    return {**kept, "tokenizer": tables["codec"], "train": train}
 
 
 def from_keywords(keywords: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Named:

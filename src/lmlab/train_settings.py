@@ -47,8 +47,10 @@ class TrainSettings(config.Settings):
     evaluations: int = setting(20, "how often the validation split is scored, evenly through the run", ge=0)
     validation_tokens: int = setting(100_000, "tokens of the validation split scored each time, from its start", ge=1)
     patience: int | None = setting(None, "evaluations without a better one before training stops early", ge=1)
-    sharpness: float | None = setting(
-        None, "what a finished model's logits are multiplied by; none fits it on the validation split", gt=0
+    calibration_temperature: float | None = setting(
+        None,
+        "what a finished model's logits are divided by (Guo et al. 2017); none fits it on the validation split",
+        gt=0,
     )
     samples: bool = setting(True, "show a sample at some evaluations")
     baseline: bool = setting(True, "fit an n-gram on the same tokens and show its and xz's figures beside")
@@ -58,7 +60,7 @@ class TrainSettings(config.Settings):
     threads: int | None = setting(
         None, "processor threads; none measures one against one a core, and takes one in runs of under 100 steps", ge=1
     )
-    parts: int | None = setting(
+    row_blocks: int | None = setting(
         None,
         "row blocks a batch, each in a thread of its own; none is 1, or one a core where a timed run measures that "
         "to be faster; processes of several have one block each",

@@ -256,14 +256,14 @@ def test_a_named_width_stands_where_others_are_planned(poem):
 
 
 @pytest.mark.parametrize("split", ["0.8,0.1,0.1", "0.9,0,0.1"])
-def test_the_sharpness_is_fitted_or_named_and_kept(tmp_path, poem, split):
+def test_the_calibration_temperature_is_fitted_or_named_and_kept(tmp_path, poem, split):
     asked = {**TINY, "model": "lstm", "split": split}
     fitted = lmlab.train(poem, **asked, out=tmp_path / "fitted")
-    named = lmlab.train(poem, **asked, sharpness=0.5, out=tmp_path / "named")
+    named = lmlab.train(poem, **asked, calibration_temperature=2.0, out=tmp_path / "named")
     assert (fitted.model.temperature != 1) == ("valid" in fitted.manifest["data"]["splits"])
     for lm, name in ((fitted, "fitted"), (named, "named")):
         again = lmlab.load(tmp_path / name)
-        assert again.model.temperature == lm.model.temperature == 1 / lm.manifest["results"]["sharpness"]
+        assert again.model.temperature == lm.model.temperature == lm.manifest["results"]["calibration_temperature"]
     assert named.model.temperature == 2.0
 
 

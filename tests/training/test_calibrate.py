@@ -1,4 +1,4 @@
-"""The sharpness that a parabola finds against the one that a search over a fine grid finds."""
+"""The calibration temperature that a parabola finds against the one that a search over a fine grid finds."""
 
 import numpy as np
 import pytest

@@ -80,26 +80,26 @@ def test_the_parts_of_a_batch_are_the_batch(way, rows, parts, index):
 @pytest.mark.parametrize("way", ["columns", "lines"])
 def test_blocks_in_threads_give_the_weights_of_one(tmp_path, model, way):
     for parts in (1, 2):
-        fit(tmp_path / str(parts), model, way, parts=parts, **NAMED).go()
+        fit(tmp_path / str(parts), model, way, row_blocks=parts, **NAMED).go()
     assert furthest(last_weights(tmp_path / "1"), last_weights(tmp_path / "2")) < 1e-5
 
 
 def test_more_blocks_than_rows_do_no_harm(tmp_path):
     for parts in (1, 7):
-        fit(tmp_path / str(parts), way="columns", parts=parts, **NAMED).go()
+        fit(tmp_path / str(parts), way="columns", row_blocks=parts, **NAMED).go()
     assert furthest(last_weights(tmp_path / "1"), last_weights(tmp_path / "7")) < 1e-5
 
 
 @pytest.mark.parametrize("way", ["columns", "lines"])
 def test_blocks_repeat_and_resume_bit_for_bit(tmp_path, way):
     """With dropout, bf16 and two layers: nothing hangs on which thread was first, nor on where the run was stopped."""
-    named = {"way": way, "parts": 2, "precision": "bf16", "steps": 40, "accumulate": 2}
+    named = {"way": way, "row_blocks": 2, "precision": "bf16", "steps": 40, "accumulate": 2}
     for name in ("one", "other"):
         fit(tmp_path / name, **named).go()
     same_end(tmp_path / "one", tmp_path / "other")
     assert fit(tmp_path / "halted", listeners=[stop_at(17)], **named).go().reason == "interrupted"
-    again = resumed(tmp_path / "halted", **{**named, "parts": None})  # it goes on as it was
-    assert again.go().progress.parts == 2
+    again = resumed(tmp_path / "halted", **{**named, "row_blocks": None})  # it goes on as it was
+    assert again.go().progress.row_blocks == 2
     same_end(tmp_path / "one", tmp_path / "halted")
 
 
@@ -107,7 +107,7 @@ def test_each_block_drops_something_else():
     """Equal rows in two blocks, with dropout: masks of their own, or the run would be that of one block twice."""
     row = torch.randint(4, V, (1, 9), generator=torch.Generator().manual_seed(0))
     batch = Batch(row[:, :-1].repeat(2, 1), row[:, 1:].repeat(2, 1), carry=False)
-    gradients = Gradients(fit(dropout=0.5).model, contextlib.nullcontext, parts=2)
+    gradients = Gradients(fit(dropout=0.5).model, contextlib.nullcontext, row_blocks=2)
     nats = [float(gradients._block(batch.rows(part, 2), None, 1.0, (0, 0, part))[0]) for part in (0, 1)]
     again = float(gradients._block(batch.rows(1, 2), None, 1.0, (0, 0, 1))[0])
     gradients.close()
@@ -119,12 +119,12 @@ def machine_where(fastest, monkeypatch):
     tried, step = [], Stepper.step
 
     def tries(stepper, lr):
-        way = stepper.progress.threads, stepper.progress.parts
+        way = stepper.progress.threads, stepper.progress.row_blocks
         tried.extend([way] if lr == 0 and way not in tried else [])
         return step(stepper, lr)
 
     monkeypatch.setattr(Stepper, "step", tries)
-    seconds = lambda progress: 0.01 if (progress.threads, progress.parts) == fastest else 0.02  # noqa: E731
+    seconds = lambda progress: 0.01 if (progress.threads, progress.row_blocks) == fastest else 0.02  # noqa: E731
     return Clock(monkeypatch, seconds), tried
 
 
@@ -135,9 +135,9 @@ def test_a_timed_run_takes_the_fastest_way_and_records_it(tmp_path, monkeypatch,
     run.validation = None
     progress = run.go().progress
     assert sorted(tried) == [(1, 1), (2, 1), (2, 2)]
-    assert (progress.threads, progress.parts) == fastest
+    assert (progress.threads, progress.row_blocks) == fastest
     counters = checkpoints.newest(tmp_path / "run").counters
-    assert (counters["threads"], counters["parts"]) == fastest
+    assert (counters["threads"], counters["row_blocks"]) == fastest
 
 
 @pytest.mark.parametrize("fastest", [(1, 1), (2, 1)])
@@ -148,7 +148,7 @@ def test_a_run_of_steps_takes_the_faster_number_of_threads_and_records_it(
     clock, tried = machine_where(fastest, monkeypatch)
     progress = fit(tmp_path / "run", threads=None, clock=clock, **budget).go().progress
     assert sorted(tried) == [(1, 1), (2, 1)], "blocks would change what is dropped"
-    assert (progress.threads, progress.parts) == fastest
+    assert (progress.threads, progress.row_blocks) == fastest
     assert resumed(tmp_path / "run", threads=None, **budget).go().progress.threads == fastest[0]
 
 
@@ -168,7 +168,7 @@ def test_a_way_that_is_hopeless_from_its_first_step_is_tried_no_further(monkeypa
 def test_a_short_run_and_one_whose_threads_are_named_try_nothing(monkeypatch, two_cores, named, way):
     clock, tried = machine_where((2, 1), monkeypatch)
     progress = fit(**{"threads": None, "clock": clock, **named}).go().progress
-    assert (tried, progress.threads, progress.parts) == ([], *way)
+    assert (tried, progress.threads, progress.row_blocks) == ([], *way)
 
 
 # -- accumulation -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ class Keywords(TypedDict, total=False):
     batching: str
     beta2: float
     bucket: bool
+    calibration_temperature: float | None
     carry: bool
     channels: int
     clip_norm: float | None
@@ -52,7 +53,6 @@ class Keywords(TypedDict, total=False):
     model: Mapping[str, Any] | str
     optimizer: str
     order: int
-    parts: int | None
     patience: int | None
     plan: str | None
     precision: str
@@ -63,10 +63,10 @@ class Keywords(TypedDict, total=False):
     recurrent_dropout: float
     residual: bool
     restart: float
+    row_blocks: int | None
     samples: bool
     schedule: str
     seed: int
-    sharpness: float | None
     smoothing: str
     softmax: str
     split: str

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _MOST_NOTES = 5  # said of an estimation; the manifest keeps them all
 # With these a run repeats bit for bit, whatever was measured when it was first made.
-_DECIDED = ("plan", "precision", "threads", "parts", "validation_tokens")
+_DECIDED = ("plan", "precision", "threads", "row_blocks", "validation_tokens")
 
 
 @takes_settings
@@ -285,7 +285,8 @@ def _fit(
         "processes": ranks.count,
     }
     if outcome.reason != "interrupted" and ranks.first:
-        manifest["results"]["sharpness"] = _sharpened(model, settings.sharpness, validation, out, reporter)
+        temperature = _calibrated(model, settings.calibration_temperature, validation, out, reporter)
+        manifest["results"]["calibration_temperature"] = temperature
         manifest["results"] |= _held_out(model, prepared, reporter)
     if out is not None:
         store.write_results(out, config, manifest)
@@ -302,28 +303,29 @@ def _new_model(config: RunConfig, vocab_size: int) -> Any:
 
 
 def _calibration_tokens(prepared: Prepared, settings: TrainSettings) -> int:
-    """How many tokens are read again to fit the sharpness."""
+    """How many tokens are read again to fit the calibration temperature."""
     from lmlab.training.calibrate import ENOUGH, READINGS
 
-    return READINGS * min(ENOUGH, prepared.validation_tokens) if settings.sharpness is None else 0
+    return READINGS * min(ENOUGH, prepared.validation_tokens) if settings.calibration_temperature is None else 0
 
 
-def _sharpened(
-    model: Any, sharpness: float | None, validation: Epoch | None, out: Path | None, reporter: Reporter
+def _calibrated(
+    model: Any, temperature: float | None, validation: Epoch | None, out: Path | None, reporter: Reporter
 ) -> float:
-    """The sharpness that is named, or suits the validation split, in the model and in its weights' file."""
+    """The calibration temperature that is named, or suits the validation split, in the model and its weights' file."""
     from lmlab.training.calibrate import calibrate
     from lmlab.training.checkpoint import keep_weights
 
-    if sharpness is not None:
-        model.temperature = 1 / sharpness
+    if temperature is not None:
+        model.temperature = temperature
     elif validation is not None:
         before, after = calibrate(model, validation)
         if model.temperature != 1:
-            reporter.say(f"logits times {1 / model.temperature:.3f}: {before:.4f} -> {after:.4f} nats/token held out")
+            said = f"calibration temperature {model.temperature:.3f}"
+            reporter.say(f"{said}: {before:.4f} -> {after:.4f} nats/token on the validation split")
     if model.temperature != 1 and out is not None:
         keep_weights(model, out)
-    return float(1 / model.temperature)
+    return float(model.temperature)
 
 
 def _baselines(prepared: Prepared, reporter: Reporter) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""How sharp a trained model's distribution should be: one number, fitted to held-out text when training is done.
+"""Temperature scaling (Guo et al. 2017): one number, fitted to held-out text when training is done.
 
-A model that has read its text several times is surer of itself on other text than it should be. Logits multiplied by a
-number below 1 mend that and change no ranking (Guo et al. 2017, temperature scaling; the number is 1/T). A text's nats
-are convex in it, so three values and a parabola find it.
+A model that has read its text several times is overconfident on other text. Logits divided by a temperature above 1
+mend that and change no ranking. A text's nats are convex in the inverse of the temperature, so three values of it and
+a parabola find the best.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ENOUGH = 20_000
 """Tokens that are read, at most."""
 READINGS = 2
 """How often."""
-_TRIED = (0.8, 1.0, 1.2)
+_TRIED = (0.8, 1.0, 1.2)  # inverse temperatures
 
 
 @torch.no_grad()
 def calibrate(model: NeuralModel, held_out: Sequence[Batch]) -> tuple[float, float]:
-    """Give a model the sharpness that suits a text best.
+    """Give a model the calibration temperature that suits a text best.
 
     Args:
-        model: in evaluation mode; changed in place where another sharpness is better.
+        model: in evaluation mode; changed in place where another temperature than 1 is better.
         held_out: batches of the text, in order.
 
     Returns:
@@ -43,13 +43,13 @@ def calibrate(model: NeuralModel, held_out: Sequence[Batch]) -> tuple[float, flo
 
 
 def _nats(model: NeuralModel, held_out: Sequence[Batch], tried: Sequence[float]) -> list[float]:
-    """Nats/token with each sharpness, from one reading."""
+    """Nats/token with each inverse temperature, from one reading."""
     nats, tokens, state = np.zeros(len(tried)), 0, None
     for batch in held_out:
         features_BTH, state = model.read(batch.ids_BT, state if batch.carry else None)
         features_NH, targets_N = features_BTH.flatten(0, 1), batch.targets_BT.flatten()
-        for nth, sharpness in enumerate(tried):
-            model.temperature = 1 / sharpness
+        for nth, inverse in enumerate(tried):
+            model.temperature = 1 / inverse
             nats[nth] += model.output.nats(features_NH, targets_N).item()
         tokens += batch.tokens
         if tokens >= ENOUGH:

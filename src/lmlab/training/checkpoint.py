@@ -45,7 +45,7 @@ class Progress:
     plan: str = ""
     precision: str = ""
     threads: int = 0  # inside each operation
-    parts: int = 0  # row blocks a batch
+    row_blocks: int = 0  # row blocks a batch
     validation_tokens: int = 0  # scored an evaluation
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Began:
-    """Training begins or resumes: with so many threads an operation, row blocks a batch (`parts`) and processes."""
+    """Training begins or resumes: with so many threads an operation, row blocks a batch, and processes."""
 
     step: int
     total_steps: int
@@ -18,7 +18,7 @@ class Began:
     precision: str
     threads: int
     seconds: float
-    parts: int = 1
+    row_blocks: int = 1
     processes: int = 1
     device: str = "cpu"
 

@@ -107,7 +107,7 @@ class Fit:
         assert self.resume is not None
         progress = Progress(**self.resume.counters)
         if self.ranks.count > 1:  # it may have been alone
-            progress.threads, progress.parts = min(progress.threads, self.ranks.cores), 1
+            progress.threads, progress.row_blocks = min(progress.threads, self.ranks.cores), 1
         timed = named_plan(self.settings, self.batches) is None
         return progress, training_seconds(self.settings, self.spent) if timed else None
 

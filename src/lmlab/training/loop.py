@@ -81,7 +81,7 @@ class Loop:
                 progress.precision,
                 progress.threads,
                 self.seconds(),
-                progress.parts,
+                progress.row_blocks,
                 self.ranks.count,
                 self.model.device.type,
             )

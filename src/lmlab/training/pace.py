@@ -18,7 +18,7 @@ class Way(NamedTuple):
     """How to use the cores: threads that work inside each operation, and row blocks computed side by side."""
 
     threads: int
-    parts: int
+    row_blocks: int
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def ways(settings: TrainSettings, ranks: Ranks, *, on_cpu: bool, blocks: bool) -
         blocks: whether row blocks may be chosen: they change the masks of dropout, threads change nothing but rounding.
     """
     alone = ranks.count == 1
-    parts = (settings.parts or 1) if alone else 1
+    row_blocks = (settings.row_blocks or 1) if alone else 1
     most = settings.threads or ranks.cores
     most = most if alone else min(most, ranks.cores)
-    found = {Way(most, parts)}
+    found = {Way(most, row_blocks)}
     if on_cpu and settings.threads is None:
-        found.add(Way(1, parts))
-        if blocks and alone and settings.parts is None:
+        found.add(Way(1, row_blocks))
+        if blocks and alone and settings.row_blocks is None:
             found.add(Way(most, most))
     return sorted(found)
 

@@ -33,19 +33,21 @@ class Gradients:
     Args:
         model: whose loss it is.
         precision: makes the context that the loss is computed in.
-        parts: row blocks a batch, each in a thread of its own.
-        ranks: the processes that train together; each of several has one row block, and `parts` is 1.
+        row_blocks: of a batch, each in a thread of its own.
+        ranks: the processes that train together; each of several has one row block, and `row_blocks` is 1.
     """
 
     def __init__(
-        self, model: NeuralModel, precision: Callable[[], Any], parts: int = 1, ranks: Ranks | None = None
+        self, model: NeuralModel, precision: Callable[[], Any], row_blocks: int = 1, ranks: Ranks | None = None
     ) -> None:
-        self.parts, self._precision, self._ranks = parts, precision, ranks or Ranks()
+        self.row_blocks, self._precision, self._ranks = row_blocks, precision, ranks or Ranks()
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.loss = Loss(model)
         many = self._ranks.count > 1
         self._synced = DistributedDataParallel(self.loss) if many else None
-        self._pool = ThreadPoolExecutor(parts, initializer=torch.set_num_threads, initargs=(1,)) if parts > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(row_blocks, initializer=torch.set_num_threads, initargs=(1,)) if row_blocks > 1 else None
+        )
 
     def close(self) -> None:
         """Let the threads go."""
@@ -83,12 +85,12 @@ class Gradients:
         work = [
             self._pool.submit(
                 self._block,
-                batch.rows(part, self.parts),
-                state and rows_of(state, part, self.parts),
+                batch.rows(part, self.row_blocks),
+                state and rows_of(state, part, self.row_blocks),
                 scale,
                 (*key, part),
             )
-            for part in range(self.parts)
+            for part in range(self.row_blocks)
         ]
         nats, after, gradients = zip(*(block.result() for block in work), strict=True)
         for parameter, *of_blocks in zip(self._parameters, *gradients, strict=True):

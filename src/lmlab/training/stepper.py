@@ -60,9 +60,9 @@ class Stepper:
                 model.device.type,
                 torch.bfloat16,
                 enabled=progress.precision == "bf16",
-                cache_enabled=progress.parts == 1,
+                cache_enabled=progress.row_blocks == 1,
             ),
-            progress.parts,
+            progress.row_blocks,
             ranks,
         )
 

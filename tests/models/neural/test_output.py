@@ -112,9 +112,3 @@ def test_a_temperature_that_cannot_be_is_refused(tmp_path, temperature):
     save_file({**model.state_dict(), "temperature": torch.tensor(temperature)}, tmp_path / "model.safetensors")
     with pytest.raises(ArtifactError, match=r"has temperature (nan|0\.0)|cannot be read \(a Tensor with 2"):
         LSTM.load(tmp_path, model.settings, 10)
-
-
-def test_a_file_that_keeps_one_over_the_temperature_is_read(tmp_path):
-    model = LSTM(LSTM.Settings(embedding=4, hidden=4), 10)
-    save_file({**model.state_dict(), "sharpness": torch.tensor(0.8)}, tmp_path / "model.safetensors")
-    assert LSTM.load(tmp_path, model.settings, 10).temperature == pytest.approx(1.25)

@@ -257,8 +257,7 @@ class NeuralModel(nn.Module, abc.ABC):
         model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
         try:
             tensors = load_file(folder / _WEIGHTS)
-            old = 1 / tensors.pop("sharpness", torch.ones(()))  # older files kept 1/T
-            temperature = tensors.pop(_TEMPERATURE, old).item()
+            temperature = tensors.pop(_TEMPERATURE, torch.ones(())).item()
             model.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
