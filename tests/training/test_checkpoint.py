@@ -40,6 +40,16 @@ def test_the_older_ones_go_and_so_does_what_a_kill_left(tmp_path):
     assert names(tmp_path) == ["step-000001000"]
 
 
+def test_a_kill_amid_a_removal_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    write(tmp_path, moment(7))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **_: (path / "state.json").unlink())
+        write(tmp_path, moment(8))
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["step-000000008"]
+    write(tmp_path, moment(9))
+    assert names(tmp_path) == ["step-000000009"]
+
+
 def test_the_newest_counts_where_a_kill_left_two(tmp_path):
     for step in (9, 10, 100):
         write(tmp_path / str(step), moment(step))

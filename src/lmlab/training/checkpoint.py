@@ -7,6 +7,7 @@ at any moment therefore leaves at least one good checkpoint, or none yet and the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -71,9 +72,12 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
                 {name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / _TENSORS
             )
             disk.write_json(folder / _COUNTERS, checkpoint.counters)
-    for other in path.parent.iterdir():
+    for other in list(path.parent.iterdir()):
         if other != path:
-            shutil.rmtree(other, ignore_errors=True)
+            hidden = other.with_name(f".{other.name.lstrip('.')}")
+            with contextlib.suppress(OSError):
+                other.rename(hidden)  # a kill amid its removal leaves nothing that looks like a checkpoint
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def newest(run: Path) -> Checkpoint | None:
