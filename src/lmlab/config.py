@@ -18,7 +18,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,7 +27,7 @@ from lmlab.errors import SettingError, UnknownNameError, UsageError, shown
 Named = dict[str, Any]
 """Values that somebody named, by dotted path."""
 
-_COMPARE = {
+_COMPARE: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
     "ge": (lambda v, b: v >= b, ">=", "minimum"),
     "gt": (lambda v, b: v > b, ">", "exclusiveMinimum"),
     "le": (lambda v, b: v <= b, "<=", "maximum"),

@@ -26,8 +26,8 @@ import numpy as np
 from lmlab.corpora import named, records
 from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
 from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
-from lmlab.corpora.settings import DataSettings
-from lmlab.corpora.splits import FEW, SPLITS, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
+from lmlab.corpora.settings import SPLITS, DataSettings
+from lmlab.corpora.splits import FEW, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError
 
 SPOOL_BYTES = 64 << 20

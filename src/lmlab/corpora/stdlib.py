@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.corpora.cache import cache_dir
-from lmlab.corpora.settings import Shares
-from lmlab.corpora.splits import SPLITS, code_of
+from lmlab.corpora.settings import SPLITS, Shares
+from lmlab.corpora.splits import code_of
 from lmlab.disk import replacing
 from lmlab.errors import DataError, StorageError
 

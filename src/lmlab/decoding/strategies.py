@@ -138,7 +138,7 @@ class Beam(Settings):
 
     def score(self, branch: Branch) -> float:
         """What the beam ranks texts by, in nats."""
-        return branch.total / branch.length**self.length_penalty
+        return float(branch.total / branch.length**self.length_penalty)
 
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
         """Begin a run."""
@@ -291,7 +291,7 @@ class _Beams(Search):
         if len(self._ended) < self._n:
             return False
         highest = max(branch.total for branch in self._live) / self._max_tokens**self._beam.length_penalty
-        return self._beam.score(self._ended[-1]) >= highest
+        return bool(self._beam.score(self._ended[-1]) >= highest)
 
     def _ranked(self, branches: list[Branch]) -> list[Branch]:
         return sorted(branches, key=self._beam.score, reverse=True)[: self._n]

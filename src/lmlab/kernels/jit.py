@@ -25,17 +25,6 @@ from numba.core.sigutils import normalize_signature
 
 from lmlab.kernels import intrinsics
 from lmlab.kernels.engine import note_compiling
-from lmlab.kernels.intrinsics import (  # noqa: F401  # for the n-gram loops, which name them here
-    choose,
-    eight_bytes,
-    equal_of_8,
-    lowest,
-    pick_16,
-    picks,
-    prefetch,
-    processor_has,
-    spaces_of_64,
-)
 
 _IMPORT = re.compile(r"^ *from ([\w.]+) import (?:\(([^)]*)\)|(.*))|^ *import ([\w.]+)", re.MULTILINE)
 

@@ -184,7 +184,8 @@ def _load_component(folder: Path, about: object, vocab_size: int) -> LanguageMod
     match about:
         case {"kind": str(kind), "settings": dict(values)}:
             model = resolve("model", kind)
-            return model.load(folder, model.Settings.make(values, folder.name), vocab_size)
+            loaded: LanguageModel = model.load(folder, model.Settings.make(values, folder.name), vocab_size)
+            return loaded
         case _:
             raise ArtifactError(f"{_LISTED} does not say what {folder} is", "mix its components again")
 

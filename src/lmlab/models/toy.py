@@ -209,4 +209,4 @@ def _distribution(row: Sequence[float] | np.ndarray, vocab_size: int) -> np.ndar
 
 def _log(p: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
-        return np.log(p)
+        return np.asarray(np.log(p))

@@ -136,13 +136,15 @@ def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[
     [5, 4, 5]
     """
     cls = registry.resolve("tokenizer", kind)
-    return cls.train(documents, cls.Settings.make(settings, "tokenizer"))
+    trained: Tokenizer = cls.train(documents, cls.Settings.make(settings, "tokenizer"))
+    return trained
 
 
 def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
     """Load what the `save` of a registered kind wrote; ArtifactError where it is missing or damaged."""
     cls = registry.resolve("tokenizer", kind)
-    return cls.load(folder, cls.Settings.make(settings, "tokenizer"))
+    loaded: Tokenizer = cls.load(folder, cls.Settings.make(settings, "tokenizer"))
+    return loaded
 
 
 class Coverage(NamedTuple):

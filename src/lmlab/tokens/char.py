@@ -73,7 +73,8 @@ class CharTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         ids_N = self.checked(ids)
         spoken_N = ids_N[(ids_N >= len(SPECIALS)) | (ids_N == UNK)]
-        return self._point_V[spoken_N].tobytes().decode("utf-32-le")
+        text: str = self._point_V[spoken_N].tobytes().decode("utf-32-le")
+        return text
 
     def surface(self, id: int, previous: int | None) -> bytes:
         return b"" if id in SILENT else chr(self._point_V[id]).encode()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab.kernels import engine, jit
+from lmlab.kernels import engine, intrinsics
 from lmlab.kernels.ngram.layout import Contexts
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.smoothing import SMOOTHINGS
@@ -52,9 +52,9 @@ def test_rows_are_the_same_compiled(
 @pytest.mark.parametrize("words", [2000, 2011])
 @pytest.mark.parametrize("picks", [True, False])
 def test_rows_of_words_that_share_values(words: int, picks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if picks and not jit.picks():
+    if picks and not intrinsics.picks():
         pytest.skip("this processor does not pick")
-    monkeypatch.setattr(jit, "picks", lambda: picks)
+    monkeypatch.setattr(intrinsics, "picks", lambda: picks)
     rng = np.random.default_rng(0)
     named = rng.permutation(np.arange(4, words))
     text = [named[rng.zipf(1.1, 20) % len(named)].tolist() for _ in range(500)]

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numba import uint32, uint64
 
-from lmlab.kernels.jit import inline, jit, prefetch
+from lmlab.kernels.intrinsics import prefetch
+from lmlab.kernels.jit import inline, jit
 from lmlab.kernels.ngram.counter import arrange
 from lmlab.kernels.ngram.layout import NONE, Counts
 from lmlab.memory import room

@@ -24,10 +24,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import carray, types, uint32, uint64
+from numba import carray, types, uint32, uint64  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from lmlab.kernels.jit import callback, equal_of_8, inline, jit, lowest, prefetch
+from lmlab.kernels.intrinsics import equal_of_8, lowest, prefetch
+from lmlab.kernels.jit import callback, inline, jit
 from lmlab.kernels.ngram.layout import Level
 from lmlab.kernels.ngram.plain_calls import LENGTH, LEVEL, LOG_10, RECORD, Calls, tidied
 from lmlab.kernels.ngram.score import Tables, _factor, _line, _mix

@@ -32,7 +32,8 @@ from llvmlite import ir
 from numba import types, uint64
 from numba.extending import intrinsic
 
-from lmlab.kernels.jit import jit, prefetch
+from lmlab.kernels.intrinsics import prefetch
+from lmlab.kernels.jit import jit
 from lmlab.kernels.ngram.layout import UNSEEN
 
 BLOCK = 64

@@ -21,7 +21,8 @@ from __future__ import annotations
 import numpy as np
 from numba import uint32, uint64
 
-from lmlab.kernels.jit import inline, jit, prefetch
+from lmlab.kernels.intrinsics import prefetch
+from lmlab.kernels.jit import inline, jit
 from lmlab.kernels.ngram.layout import NONE, Rule, high
 from lmlab.memory import fixed, forget, room
 from lmlab.vocabulary import BOS

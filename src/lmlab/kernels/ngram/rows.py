@@ -19,12 +19,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numba import carray, types, uint64
+from numba import carray, types, uint64  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lmlab.kernels import jit as compiler
-from lmlab.kernels.jit import inline, jit, pick_16, prefetch
+from lmlab.kernels import intrinsics
+from lmlab.kernels.intrinsics import pick_16, prefetch
+from lmlab.kernels.jit import inline, jit
 from lmlab.kernels.ngram.layout import Contexts, Level, high, low
 from lmlab.memory import room
 
@@ -96,7 +97,7 @@ def _coded(words: Level) -> tuple[np.ndarray, ...]:
     code_V = code_U[value_V]
     other_V = code_V == _CODES
     later_V1 = other_V.sum() - np.append(0, other_V.cumsum())  # others from each word on
-    plain = int((later_V1 + np.arange(len(key_V) + 1) / _PLAIN).argmin()) if compiler.picks() else len(key_V)
+    plain = int((later_V1 + np.arange(len(key_V) + 1) / _PLAIN).argmin()) if intrinsics.picks() else len(key_V)
     plain += (len(key_V) - plain) % 16
     others = plain + np.flatnonzero(other_V[plain:])
     values = np.zeros(_CODES, dtype=np.float32)

@@ -30,7 +30,8 @@ from numba import uint8, uint32, uint64
 
 from lmlab.errors import UsageError
 from lmlab.kernels import engine
-from lmlab.kernels.jit import choose, equal_of_8, inline, jit, lowest, prefetch
+from lmlab.kernels.intrinsics import choose, equal_of_8, lowest, prefetch
+from lmlab.kernels.jit import inline, jit
 from lmlab.kernels.ngram.layout import Level, context_lengths
 from lmlab.memory import fixed, room
 from lmlab.vocabulary import BOS

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numba import uint64
 
-from lmlab.kernels.jit import choose, eight_bytes, inline, jit, lowest, prefetch, spaces_of_64
+from lmlab.kernels.intrinsics import choose, eight_bytes, lowest, prefetch, spaces_of_64
+from lmlab.kernels.jit import inline, jit
 from lmlab.memory import room
 from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 

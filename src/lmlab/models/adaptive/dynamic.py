@@ -217,10 +217,8 @@ class Dynamic:
         return replace(learned, now=reading.now)
 
     def _read(self, weights_P: Tensor, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, Tensor, TensorState]:
-        if weights_P is self._trained_P:
-            answer = self._reader(ids_BT, state)
-        else:
-            answer = functional_call(self._reader, self._views(weights_P), (ids_BT, state))
+        views = {} if weights_P is self._trained_P else self._views(weights_P)
+        answer: tuple[Tensor, Tensor, TensorState] = functional_call(self._reader, views, (ids_BT, state))
         return answer
 
     def _learned(self, reading: Reading, ids: Sequence[int], targets: Sequence[int]) -> tuple[Tensor, Tensor, Reading]:
@@ -248,7 +246,9 @@ class Dynamic:
         return grads, logits_BTV.detach(), features_BTH.detach(), now.detach()
 
     def _split(self, flat_P: Tensor) -> Iterable[Tensor]:
-        return flat_P.split([shape.numel() for shape in self._shapes.values()])
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        pieces: Sequence[Tensor] = flat_P.split(sizes)
+        return pieces
 
     def _views(self, flat_P: Tensor) -> dict[str, Tensor]:
         pairs = zip(self._shapes.items(), self._split(flat_P), strict=True)

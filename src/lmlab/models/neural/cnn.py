@@ -65,7 +65,8 @@ class CNN(NeuralModel):
         """
         settings = self.settings
         assert isinstance(settings, CNN.Settings)
-        return 1 + sum((settings.kernel - 1) * settings.dilation**layer for layer in range(settings.layers))
+        gaps: int = sum(settings.dilation**layer for layer in range(settings.layers))
+        return 1 + (settings.kernel - 1) * gaps
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:
         """The last R-1 ids: padding."""
@@ -88,4 +89,5 @@ class CNN(NeuralModel):
         new_BTC = (new_BC1T if self._gated else F.relu(new_BC1T, inplace=True)).squeeze(2).transpose(1, 2)
         new_BTC = self.dropout(F.glu(new_BTC, 2) if self._gated else new_BTC)
         residual = self._residual and hidden_BTC.shape[2] == new_BTC.shape[2]
-        return new_BTC + hidden_BTC[:, hidden_BTC.shape[1] - new_BTC.shape[1] :] if residual else new_BTC
+        added: Tensor = new_BTC + hidden_BTC[:, hidden_BTC.shape[1] - new_BTC.shape[1] :] if residual else new_BTC
+        return added

@@ -147,7 +147,8 @@ def _normalised(trie: Trie, suffixes: list[np.ndarray], dropped: list[np.ndarray
 
 def _left(level: Level, below: Level, suffix_G: np.ndarray) -> np.ndarray:
     """What each context's shorter one gives to the words that the context does not know, float64."""
-    return np.maximum(1 - _sums(level, below, suffix_G)[1], _LEAST)
+    left_G: np.ndarray = np.maximum(1 - _sums(level, below, suffix_G)[1], _LEAST)
+    return left_G
 
 
 def _sums(
@@ -171,4 +172,5 @@ def _pieces(level: Level, size: int = _PIECE) -> Iterator[slice]:
 
 def _logs(log_G: np.ndarray) -> np.ndarray:
     """Logs in float64, finite, so that 0 times the log of 0 is 0."""
-    return np.maximum(log_G, _LOWEST).astype(np.float64)
+    bounded_G: np.ndarray = np.maximum(log_G, _LOWEST).astype(np.float64)
+    return bounded_G

@@ -159,7 +159,7 @@ class Trie:
         if self.absent:
             logp_N += np.float32(self.absent) * (context_lengths(ids_N, self.order) - stored_N)
         logp_N[opens_N] = 0
-        return logp_N
+        return np.asarray(logp_N)
 
     # ---- contexts, stepping
 
@@ -237,7 +237,7 @@ class Trie:
             child_Q = np.arange(many_M.sum()) + np.repeat(stop_M - many_M.cumsum(), many_M)
             row_Q, weight_Q = np.repeat(rows, many_M), np.repeat(weight_M, many_M)
             logp_BV[row_Q, low(level.key_G)[child_Q]] = level.logp_G[child_Q] + weight_Q
-        return logp_BV
+        return np.asarray(logp_BV)
 
 
 def _next_tokens(at_M: np.ndarray, node_M: np.ndarray, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
