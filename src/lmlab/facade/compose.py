@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ import torch
 from lmlab import scoring
 from lmlab.config import Settings, described
 from lmlab.errors import SettingError, UnknownNameError, UsageError
-from lmlab.facade.fitting import Fitting, Found, head, identity, mean_nats, tensors
+from lmlab.facade.fitting import Fitting, Found, Run, head, identity, mean_nats, tensors
 from lmlab.models.adaptive.dynamic import Dynamic, gradient_rms
 from lmlab.models.adaptive.gate import Gate, Gated, fit_gate
 from lmlab.models.adaptive.neural_cache import NeuralCache
@@ -36,9 +36,6 @@ from lmlab.models.mixture import Mixture, fit_weights
 from lmlab.models.neural.base import NeuralModel
 from lmlab.models.scorers import documents
 from lmlab.progress import Reporter
-
-if TYPE_CHECKING:
-    from lmlab.facade.text_model import TextModel
 
 ADAPTATIONS: dict[str, type[Settings]] = {
     "dynamic": Dynamic.Settings,
@@ -52,7 +49,7 @@ _LEAST_GATED = 5_000  # with fewer tokens to fit on, weights stay constant
 
 
 def compose(
-    lm: TextModel, adapt: str | None, mixed: Sequence[str], reporter: Reporter
+    lm: Run, adapt: str | None, mixed: Sequence[str], reporter: Reporter
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """A text model's model as asked for, and the entries of its protocol.
 
@@ -144,7 +141,7 @@ def _all_weights(named: Sequence[float | None]) -> list[float | None]:
     return [1 - total if None not in named else None, *named]
 
 
-def _opened(run: str, lm: TextModel) -> TextModel:
+def _opened(run: str, lm: Run) -> Run:
     """Another run, whose tokens must be the same."""
     other = type(lm).load(run)
     there, here = other.tokenizer, lm.tokenizer
@@ -240,7 +237,7 @@ class _Components:
 
     fitting: Fitting
     models: tuple[LanguageModel, ...]
-    others: Sequence[TextModel]
+    others: Sequence[Run]
     protocol: Mapping[str, Any]  # its entries about the run's own model
 
     @property
@@ -292,7 +289,7 @@ def _mixed(components: _Components, given: Sequence[float | None], protocol: dic
     return Gated(components.models, Gate(found["inner"].numpy(), found["outer"].numpy()))
 
 
-def _may_have_seen(lm: TextModel, other: TextModel) -> str:
+def _may_have_seen(lm: Run, other: Run) -> str:
     """Why another run may have been trained on what this one held out; empty if it was not."""
     here, there = lm.manifest["data"], other.manifest["data"]
     if there.get("sha256") != here["sha256"] or there.get("split_rule") == here["split_rule"]:

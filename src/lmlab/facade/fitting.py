@@ -11,7 +11,8 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -23,10 +24,9 @@ from lmlab import disk
 from lmlab.corpora import cache_dir
 from lmlab.models.scorers import documents
 from lmlab.progress import Reporter
+from lmlab.run_config import RunConfig
+from lmlab.tokens import Tokenizer
 from lmlab.tokens.id_store import TokenStore
-
-if TYPE_CHECKING:
-    from lmlab.facade.text_model import TextModel
 
 Found = dict[str, Tensor]
 _VERSION = 3  # of what is kept: changes when it is fitted otherwise
@@ -38,6 +38,26 @@ _WORK = 24e9  # weights times tokens of a trial
 _MEASURED_CHARS = 10 * _TRIAL_TOKENS  # of training text, where gradients are measured on that
 
 
+class Run(Protocol):
+    """What composing and fitting need of a run; a `TextModel` has it."""
+
+    model: Any
+    tokenizer: Tokenizer
+    config: RunConfig
+    manifest: Mapping[str, Any]
+    folder: Path | None
+    composition: Mapping[str, Any]
+
+    def held_out(self, split: str, reporter: Reporter | None = None, chars: float = math.inf) -> TokenStore | None:
+        """An encoded split of its own text, or about so many characters of it; None where nothing keeps it."""
+        ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model directory."""
+        ...
+
+
 class Fitting:
     """The held-out text of a run, and what is fitted on it.
 
@@ -46,7 +66,7 @@ class Fitting:
         reporter: receives progress.
     """
 
-    def __init__(self, lm: TextModel, reporter: Reporter) -> None:
+    def __init__(self, lm: Run, reporter: Reporter) -> None:
         self.lm, self.reporter = lm, reporter
 
     @cached_property
@@ -125,7 +145,7 @@ def head(tokens: int, text: TokenStore) -> TokenStore:
     return dataclasses.replace(text, ids=text.ids[:end], offsets=offsets, documents=count, tokens=end - count)
 
 
-def identity(lm: TextModel) -> str:
+def identity(lm: Run) -> str:
     """A hash of a run: how it was made, its tokenizer, its weights."""
     digest = hashlib.sha256(json.dumps(lm.manifest, sort_keys=True, default=str).encode())
     digest.update(lm.tokenizer.reference().to_str().encode())
