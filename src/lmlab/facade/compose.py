@@ -164,7 +164,8 @@ def _adapted(fitting: Fitting, named: Mapping[str, Mapping[str, str]], protocol:
     """The run's own model, adapted as named."""
     wanted = [kind for kind in named if kind != "counts"]
     if not wanted:
-        return fitting.lm.model
+        own: LanguageModel = fitting.lm.model
+        return own
     if fitting.lm.model.family != "neural":
         kind = fitting.lm.config.model.kind
         problem = f"--adapt {'+'.join(wanted)} needs a neural model, but this run's is {kind}"

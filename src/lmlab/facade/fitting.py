@@ -44,9 +44,9 @@ class Run(Protocol):
     model: Any
     tokenizer: Tokenizer
     config: RunConfig
-    manifest: Mapping[str, Any]
+    manifest: dict[str, Any]
     folder: Path | None
-    composition: Mapping[str, Any]
+    composition: dict[str, Any]
 
     def held_out(self, split: str, reporter: Reporter | None = None, chars: float = math.inf) -> TokenStore | None:
         """An encoded split of its own text, or about so many characters of it; None where nothing keeps it."""
@@ -77,7 +77,7 @@ class Fitting:
     @property
     def trial_tokens(self) -> int:
         """How many tokens a trial of the run's neural model reads."""
-        parameters: int = self.lm.model.parameter_count  # type: ignore[attr-defined]
+        parameters: int = self.lm.model.parameter_count
         return max(_LEAST_TOKENS, min(_TRIAL_TOKENS, int(_WORK / parameters)))
 
     def trial(self) -> list[np.ndarray]:
@@ -150,6 +150,6 @@ def identity(lm: Run) -> str:
     digest = hashlib.sha256(json.dumps(lm.manifest, sort_keys=True, default=str).encode())
     digest.update(lm.tokenizer.reference().to_str().encode())
     if lm.model.family == "neural":
-        for weight in lm.model.state_dict().values():  # type: ignore[attr-defined]
+        for weight in lm.model.state_dict().values():
             digest.update(weight.contiguous().numpy().tobytes())
     return digest.hexdigest()
