@@ -57,7 +57,7 @@ class SettingError(UsageError):
         self._name, self._said = name, (value, bound, remedy)
 
     def within(self, group: str) -> SettingError:
-        """The same of a setting in a group: `model.layers` for `layers`."""
+        """This error for a setting of a group: `model.layers` for `layers`."""
         return SettingError(self._name if "." in self._name else f"{group}.{self._name}", *self._said)
 
 

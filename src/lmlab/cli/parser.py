@@ -138,7 +138,7 @@ def in_group(options: argparse.Namespace, group: str) -> dict[str, Any]:
 
 
 def reporter_of(options: argparse.Namespace) -> Any:
-    """Who is told of progress: the console, unless --quiet."""
+    """Where progress is shown: the console, unless --quiet."""
     from lmlab.progress import Console, Silent
 
     return Silent() if options.quiet else Console()

@@ -33,7 +33,7 @@ def planned(config: RunConfig, prepared: Prepared, reporter: Reporter, clock: Cl
     Args:
         config: of the run.
         prepared: the corpus.
-        reporter: is told what was chosen.
+        reporter: shows what was chosen.
         clock: since when the budget runs.
 
     Returns:

@@ -42,7 +42,7 @@ def compare(
         models: their kinds.
         out: a new folder for the runs, one subfolder a model; None keeps none.
         settings: groups of settings for one kind: `{"ngram": {"model": {"order": 4}}}`.
-        reporter: is told what goes on.
+        reporter: shows progress.
         **keywords: settings for all, as in `lmlab.train`.
 
     Returns:

@@ -48,7 +48,7 @@ def estimate(
         out: the model directory to write; None keeps the model in memory.
         vocab_size: keep only the commonest words, so that there are so many ids with the four specials; None keeps all.
         min_count: a word seen less often is unknown.
-        reporter: is told what goes on; None draws a bar in a terminal.
+        reporter: shows progress; None draws a bar in a terminal.
         **settings: of the model, see `Ngram.Settings`: `order`, `smoothing`, `prune`...
 
     Raises:
@@ -86,7 +86,7 @@ def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Re
     Args:
         path: the file.
         out: the model directory to write; None keeps the model in memory.
-        reporter: is told what goes on; None draws a bar in a terminal.
+        reporter: shows progress; None draws a bar in a terminal.
 
     Raises:
         ArtifactError: it is no sound ARPA file.
@@ -137,7 +137,7 @@ def words_of(lm: TextModel) -> list[bytes]:
 
 
 def with_trie(lm: TextModel, trie: Trie, note: str) -> TextModel:
-    """The same model with other n-grams, and a note of how they came about."""
+    """A model with other n-grams in place of its own, and a note of how they came about."""
     model = ngram_of(lm)
     changed: Any = Ngram(model.settings, trie, [*model.notes, note])
     results = {**lm.manifest["results"], "notes": list(changed.notes), "ngrams": list(changed.ngrams)}

@@ -67,7 +67,7 @@ def train(
         recipe: a named recipe, a TOML file, or a run to repeat.
         out: the model directory to write; None keeps the model in memory.
         settings: groups of settings, `{"model": {"layers": 2}}`.
-        reporter: is told what goes on; None draws a bar in a terminal.
+        reporter: shows progress; None draws a bar in a terminal.
         listeners: receive the events of training.
         **keywords: any setting by its name: `tokenizer`, `model`, `minutes`, `order`, `seed`... A name that several
             groups have is that of the first of train, data, model, tokenizer; docs/settings.md has them all.
@@ -167,7 +167,7 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
 
     Args:
         path: the run's directory.
-        reporter: is told what goes on; None draws a bar in a terminal.
+        reporter: shows progress; None draws a bar in a terminal.
         listeners: receive the events of training.
 
     Raises:

@@ -126,7 +126,7 @@ class TextModel:
         Args:
             adapt: "dynamic", "cache" or "dynamic+cache", with settings if wanted: "dynamic:lr=0.001,decay=0.01".
             mix: other runs of the same vocabulary, each with its weight if wanted: "runs/kn6:0.3".
-            reporter: is told of progress.
+            reporter: shows progress.
 
         Raises:
             UsageError: a specification that cannot be, or a model or vocabulary that does not fit it.
@@ -186,7 +186,7 @@ class TextModel:
             on: a file, folder, named corpus or "-"; None is the run's own corpus.
             split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
             data: how `on` is read, where it is not read as the run's own text was.
-            reporter: is told of progress.
+            reporter: shows progress.
 
         Returns:
             A dict ready for JSON; see `scoring.Report` for the figures, and `protocol` for how they were taken.
@@ -309,7 +309,7 @@ class TextModel:
         stop: Sequence[str] = (),
         allow_unknown: bool = False,
     ) -> Iterator[TextStep]:
-        """The same, step by step: `generate` is this iterator drained."""
+        """Continue a prompt step by step; `generate` takes the same arguments and is this iterator drained."""
         from lmlab.decoding import Sample
 
         strategy = strategy or Sample()

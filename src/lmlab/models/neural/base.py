@@ -57,7 +57,7 @@ class TensorState:
         return TensorState(tuple(tensor.index_select(0, rows_K) for tensor in self.tensors))
 
     def detach(self) -> TensorState:
-        """The same values, cut from the graph: truncated backpropagation through time stops here."""
+        """These values, cut from the graph: truncated backpropagation through time stops here."""
         return TensorState(tuple(tensor.detach() for tensor in self.tensors))
 
     def clear(self, rows_B: Tensor, initial: TensorState) -> TensorState:

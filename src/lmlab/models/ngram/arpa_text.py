@@ -1,6 +1,6 @@
 """The text of ARPA files: whole lines, their columns, and the numbers in them.
 
-A wrong line is told by its number. Numbers are log10 in a file and natural logs elsewhere; -99 stands for a probability
+An error names the line. Numbers are log10 in a file and natural logs elsewhere; -99 stands for a probability
 of 0.
 """
 
