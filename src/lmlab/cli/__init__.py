@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _answer(list(arguments))
     from lmlab.training.machine import tune_process
 
-    tune_process()
+    tune_process(keep_memory=sys.argv[1:2] != ["ngram"])
     _print_whatever()
     return _leave(_answer(sys.argv[1:]))
 
