@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lmlab.kernels.ngram.score import Tables
 
 _PIECE = 1 << 20  # tokens scored together: what bounds the memory of a long text
+_ROWS = 200_000  # log-probabilities of next words asked for, from which compiled rows repay their import
 _PAYS = 20  # n-grams can be entered in a table in the time in which one token is scored without
 
 
@@ -220,7 +221,7 @@ class Trie:
         with the score of the longest n-gram that is stored.
         """
         self._asked.logps += len(contexts.level_B) * len(self.levels[0].key_G)
-        if engine.compiled(self._asked.logps):
+        if engine.worthwhile(self._asked.logps, _ROWS):
             return self.row_tables.rows(contexts)
         weight_B = (self.absent * (contexts.length_B - contexts.level_B)).astype(np.float32)
         level_B, node_B = contexts.level_B, contexts.node_B
