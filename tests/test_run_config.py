@@ -191,6 +191,44 @@ def test_any_value_of_any_setting_is_taken_or_told_in_one_line(which, value):
         assert RunConfig.load(json.loads(json.dumps(config.dump()))) == config
 
 
+NASTY = [
+    *[10**400, -(10**400), "9" * 400, "9" * 5000, "1e999", "-1e999", "nan", float("nan"), float("inf"), -1, 1.5, True],
+    *[
+        "",
+        " ",
+        ",",
+        "0,x",
+        "0;1",
+        "1 2",
+        "none",
+        "\x00",
+        "\ud800",
+        "é" * 1000,
+        "{",
+        "{}",
+        "../..",
+        "-",
+        "=",
+        "9" * 400 + "T",
+    ],
+    *[[], [[]], [None], [10**400], {}, {"a": {"b": 1}}, None],
+]
+
+
+@pytest.mark.parametrize("which", EVERY_FIELD, ids=lambda which: f"{which[0]}-{which[1]}-{which[2].name}")
+def test_nothing_nasty_gets_past_a_setting(which):
+    group, kind, field = which
+    for value in NASTY:
+        named = {f"{group}.{field.name}": value, **({f"{group}.kind": kind} if kind else {})}
+        config, said = taken_or_told(named)
+        if config is None:
+            assert "\n" not in said
+            assert field.name in said or "one budget" in said
+            assert len(said) < 600
+        else:
+            assert RunConfig.load(json.loads(json.dumps(config.dump()))) == config
+
+
 def at_and_beyond(field):
     """Of each bound of a field the last value that it allows, and the first that it does not."""
     step = 1 if field.type in (int, int | None, tuple[int, ...]) else 1e-9

@@ -39,9 +39,9 @@ def parse_size(text: str) -> int:
     >>> parse_size("1G"), parse_size("500m"), parse_size("4096")
     (1073741824, 524288000, 4096)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
-        raise SettingError("memory", text, "a size such as 500M or 2G")
+        raise SettingError("memory", text, "a size such as 500M or 2G, of 18 digits at most")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 

@@ -27,6 +27,13 @@ def test_no_number_and_no_short_word_is_broken_however_narrow_the_terminal(capsy
         assert text in out
 
 
+@pytest.mark.parametrize("columns", ["abc", "", "-1", "9" * 30])
+def test_a_width_that_is_none_is_no_error(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table([ROW])
+    assert "1,234,567.80" in capsys.readouterr().out
+
+
 def test_long_words_are_whole_though_broken(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     path = "/a/very/long/path/to/some/corpus/of/text/that/no/table/holds.csv"

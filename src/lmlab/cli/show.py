@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,7 +50,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = 
         needed += _PADDING + (least if numeric else min(least, _LONGEST_WORD))
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in rows[0]))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+    width = shutil.get_terminal_size((160, 24)).columns  # where there is no terminal, and COLUMNS names no number
     console = Console(width=max(width, needed), highlight=False, emoji=False, markup=False)
     with console.capture() as drawn:
         console.print(table)
