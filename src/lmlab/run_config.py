@@ -246,7 +246,7 @@ def from_keywords(keywords: Mapping[str, Any], recipe: Mapping[str, Any] | None 
         UnknownNameError: no group has such a setting.
 
     >>> from_keywords({"tokenizer": "word", "model": "ngram", "order": 3, "minutes": 1})
-    {'tokenizer.kind': 'word', 'model.kind': 'ngram', 'model.order': 3, 'train.minutes': 1}
+    {'model.kind': 'ngram', 'tokenizer.kind': 'word', 'model.order': 3, 'train.minutes': 1}
     """
     given = {name: value for name, value in keywords.items() if value is not None}
     named: Named = {}

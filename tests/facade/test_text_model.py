@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lmlab
-from lmlab.errors import DataError, EmptyDataError, RunExistsError, UnknownNameError, UsageError
+from lmlab.errors import DataError, EmptyDataError, RunExistsError, SettingError, UnknownNameError, UsageError
 from lmlab.vocabulary import spelling_nats
 from tests.texts import TEXT, TINY, some_text
 
@@ -211,3 +211,17 @@ def test_bytes_know_every_prompt(models, tokenizer):
 def test_a_word_after_the_prompt_keeps_its_space(models):
     text = models["word"].generate("the", lmlab.Greedy(), max_tokens=1)[0].text
     assert text in (" cat", " 漢字")  # what follows "the" in the text
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ["a", "b"], b"text", {"text": "a"}])
+def test_what_is_no_text_is_told(models, wrong):
+    lm = next(iter(models.values()))
+    for call in (lm.score, lm.generate, lambda text: lmlab.train(text=text, model="ngram") if text else lm.score(text)):
+        with pytest.raises(SettingError, match=r"is .*, but must be a string"):
+            call(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["greedy", 5, lmlab.Greedy])
+def test_what_is_no_strategy_is_told(models, wrong):
+    with pytest.raises(SettingError, match=r"strategy is .*, but must be a strategy"):
+        next(iter(models.values())).generate("", wrong)

@@ -28,7 +28,7 @@ from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pie
 from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
 from lmlab.corpora.settings import SPLITS, DataSettings
 from lmlab.corpora.splits import FEW, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
-from lmlab.errors import DataError, EmptyDataError, UnknownNameError
+from lmlab.errors import DataError, EmptyDataError, SettingError, UnknownNameError
 
 SPOOL_BYTES = 64 << 20
 _TOKEN_END, _DOCUMENT_END = b"\xfe", b"\xff"  # bytes that no UTF-8 text contains
@@ -75,7 +75,13 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
 
 
 def open_text(text: str, settings: DataSettings | None = None, name: str = "text") -> Corpus:
-    """A corpus of text in hand, under the same rules as the text of a file."""
+    """A corpus of text in hand, under the same rules as the text of a file.
+
+    Raises:
+        SettingError: it is no string.
+    """
+    if not isinstance(text, str):
+        raise SettingError("the text", text, "a string", "join several, or write them to a file")
     settings = settings or DataSettings()
     text = records.clean(text.removeprefix("\ufeff"), name, settings.errors)
     data = text.encode("utf-8")

@@ -167,9 +167,11 @@ def decode(
         stop: asked about each new branch; yes ends it.
 
     Raises:
-        SettingError: n, max_tokens or a prompt id outside its bound (at once, before the first step).
+        SettingError: n, max_tokens or a prompt id outside its bound, or no strategy (at once, before the first step).
         LmlabError: the model gave NaN, or no token a probability.
     """
+    if isinstance(strategy, type) or not callable(getattr(strategy, "search", None)):
+        raise SettingError("strategy", strategy, "a strategy", "for example Sample(temperature=0.8) or Beam(width=5)")
     _integer("n", n, 1)
     _integer("max_tokens", max_tokens, 1)
     prompt_ids = list(prompt_ids)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lmlab import corpora, store
-from lmlab.errors import EmptyDataError, UsageError
+from lmlab.errors import EmptyDataError, SettingError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.tokens.base import Tokenizer
@@ -339,6 +339,8 @@ class TextModel:
         return decode(self.model, ids, strategy, n=n, max_tokens=max_tokens, stop=stopper)
 
     def _prompt(self, prompt: str, allow_unknown: bool) -> list[int]:
+        if not isinstance(prompt, str):
+            raise SettingError("the prompt", prompt, "a string", "an empty one is allowed")
         encoded = self.tokenizer.encode(prompt)
         if encoded.unknown_bytes and not allow_unknown:
             pieces = zip(self.tokenizer.spans(prompt), encoded.ids, strict=True)
