@@ -87,3 +87,37 @@ def test_where_no_folder_is_private_nothing_is_kept_and_all_works(sources, tmp_p
     (sources / "__pycache__").chmod(0o777)
     for _ in range(2):
         assert run(sources, tmp_path / "file", XDG_CACHE_HOME=str(tmp_path / "file"))[:5] == [70, 70, 0, 0, 0]
+
+
+SUMS = """
+import numpy as np
+from lmlab.kernels.jit import jit, jit_sums
+
+@jit_sums
+def products(x, y, out):
+    for j in range(len(out)):
+        out[j] = x[j] * y[j] * (np.float32(1) - x[j])
+
+@jit_sums
+def add(numbers, sums):
+    for j in range(len(sums)):
+        sums[j] += numbers[j]
+
+@jit
+def total(x, y, out, sums):
+    for n in range(len(x)):
+        products(x[n], y[n], out)
+        add(out, sums)
+
+x, y = np.random.default_rng(0).random((2, 50, 64)).astype(np.float32)
+sums = np.zeros(64, np.float32)
+total(x, y, np.empty(64, np.float32), sums)
+print(*sums.view(np.uint32))
+"""
+
+
+def test_the_process_that_compiles_rounds_as_those_that_load(tmp_path):
+    (tmp_path / "caller.py").write_text(SUMS)
+    first, second = (run(tmp_path, tmp_path / "cache") for _ in range(2))
+    assert first == second
+    assert len(first) == 64

@@ -106,8 +106,12 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 
 def jit_sums(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with float sums in any order, which the compiler can vectorise; infinities and NaN keep their meaning."""
-    return jit(function, fastmath={"reassoc", "contract", "nsz"})
+    """Compile with float sums in any order, which the compiler can vectorise; infinities and NaN keep their meaning.
+
+    Callers always get their own copy: of two copies, one fused with its caller's sums and one not, the process that
+    compiles would run the other one than those that load the machine code, and round otherwise.
+    """
+    return jit(function, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 
 
 def callback(signature: Any, function: Callable[..., Any]) -> Any:

@@ -73,7 +73,7 @@ def backward(gru, weights, index_TN, gates_TNG, c_SNH, dout_TNH, dh_NV, dc_NH, d
         product(gates_TNG[t, first:last], weights, dh_NV[first:last], False)
 
 
-@jit
+@jit_sums
 def _add(numbers, sums):
     for j in range(len(sums)):
         sums[j] += numbers[j]
