@@ -172,7 +172,7 @@ junk = st.recursive(
 
 
 def taken_or_told(which, value):
-    """A value of a setting is taken, and comes back from JSON as it was, or is told in one line that names the setting."""
+    """Whether a value is taken, and comes back from JSON as it was, or refused in one line that names the setting."""
     group, kind, field = which
     named = {f"{group}.{field.name}": value, **({f"{group}.kind": kind} if kind else {})}
     try:
