@@ -14,6 +14,7 @@ from lmlab import registry
 from lmlab.config import recipe_names
 from lmlab.errors import EmptyDataError, RunExistsError, UnknownNameError, UsageError
 from lmlab.facade.compare import compare
+from lmlab.kernels import engine
 from lmlab.progress import Silent
 from tests.texts import QUICK, TEXT, TINY
 
@@ -265,6 +266,32 @@ def test_the_calibration_temperature_is_fitted_or_named_and_kept(tmp_path, poem,
         again = lmlab.load(tmp_path / name)
         assert again.model.temperature == lm.model.temperature == lm.manifest["results"]["calibration_temperature"]
     assert named.model.temperature == 2.0
+
+
+class Compiles(Silent):
+    """Has a loop compiled at each stage, and keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def stage(self, *title):
+        for begins in (True, False):
+            engine.note_compiling(begins=begins)
+        return super().stage(*title)
+
+
+def test_a_first_run_says_that_it_compiles_whatever_began_it(poem):
+    for begin in (
+        lambda reporter: lmlab.train(poem, model="ngram", order=2, reporter=reporter),
+        lambda reporter: compare(poem, ["ngram"], reporter=reporter),
+    ):
+        reporter = Compiles()
+        begin(reporter)
+        assert sum("compiling loops" in said for said in reporter.said) == 1
+        assert sum("compiling took" in said for said in reporter.said) == 1
 
 
 def test_compare_refuses_before_it_trains(tmp_path, poem):

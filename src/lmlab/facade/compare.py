@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lmlab import registry, scoring
 from lmlab.config import Named
 from lmlab.errors import EmptyDataError, RunExistsError, UsageError
-from lmlab.facade.budget import Clock, planned
-from lmlab.facade.learn import lasting, learn
+from lmlab.facade.budget import Clock
+from lmlab.facade.learn import lasting, plan_and_learn
 from lmlab.facade.prepare import Prepared, open_source, prepare
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
@@ -94,8 +94,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
 def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: Reporter) -> TextModel:
     kind = config.model.kind
     reporter.say(f"{kind}:")
-    config, clock = planned(config, prepared, reporter, Clock(time.perf_counter()))
-    lm = learn(prepared, config, out / kind if out else None, reporter, clock=clock)
+    lm = plan_and_learn(prepared, config, out / kind if out else None, reporter, Clock(time.perf_counter()))
     if lm.manifest["status"] == "interrupted":
         raise KeyboardInterrupt
     split = "test" if "test" in prepared.stores else "valid"

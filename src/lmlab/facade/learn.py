@@ -115,10 +115,23 @@ def train_named(
             config = config.for_code() if corpus.pretokenised else config
             prepared = prepare(corpus, config.tokenizer, reporter)
         folder = Path(out) if out is not None else None
-        with _compiling_said(reporter):
-            if ranks.count == 1:
-                config, clock = planned(config, prepared, reporter, clock)
-            return learn(prepared, config, folder, reporter, listeners, ranks, clock)
+        return plan_and_learn(prepared, config, folder, reporter, clock, listeners, ranks)
+
+
+def plan_and_learn(
+    prepared: Prepared,
+    config: RunConfig,
+    out: Path | None,
+    reporter: Reporter,
+    clock: Clock,
+    listeners: Sequence[Listener] = (),
+    ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+) -> TextModel:
+    """Choose what suits the budget, where one process trains, and train; says what compiling took of it."""
+    with _compiling_said(reporter):
+        if ranks.count == 1:
+            config, clock = planned(config, prepared, reporter, clock)
+        return learn(prepared, config, out, reporter, listeners, ranks, clock)
 
 
 @contextlib.contextmanager
