@@ -13,7 +13,7 @@ from lmlab.training import TrainSettings
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training.events import Stepped
 from lmlab.training.fit import Fit
-from lmlab.training.machine import threads_kept
+from lmlab.training.machine import torch_borrowed
 from lmlab.training.stepper import Stepper
 from tests.stores import of_documents, random_stream
 
@@ -81,7 +81,7 @@ class Clock:
 def two_cores(monkeypatch):
     """Two cores as far as a run knows; in truth one thread an operation, as two wait long for each other under load."""
     monkeypatch.setattr(engine, "cores", lambda: 2)
-    with threads_kept():
+    with torch_borrowed():
         torch.set_num_threads(1)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "set_num_threads", lambda threads: None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lmlab.cli import main
-from lmlab.training.machine import Interrupt, choose_precision
+from lmlab.training.machine import Interrupt, choose_precision, torch_borrowed
 from tests.training.runs import fit
 
 MAPPED = """
@@ -89,3 +89,11 @@ def test_handlers_come_back_after_a_failure_and_stay_outside_the_main_thread():
 def test_a_precision_that_is_named_stands():
     assert [choose_precision(name, torch.device("cpu")) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
     assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+
+
+def test_torch_comes_back_as_it_was():
+    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    with torch_borrowed():
+        torch.set_num_threads(1)
+        assert not torch.backends.cudnn.allow_tf32
+    assert (torch.get_num_threads(), torch.backends.cudnn.allow_tf32) == before

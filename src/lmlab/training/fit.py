@@ -81,7 +81,7 @@ class Fit:
         def seconds() -> float:
             return self.clock() - began
 
-        with torch.random.fork_rng(devices=[]), machine.threads_kept(), machine.Interrupt() as interrupt:
+        with torch.random.fork_rng(devices=[]), machine.torch_borrowed(), machine.Interrupt() as interrupt:
             try:
                 self._to_device()
                 progress, budget = self._resumed() if self.resume else self._begun(seconds)
@@ -94,7 +94,7 @@ class Fit:
 
     def pace(self, seconds: float) -> float:
         """Tokens learned from in a second, from some steps in the fastest way; they leave the weights as they were."""
-        with machine.threads_kept():
+        with machine.torch_borrowed():
             self._to_device()
             open_ways = self._ways(blocks=True)
             found = fastest(open_ways, self._trial(self._precision()), seconds / len(open_ways), self.ranks, self.clock)

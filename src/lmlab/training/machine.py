@@ -77,7 +77,7 @@ def choose_precision(wanted: str, on: device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     numbers = torch.Generator().manual_seed(0)  # its own: a probe must not move the run's random state
     left, right = torch.randn(256, 512, generator=numbers), torch.randn(512, 512, generator=numbers)
-    with threads_kept():
+    with torch_borrowed():
         torch.set_num_threads(1)  # several that wait for each other on a busy machine would measure that
         gain = _product_seconds(left, right) / _product_seconds(left.bfloat16(), right.bfloat16())
     return "bf16" if gain > _PROBE_GAIN else "fp32"
@@ -93,15 +93,21 @@ def _product_seconds(left: Tensor, right: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def threads_kept() -> Iterator[None]:
-    """Whatever number of threads torch is given within this, the caller's comes back."""
+def torch_borrowed() -> Iterator[None]:
+    """Whatever number of threads torch is given within this, the caller's comes back; and fp32 is fp32 within it.
+
+    Of itself torch lets cuDNN round fp32 to 10 bits (TF32) in recurrences and convolutions: on a GPU the weights of a
+    small LSTM were 2e-3 from the processor's after 20 steps. Who wants speed takes bf16, as `auto` does there.
+    """
     import torch
 
-    before = torch.get_num_threads()
+    threads, rounded = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.backends.cudnn.allow_tf32 = rounded
+        torch.set_num_threads(threads)
 
 
 class Interrupt:

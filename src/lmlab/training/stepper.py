@@ -95,8 +95,7 @@ class Stepper:
             )
             self._state = after if self._batches.carries and self._settings.carry else None
             nats += of_batch
-        (step_nats,) = self._ranks.total(nats.item())
-        self._clip(step_nats)
+        step_nats = self._clip(nats)
         self._optimizer.step(lr)
         self._model.zero_grad()
         self.progress.step += 1
@@ -112,15 +111,20 @@ class Stepper:
             self._epoch = self._batches.epoch(progress.epoch)
         return batch
 
-    def _clip(self, nats: float) -> None:
+    def _clip(self, nats: Tensor) -> float:
+        """Clip the gradient as the settings say; the step's nats over all processes. A GPU is waited for once."""
         settings, parameters = self._settings, list(self._model.parameters())
         if settings.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, settings.clip_value)
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        check_finite("loss", nats, self.progress.step, saved=self.saved)
-        check_finite("norm of the gradient", float(norm), self.progress.step, saved=self.saved)
-        if settings.clip_norm is not None and norm > settings.clip_norm:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).to(nats.device)
+        own_nats, length = torch.stack([nats, norm]).tolist()
+        (step_nats,) = self._ranks.total(own_nats)
+        check_finite("loss", step_nats, self.progress.step, saved=self.saved)
+        check_finite("norm of the gradient", length, self.progress.step, saved=self.saved)
+        if settings.clip_norm is not None and length > settings.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
+        return step_nats
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that the next step depends on, named as in a checkpoint. Every rank must call this."""
