@@ -45,9 +45,9 @@ PROTOCOL = """\
 Protocol: one run on one {card}; rounds of some {seconds:g} s a side: {rounds}, in turn, medians. Tokens a second of
 wall time, of a made-up text of characters, the first steps not counted. Plain is the loop of a notebook with torch's
 own modules of like size: random windows, Adam, mean cross-entropy, in fp32 as torch comes and in bf16 by autocast.
-Ours is `lmlab.train` with batches of the same shape and `train.device={device}`; its fp32 is fp32, where plain's as torch
-comes lets cuDNN round to TF32. Agreement with the processor is measured in batches of 4 rows. Decoding: `Sample`, texts
-of {tokens} tokens from an empty prompt, fp32."""
+Ours is `lmlab.train` with batches of the same shape and `train.device={device}`; its fp32 is fp32, where plain's as
+torch comes lets cuDNN round to TF32. Agreement with the processor is measured in batches of 4 rows. Decoding: `Sample`,
+texts of {tokens} tokens from an empty prompt, fp32."""
 
 
 @dataclass(frozen=True)
