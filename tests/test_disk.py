@@ -4,8 +4,9 @@ import stat
 
 import pytest
 
-from lmlab import disk, store
+from lmlab import disk
 from lmlab.errors import LmlabError, RunExistsError, StorageError
+from lmlab.integrity import read_json
 from lmlab.models.neural.cnn import CNN
 
 
@@ -66,7 +67,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 def test_json_comes_back_as_it_was_written_readable_by_people(tmp_path):
     content = {"a": [1, 2.5, None], "ü": {"b": True}}
     disk.write_json(tmp_path / "a.json", content)
-    assert store.read_json(tmp_path / "a.json") == content
+    assert read_json(tmp_path / "a.json", "") == content
     assert "ü" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 

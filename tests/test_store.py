@@ -1,12 +1,16 @@
+import copy
 import json
 import os
+import random
 import shutil
 
 import pytest
 
-from lmlab import store
+from lmlab import integrity, store
 from lmlab.corpora.document import Document
-from lmlab.errors import ArtifactError
+from lmlab.disk import cache_dir
+from lmlab.errors import ArtifactError, LmlabError
+from lmlab.integrity import json_sum, sha256_of
 from lmlab.models.neural.cnn import CNN
 from lmlab.run_config import RunConfig
 from lmlab.tokens import build_tokenizer
@@ -65,6 +69,18 @@ def changed(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+def signed(run, **values):
+    """Let the manifest say this, and agree with the files."""
+    manifest = json.loads((run / "manifest.json").read_text()) | values
+    store.sign(run, {name: value for name, value in manifest.items() if value is not None})
+
+
+def forged(run, **values):
+    """Change the configuration, and sign it."""
+    changed(run / "config.json", **values)
+    signed(run)
+
+
 DAMAGES = {
     "no directory": (lambda run: shutil.rmtree(run), "is no model directory (no such folder)"),
     "a file": (lambda run: (shutil.rmtree(run), run.write_text("")), "is no model directory (no such folder)"),
@@ -74,33 +90,49 @@ DAMAGES = {
     ),
     "another letter in the vocabulary": (
         lambda run: (run / "tokenizer.json").write_text((run / "tokenizer.json").read_text().replace('"b"', '"z"')),
-        "tokenizer.json is damaged (not what the manifest knows)",
+        "tokenizer.json is damaged (not what was written)",
     ),
-    "no config": (lambda run: (run / "config.json").unlink(), "is no model directory (no config.json)"),
-    "another format": (
-        lambda run: changed(run / "manifest.json", format=99),
-        "has format 99, but this version reads 2",
+    "no config": (lambda run: (run / "config.json").unlink(), "config.json cannot be read (No such file"),
+    "another setting": (
+        lambda run: changed(run / "config.json", seed=4),
+        "config.json is damaged (not what was written)",
     ),
-    "no format": (lambda run: (run / "manifest.json").write_text("{}"), "has format None, but this version reads 2"),
+    "another result": (
+        lambda run: changed(run / "manifest.json", results={"test": 0}),
+        "manifest.json is damaged (not what was written)",
+    ),
+    "another format": (lambda run: signed(run, format=99), "has format 99, but this version reads 3"),
+    "a format that is a table": (lambda run: signed(run, format={}), "has format {}, but this version reads 3"),
+    "no format": (lambda run: (run / "manifest.json").write_text("{}"), "has format None, but this version reads 3"),
+    "a kind that is none": (lambda run: signed(run, kind=3), "manifest.json is damaged (kind)"),
+    "no results": (lambda run: signed(run, results=None), "manifest.json is damaged (results)"),
     "a list": (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json is damaged (not an object)"),
     "half a manifest": (lambda run: half(run / "manifest.json"), "manifest.json is damaged"),
     "half a config": (lambda run: half(run / "config.json"), "config.json is damaged"),
     "an empty config": (lambda run: (run / "config.json").write_text("{}"), "config.json is damaged"),
     "no text": (lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is damaged"),
-    "a model that is a word": (lambda run: changed(run / "config.json", model="cnn"), "config.json is damaged"),
-    "a kind that is a number": (lambda run: changed(run / "config.json", model={"kind": 3}), "config.json is damaged"),
-    "a setting out of bounds": (lambda run: changed(run / "config.json", train={"lr": -1}), "config.json is damaged"),
-    "named that is no list": (lambda run: changed(run / "config.json", named={"a": 1}), "config.json is damaged"),
-    "a vocabulary of text": (lambda run: changed(run / "manifest.json", vocab_size="many"), "is inconsistent"),
-    "another vocabulary": (lambda run: changed(run / "manifest.json", vocab_size=999), "is inconsistent"),
+    "a model that is a word": (lambda run: forged(run, model="cnn"), "config.json is damaged"),
+    "a kind that is a number": (lambda run: forged(run, model={"kind": 3}), "config.json is damaged"),
+    "a setting out of bounds": (lambda run: forged(run, train={"lr": -1}), "config.json is damaged"),
+    "named that is no list": (lambda run: forged(run, named={"a": 1}), "config.json is damaged"),
+    "a vocabulary of text": (lambda run: signed(run, vocab_size="many"), "is inconsistent"),
+    "another vocabulary": (lambda run: signed(run, vocab_size=999), "is inconsistent"),
     "the first format": (
         lambda run: changed(run / "manifest.json", format=1),
-        "has format 1, but this version reads 2: make it again: lmlab train --recipe",
+        "has format 1, but this version reads 3: make it again: lmlab train --recipe",
     ),
     "no tokenizer": (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json"),
     "half a tokenizer": (lambda run: half(run / "tokenizer.json"), "tokenizer.json"),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), "model.safetensors cannot be read"),
-    "half the weights": (lambda run: half(run / "model.safetensors"), "model.safetensors cannot be read"),
+    "half the weights": (lambda run: half(run / "model.safetensors"), "model.safetensors is damaged"),
+    "weights of another run": (
+        lambda run: CNN(CNN.Settings(channels=4, embedding=3, layers=1), TOKENIZER.vocab_size).save(run),
+        "model.safetensors is damaged (not what was written)",
+    ),
+    "a model too large": (
+        lambda run: forged(run, model={"kind": "cnn", "channels": 65_000, "layers": 200}),
+        "is not of this configuration (convolutions.0.bias is (4,), wanted is (65000,))",
+    ),
 }
 
 
@@ -115,3 +147,147 @@ def test_what_is_damaged_is_told_in_one_line(saved, name):
     assert str(saved) in message
     assert ": " in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("put", ["a pipe", "a link", "a device", "a folder"])
+def test_only_regular_files_are_read(saved, tmp_path, name, put):
+    """A pipe would be waited for, a device never ends, a link may lead anywhere."""
+    (saved / name).rename(tmp_path / "elsewhere")
+    place = saved / name
+    {
+        "a pipe": lambda: os.mkfifo(place),
+        "a link": lambda: place.symlink_to(tmp_path / "elsewhere"),
+        "a device": lambda: place.symlink_to("/dev/zero"),
+        "a folder": place.mkdir,
+    }[put]()
+    with pytest.raises(ArtifactError, match=r"is no regular file|is no model directory \(no manifest\.json\)"):
+        store.load(saved)
+
+
+def test_every_bit_counts(saved):
+    """Of any file: what was flipped is found, whether it makes sense or not."""
+    drawn = random.Random(0)
+    for path in sorted(saved.iterdir()):
+        content = path.read_bytes()
+        for _ in range(20):
+            at, bit = drawn.randrange(len(content)), 1 << drawn.randrange(8)
+            path.write_bytes(bytes([*content[:at], content[at] ^ bit, *content[at + 1 :]]))
+            with pytest.raises(ArtifactError, match=r"is damaged|has format"):
+                store.load(saved)
+        path.write_bytes(content)
+    store.load(saved)
+
+
+ODD = [None, True, -1, 0, 10**30, 1.5, "", "x", "\ud800", [], [1], {}, {"a": 1}]
+
+
+def with_one_changed(content, drawn):
+    """A copy of JSON content in which one value anywhere is another, or gone."""
+    content = copy.deepcopy(content)
+    place = content
+    while True:
+        key = drawn.choice([*place] if isinstance(place, dict) else range(len(place)))
+        if not isinstance(place[key], (dict, list)) or not place[key] or drawn.random() < 0.3:
+            break
+        place = place[key]
+    if drawn.random() < 0.2:
+        del place[key]
+    else:
+        place[key] = drawn.choice(ODD)
+    return content
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "tokenizer.json"])
+def test_whatever_is_signed_loads_or_is_told_in_one_line(saved, name):
+    drawn, path, told = random.Random(0), saved / name, []
+    content, manifest = json.loads(path.read_text()), json.loads((saved / "manifest.json").read_text())
+    for _ in range(300):
+        forged = with_one_changed(content, drawn)
+        if name == "manifest.json":
+            forged.pop("sha256", None)
+            path.write_text(json.dumps(forged | {"sha256": json_sum(forged)}))
+        else:
+            path.write_text(json.dumps(forged))
+            store.sign(saved, manifest)
+        try:
+            store.load(saved)
+        except LmlabError as error:
+            told.append(str(error))
+    assert len(told) > 5
+    assert not any("\n" in message for message in told)
+
+
+# -- what was compared is remembered ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(saved, monkeypatch):
+    """Opens the model; returns the files whose sums were compared."""
+    compared = []
+    monkeypatch.setenv("LMLAB_CACHE", str(saved.parent / "cache"))
+    monkeypatch.setattr(integrity, "sha256_of", lambda path: compared.append(path.name) or sha256_of(path))
+
+    def load():
+        compared.clear()
+        store.load(saved)
+        return sorted(compared)
+
+    return load
+
+
+FILES = ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_sums_are_compared_once(saved, opened, monkeypatch):
+    monkeypatch.setattr(integrity, "_SETTLED", 0)
+    assert opened() == FILES
+    assert opened() == []
+    os.utime(saved / "tokenizer.json")
+    assert opened() == FILES
+    assert opened() == []
+    shutil.copytree(saved, saved.parent / "copy")
+    monkeypatch.setattr(integrity, "_identity", lambda path: [0])
+    assert opened() == FILES
+
+
+def test_a_file_as_young_as_this_is_compared_again(opened, monkeypatch):
+    """One that changed within the tick of a file system's clock would look the same."""
+    monkeypatch.setattr(integrity, "_SETTLED", 3600)
+    assert opened() == opened() == FILES
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"{", b"\xff", b"[" * 10_000])
+def test_a_damaged_memory_is_no_memory(saved, opened, monkeypatch, note):
+    monkeypatch.setattr(integrity, "_SETTLED", 0)
+    opened()
+    (remembered,) = (cache_dir() / "verified").glob("*.json")
+    remembered.write_bytes(note)
+    assert opened() == FILES
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(opened, monkeypatch, tmp_path):
+    monkeypatch.setattr(integrity, "_SETTLED", 0)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "file"))
+    assert opened() == opened() == FILES
+
+
+# -- a run under way --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_weights_take_the_place_of_others(saved, tmp_path, monkeypatch, killed):
+    """A kill before they do leaves the old ones, which the manifest still allows."""
+    model = CNN(CNN.Settings(channels=4, embedding=3, layers=1), TOKENIZER.vocab_size)
+    before = store.load(saved).model.output.bias.tolist()
+    (tmp_path / "made").mkdir()
+    model.save(tmp_path / "made")
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                store.replace_files(saved, tmp_path / "made")
+        else:
+            store.replace_files(saved, tmp_path / "made")
+    assert store.load(saved).model.output.bias.tolist() == (before if killed else model.output.bias.tolist())

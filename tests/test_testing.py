@@ -89,6 +89,9 @@ class Honest:
         model.leave_HV = torch.load(folder / "leave.pt", weights_only=True)
         return model
 
+    def check(self):
+        assert self.leave_HV.isfinite().all()
+
 
 class RowsSumToMore(Honest):
     def rows(self, h_BH):

@@ -43,6 +43,10 @@ _KINDS: dict[Any, tuple[str, str]] = {  # of each type: in words, and in a JSON 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
+LARGEST = 10**12
+"""No integer is larger, so that arithmetic in 64 bits holds."""
+
+
 def setting(default: Any, help: str, *, choices: Sequence[str] = (), **bounds: float) -> Any:
     """A dataclass field with its help and its bounds (`ge`, `gt`, `le`, `lt`, `choices`), which each of a list has."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "bounds": bounds})
@@ -105,7 +109,7 @@ class Field(NamedTuple):
         if self.choices:
             return "one of " + ", ".join(self.choices)
         kind = " or ".join(_in_words(kind) for kind in _alternatives(self.type))
-        limits = " and ".join(f"{_COMPARE[op][1]} {limit:g}" for op, limit in self.bounds.items())
+        limits = " and ".join(f"{_COMPARE[op][1]} {_shown(limit)}" for op, limit in self.bounds.items())
         return f"{kind} {limits}".strip()
 
     @property
@@ -125,8 +129,12 @@ class Field(NamedTuple):
         """
         if any(self._is(kind, value) for kind in _alternatives(self.type)):
             return
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        raise SettingError(path, value, "finite" if infinite else self.bound, self.help)
+        bound = self.bound
+        if isinstance(value, float) and not math.isfinite(value):
+            bound = "finite"
+        elif isinstance(value, int) and value > LARGEST and not {"le", "lt"} & self.bounds.keys():
+            bound = f"{bound} and at most {LARGEST:,}"
+        raise SettingError(path, value, bound, self.help)
 
     def _is(self, kind: Any, value: Any) -> bool:
         if typing.get_origin(kind) is tuple:
@@ -138,6 +146,8 @@ class Field(NamedTuple):
         if self.choices and value not in self.choices:
             return False
         if kind is float and not math.isfinite(value):
+            return False
+        if kind is int and value > LARGEST:
             return False
         return kind not in (int, float) or all(_COMPARE[op][0](value, limit) for op, limit in self.bounds.items())
 
@@ -180,6 +190,10 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     """The types of a union, none first: `none` written for an optional text is no text."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     return tuple(sorted(kinds, key=lambda one: one is not types.NoneType))
+
+
+def _shown(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def _in_words(kind: Any) -> str:

@@ -29,6 +29,11 @@ _REMEDIES = {
 }
 
 
+def cache_dir() -> Path:
+    """The folder of what was downloaded or made: `$LMLAB_CACHE`, else `~/.cache/lmlab`. It may not exist yet."""
+    return Path(os.environ.get("LMLAB_CACHE") or Path.home() / ".cache" / "lmlab")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill, that appears at `path` only when the block ends well.

@@ -53,6 +53,14 @@ def resident() -> int | None:
         return None
 
 
+def physical() -> int | None:
+    """Bytes of memory that this machine has; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 class _Anonymous(mmap.mmap):
     """Pages without a file: forgotten, they would be lost."""
 

@@ -1,6 +1,7 @@
 """Model directories: what lies in one, how it is written whole or not at all, how it is read back.
 
-    manifest.json      format number, kind, what made it: configuration, data hash, versions; results
+    manifest.json      format number, kind, what made it: configuration, data hash, versions; results; SHA-256 sums of
+                       the files that make the model, and of itself
     config.json        the configuration alone, which is itself a recipe
     tokenizer.json     the tokenizer's vocabulary
     model.safetensors  the weights of a trained model, or the memory-mapped arrays of a counted one
@@ -8,47 +9,35 @@
     curve.png          the learning curve
     checkpoints/       what `--resume` needs (`lmlab.training.checkpoint`)
 
-Every file and folder is written beside its place, synced, and renamed into it. Nothing is ever unpickled.
+Every file and folder is written beside its place, synced, and renamed into it. Nothing is ever unpickled, and nothing
+is read that is not as it was written, or no regular file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmlab import registry, tokens
-from lmlab.disk import atomic_folder, write_json, writing
-from lmlab.errors import ArtifactError, UsageError
+from lmlab.disk import atomic_folder, settle, write_json, writing
+from lmlab.errors import ArtifactError, UsageError, shown
+from lmlab.integrity import Verified, json_sum, plain, read_json, sha256_of
 from lmlab.models.base import Registered
 from lmlab.run_config import RunConfig
-from lmlab.tokens.base import FILE, Tokenizer
+from lmlab.tokens.base import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
-VOCABULARY = "tokenizer_sha256"  # in the manifest
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ArtifactError: missing, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{path.parent} is no model directory (no {path.name})", "see `lmlab info`") from error
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged ({error})", "train it again") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path} is damaged (not an object)", "train it again")
-    return content
+_UNSIGNED = (MANIFEST, METRICS, CURVE, "checkpoints")  # of which the manifest keeps no sums
+_OWN_SUM = "sha256"
+_TYPES: dict[str, type] = {
+    "kind": str, "status": str, "config": dict, "data": dict, "made_by": dict, "results": dict, "files": dict,
+}  # fmt: skip
+_AGAIN = "train it again"
 
 
 LIBRARIES = ("lmlab", "numpy", "numba", "torch", "tokenizers")
@@ -79,18 +68,58 @@ def new_manifest(config: RunConfig, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_description(folder: Path, tokenizer: Tokenizer, config: RunConfig, manifest: dict[str, Any]) -> None:
-    """Everything of a model directory but the weights; the manifest receives the vocabulary's size and hash."""
+    """Everything of a model directory but the weights; the manifest receives the vocabulary's size."""
     with writing(folder):
         tokenizer.save(folder)
-        manifest |= {"vocab_size": tokenizer.vocab_size, VOCABULARY: _vocabulary_hash(folder)}
+        manifest["vocab_size"] = tokenizer.vocab_size
     write_results(folder, config, manifest)
 
 
 def write_results(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> None:
-    """Write the configuration and the manifest, which holds it too."""
+    """Write the configuration and the manifest."""
     manifest["config"] = config.dump()
     write_json(folder / CONFIG, manifest["config"])
-    write_json(folder / MANIFEST, manifest)
+    sign(folder, manifest)
+
+
+def sign(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest with the sums of all files that make the model, and its own."""
+    manifest["files"] = {path.relative_to(folder).as_posix(): [sha256_of(path)] for path in sorted(_files(folder))}
+    _write_manifest(folder, manifest)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What lies in a model directory, but folders, hidden files, checkpoints and logs."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in _UNSIGNED:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    manifest.pop(_OWN_SUM, None)
+    write_json(folder / MANIFEST, manifest | {_OWN_SUM: json_sum(manifest)})
+
+
+def replace_files(folder: Path, made: Path) -> None:
+    """Move all files of a folder into a model directory; its manifest knows their sums before they take their places.
+
+    A kill in between leaves some of the old files and some of the new ones, which the manifest both allows. A folder
+    without a manifest, of training without a run, has none to tell.
+    """
+    new = sorted(made.iterdir())
+    for file in new:
+        settle(file)
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        known = manifest["files"]
+        known |= {file.name: [*known.get(file.name, [])[-1:], sha256_of(file)] for file in new}
+        _write_manifest(folder, manifest)
+    for file in new:
+        file.replace(folder / file.name)
 
 
 def save(
@@ -103,8 +132,8 @@ def save(
 ) -> None:
     """Write a whole model directory, atomically."""
     with atomic_folder(path) as folder:
-        write_description(folder, tokenizer, config, manifest)
         model.save(folder)
+        write_description(folder, tokenizer, config, manifest)
         for extra in (METRICS, CURVE):
             if curve is not None and (curve / extra).is_file():
                 import shutil
@@ -127,22 +156,23 @@ def load(path: Path) -> Stored:
     Raises:
         ArtifactError: it is none, of another format, or damaged.
     """
-    manifest, config = read_manifest(path), read_config(path)
+    manifest = read_manifest(path)
+    for file in _files(path):
+        plain(file)
+    verified = Verified(path, manifest["files"], _AGAIN)
+    config = read_config(path)
     tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump())
-    if manifest.get(VOCABULARY, now := _vocabulary_hash(path)) != now:
-        raise ArtifactError(f"{path / FILE} is damaged (not what the manifest knows)", "train it again")
     if manifest.get("vocab_size") != tokenizer.vocab_size:
         raise ArtifactError(
-            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {manifest.get('vocab_size')} in {MANIFEST}",
-            "train it again",
+            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {shown(manifest.get('vocab_size'))} in {MANIFEST}",
+            _AGAIN,
         )
     model_class = registry.resolve("model", config.model.kind)
-    return Stored(model_class.load(path, config.model.settings, tokenizer.vocab_size), tokenizer, config, manifest)
-
-
-def _vocabulary_hash(folder: Path) -> str:
-    with (folder / FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    model = model_class.load(path, config.model.settings, tokenizer.vocab_size)
+    if not verified.remembered:
+        model.check()
+        verified.remember()
+    return Stored(model, tokenizer, config, manifest)
 
 
 def read_config(path: Path) -> RunConfig:
@@ -151,11 +181,11 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ArtifactError: it is missing or damaged.
     """
-    dumped = read_json(path / CONFIG)
+    dumped = read_json(path / CONFIG, _AGAIN)
     try:
         return RunConfig.load(dumped)
     except UsageError as error:
-        raise ArtifactError(f"{path / CONFIG} is damaged ({error})", "train it again") from error
+        raise ArtifactError(f"{path / CONFIG} is damaged ({error})", _AGAIN) from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -164,17 +194,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing, damaged, or of another format.
     """
-    if not path.is_dir():
-        raise ArtifactError(f"{path} is no model directory (no such folder)", "see `lmlab train --help`")
-    manifest = read_json(path / MANIFEST)
-    if manifest.get("format") == 1:
+    if not (path / MANIFEST).is_file():
+        lacking = f"no {MANIFEST}" if path.is_dir() else "no such folder"
+        raise ArtifactError(f"{path} is no model directory ({lacking})", "see `lmlab train --help`")
+    manifest = read_json(path / MANIFEST, _AGAIN)
+    written = manifest.get("format")
+    if written != FORMAT:
+        older = isinstance(written, int) and 1 <= written < FORMAT
         raise ArtifactError(
-            f"{path} has format 1, but this version reads {FORMAT}",
-            f"make it again: lmlab train --recipe {path} -o NEW",
+            f"{path} has format {shown(written)}, but this version reads {FORMAT}",
+            f"make it again: lmlab train --recipe {path} -o NEW" if older else "install the one that wrote it",
         )
-    if manifest.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{path} has format {manifest.get('format')}, but this version reads {FORMAT}",
-            "install the one that wrote it",
-        )
+    if manifest.pop(_OWN_SUM, None) != json_sum(manifest):
+        raise ArtifactError(f"{path / MANIFEST} is damaged (not what was written)", _AGAIN)
+    wrong = [name for name, wanted in _TYPES.items() if not isinstance(manifest.get(name), wanted)]
+    sound = not wrong and all(_is_entry(*entry) for entry in manifest["files"].items())
+    if not sound:
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({', '.join(wrong) or 'files'})", _AGAIN)
     return manifest
+
+
+def _is_entry(name: str, sums: object) -> bool:
+    """Whether it names a file of the folder itself, and the sums it may have."""
+    within = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return within and isinstance(sums, list) and all(isinstance(sum_, str) for sum_ in sums)

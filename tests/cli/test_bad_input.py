@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmlab import disk
+from lmlab import disk, store
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -341,6 +341,7 @@ def test_a_run_whose_text_is_gone(refused, here):
     config = json.loads(Path("runs/moved/config.json").read_text())
     for source, code, named in (("-", 2, "standard input"), ("/gone.txt", 2, "/gone.txt"), (str(here / "held-out.txt"), 1, "is not the text of this run")):  # fmt: skip # noqa: E501
         Path("runs/moved/config.json").write_text(json.dumps(config | {"source": source}))
+        store.sign(Path("runs/moved"), store.read_manifest(Path("runs/moved")))
         refused(code, ["eval", "runs/moved"], named)
 
 
@@ -374,9 +375,9 @@ def test_no_space_left_on_a_real_disk(here, capsys, options):
 
 
 def test_a_model_too_large_for_any_machine(refused):
-    refused(
-        1, ["train", "poem.txt", *tiny(), "--set", "model.embedding=1000000000000", "-o", "runs/new"], "out of memory"
-    )
+    size = ["--set", "model.embedding=60000", "--set", "model.hidden=60000", "--set", "model.layers=200"]
+    words = ["train", "poem.txt", "--model", "lstm", "--steps", "2", *size, "-o", "runs/new"]
+    refused(2, words, "weights takes", "GiB of memory at least, but this machine has", "make the model smaller")
 
 
 def test_training_that_diverges_keeps_the_last_good_weights(here, capsys):

@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 import lmlab
-from lmlab import scoring
+from lmlab import scoring, store
 from lmlab.errors import ArtifactError, SettingError, UnknownNameError, UsageError
 from lmlab.facade import compose
 from lmlab.facade.compose import parse_adaptation, parse_component
@@ -39,7 +40,7 @@ def runs(tmp_path_factory):
         lmlab.train(text=TEXT, tokenizer="word", model="ngram").save(folder / "words")
         shutil.copytree(folder / "kn", folder / "other-split")
         manifest = (folder / "kn" / "manifest.json").read_text(encoding="utf-8")
-        (folder / "other-split" / "manifest.json").write_text(manifest.replace("by position", "by chance"))
+        store.sign(folder / "other-split", json.loads(manifest.replace("by position", "by chance")))
         yield folder
 
 

@@ -95,9 +95,20 @@ def test_a_damaged_store_is_told(name, damage, tmp_path):
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
-        path.write_bytes(content[:-1] if damage == "short" else b"")
-    with pytest.raises(ArtifactError, match="encode the text again"):
+        path.write_bytes(content[:-2] if damage == "short" else b"")
+    with pytest.raises(ArtifactError, match=r"encode the text again|make it again"):
         TokenStore.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["ids.bin", "offsets.npy", "meta.json"])
+def test_another_bit_is_told(name, tmp_path):
+    TokenStore.build(tmp_path / "x", BYTE, DOCUMENTS)
+    path = tmp_path / "x" / name
+    content = path.read_bytes()
+    for at in range(0, len(content), max(1, len(content) // 20)):
+        path.write_bytes(bytes([*content[:at], content[at] ^ 1, *content[at + 1 :]]))
+        with pytest.raises(ArtifactError, match="encode the text again"):
+            TokenStore.open(tmp_path / "x")
 
 
 @pytest.mark.parametrize("change", [{"documents": 2}, {"vocab_size": "260"}, {"extra": 1}])

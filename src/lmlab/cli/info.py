@@ -45,7 +45,7 @@ def _machine() -> dict[str, Any]:
 
     from lmlab import registry, store
     from lmlab.config import recipe_names
-    from lmlab.corpora import cache_dir
+    from lmlab.disk import cache_dir
 
     return {
         **store.versions(),

@@ -15,16 +15,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmlab.corpora.cache import cache_dir
     from lmlab.corpora.corpus import Corpus, open_corpus, open_text
     from lmlab.corpora.document import PIECE_CHARS, Document
     from lmlab.corpora.named import corpus_table
     from lmlab.corpora.settings import DataSettings
 
-__all__ = ["PIECE_CHARS", "Corpus", "DataSettings", "Document", "cache_dir", "corpus_table", "open_corpus", "open_text"]
+__all__ = ["PIECE_CHARS", "Corpus", "DataSettings", "Document", "corpus_table", "open_corpus", "open_text"]
 
 _HOMES = {
-    "cache": ("cache_dir",),
     "corpus": ("Corpus", "open_corpus", "open_text"),
     "document": ("PIECE_CHARS", "Document"),
     "named": ("corpus_table",),

@@ -6,10 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-
-def cache_dir() -> Path:
-    """The folder of what was downloaded or made: `$LMLAB_CACHE`, else `~/.cache/lmlab`. It may not exist yet."""
-    return Path(os.environ.get("LMLAB_CACHE") or Path.home() / ".cache" / "lmlab")
+from lmlab.disk import cache_dir
 
 
 def data_dir() -> Path | None:

@@ -24,10 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmlab.corpora.cache import cache_dir
 from lmlab.corpora.settings import SPLITS, Shares
 from lmlab.corpora.splits import code_of
-from lmlab.disk import replacing
+from lmlab.disk import cache_dir, replacing
 from lmlab.errors import DataError, StorageError
 
 SHARES: Shares = (0.8, 0.1, 0.1)

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lmlab import disk
-from lmlab.corpora import cache_dir
+from lmlab.disk import cache_dir
 from lmlab.models.scorers import documents
 from lmlab.progress import Reporter
 from lmlab.run_config import RunConfig

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
-_KEY_VERSION = 1  # changes when the encoding does
+_KEY_VERSION = 2  # changes when the encoding does
 _LONG = 2  # documents this many times longer than a row are read in columns
 _VALIDATION_ROWS = 16
 _MOST_SCORED = 2_000_000  # characters of the validation split that the figures of training are taken on
@@ -84,7 +84,7 @@ def prepare(corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
     """Build the tokenizer from the training split, encode every split, or find both in the cache."""
     if not corpus.sizes["train"].documents:
         raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
-    folder = corpora.cache_dir() / "tokens" / _key(corpus, wanted)
+    folder = disk.cache_dir() / "tokens" / _key(corpus, wanted)
     tokenizer = _find_tokenizer(folder, wanted)
     if tokenizer is None:
         with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:

@@ -99,6 +99,14 @@ class Storable(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Look through all weights or counts, once on a machine, after `load`.
+
+        Raises:
+            ArtifactError: some are of no sound model: NaN, or beyond the bounds of what they index.
+        """
+        ...
+
 
 class Registered(Storable, LanguageModel, Protocol):
     """What a class in the registry offers: its settings, and how it learns."""
@@ -133,3 +141,6 @@ class Fixed:
     def load(cls, folder: Path, settings: Any, vocab_size: int) -> Self:
         """The model of these settings."""
         return cls(vocab_size, settings)
+
+    def check(self) -> None:
+        """Nothing was read."""

@@ -179,6 +179,12 @@ class Mixture(Components):
         except (OSError, ValueError, TypeError, UsageError) as error:
             raise ArtifactError(f"{folder} is no sound mixture: {error}", "mix its components again") from error
 
+    def check(self) -> None:
+        """Have each component look through its weights; ArtifactError where they are of no sound model."""
+        for component in self.components:
+            model: Any = component
+            model.check()
+
 
 def _load_component(folder: Path, about: object, vocab_size: int) -> LanguageModel:
     match about:

@@ -2,7 +2,7 @@
 
     ids.bin      <bos> ids <eos> of every document, uint16 where the vocabulary allows it, else uint32; little-endian
     offsets.npy  where each document begins, and the end: int64, one more than there are documents
-    meta.json    the totals, and the sha256 of ids.bin
+    meta.json    the totals, and the SHA-256 sums of all three
 
 D documents, N ids. A store is written beside its place and renamed when whole; an interrupted one leaves nothing.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,15 @@ import numpy as np
 from lmlab import disk
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
+from lmlab.integrity import Verified, json_sum, read_json, sha256_of
 from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import BOS, EOS
 
 IDS, OFFSETS, META = "ids.bin", "offsets.npy", "meta.json"
 OFFSET = np.dtype("<i8")
 PROGRESS_BYTES = 1 << 20
+_OWN_SUM = "meta_sha256"
+_REMEDY = "remove the folder and encode the text again"
 Progress = Callable[[int], None]
 
 
@@ -63,30 +65,27 @@ class TokenStore:
         with disk.atomic_folder(folder) as beside:
             with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
                 totals = _write(tokenizer, documents, ids_file, offsets_file, progress)
-            (beside / META).write_text(json.dumps(totals, indent=2), encoding="utf-8")
+            totals |= {"files": {name: [sha256_of(beside / name)] for name in (IDS, OFFSETS)}}
+            disk.write_json(beside / META, totals | {_OWN_SUM: json_sum(totals)})
         return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Memory-map what `build` wrote; ArtifactError where a file is missing, cut short or damaged."""
-        remedy = "remove the folder and encode the text again"
-        try:
-            totals = json.loads((folder / META).read_text(encoding="utf-8"))
-            offsets = np.load(folder / OFFSETS, mmap_mode="r")
-            size = (folder / IDS).stat().st_size
-        except OSError as error:
-            problem = f"the token store {folder} cannot be read ({error.strerror or error})"
-            raise ArtifactError(problem, remedy) from error
-        except (ValueError, EOFError) as error:
-            raise ArtifactError(f"the token store {folder} is damaged ({error})", remedy) from error
-        if not isinstance(totals, dict) or totals.keys() != set(TOTALS) or not all(map(_fits, totals.items())):
-            raise ArtifactError(f"{folder / META} does not hold the totals of a token store", remedy)
-        if offsets.dtype != OFFSET or offsets.shape != (totals["documents"] + 1,):
-            raise ArtifactError(f"{folder / OFFSETS} is not of {totals['documents']} documents", remedy)
+        totals = read_json(folder / META, _REMEDY)
+        if totals.pop(_OWN_SUM, None) != json_sum(totals):
+            raise ArtifactError(f"{folder / META} is damaged (not what was written)", _REMEDY)
+        files = totals.pop("files", {})
+        if totals.keys() != set(TOTALS) or set(files) != {IDS, OFFSETS}:
+            raise ArtifactError(f"{folder / META} does not hold the totals of a token store", _REMEDY)
+        verified = Verified(folder, files, _REMEDY)
         dtype = _dtype(totals["vocab_size"])
-        if size != offsets[-1] * dtype.itemsize:
-            raise ArtifactError(f"{folder / IDS} has {size} bytes, not {offsets[-1] * dtype.itemsize}", remedy)
-        ids = np.memmap(folder / IDS, dtype=dtype, mode="r") if size else np.empty(0, dtype=dtype)
+        try:
+            offsets = np.load(folder / OFFSETS, mmap_mode="r")
+            ids = np.memmap(folder / IDS, dtype, "r") if (folder / IDS).stat().st_size else np.empty(0, dtype)
+        except (OSError, ValueError, EOFError) as error:
+            raise ArtifactError(f"the token store {folder} cannot be read ({error})", _REMEDY) from error
+        verified.remember()
         return cls(ids, offsets, **totals)
 
     @classmethod
@@ -171,7 +170,3 @@ def _write_header(file: IO[bytes], length: int) -> None:
     """The head of an .npy file; NumPy pads it to the same size whatever the length, so it can be written over."""
     head = {"descr": OFFSET.str, "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(file, head)
-
-
-def _fits(total: tuple[str, object]) -> bool:
-    return isinstance(total[1], str if total[0] == "sha256" else int)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from lmlab import disk, store
 from lmlab.errors import ArtifactError
+from lmlab.integrity import read_json
 from lmlab.models.neural.base import NeuralModel
 from lmlab.training.ranks import Ranks
 
@@ -89,7 +89,7 @@ def newest(run: Path) -> Checkpoint | None:
     paths = sorted(path for path in (run / _FOLDER).glob("step-*"))
     if not paths:
         return None
-    counters = store.read_json(paths[-1] / _COUNTERS)
+    counters = read_json(paths[-1] / _COUNTERS, "train again without --resume")
     try:
         return Checkpoint(load_file(paths[-1] / _TENSORS), counters)
     except (OSError, SafetensorError) as error:
@@ -102,9 +102,7 @@ def keep_weights(model: NeuralModel, run: Path) -> None:
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     with disk.writing(run), tempfile.TemporaryDirectory(prefix=".weights-", dir=run) as folder:
         model.save(Path(folder))
-        for file in Path(folder).iterdir():
-            disk.settle(file)
-            os.replace(file, run / file.name)
+        store.replace_files(run, Path(folder))
 
 
 class Keeper:

@@ -27,14 +27,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, UsageError
+from lmlab.integrity import plain
 from lmlab.kernels.neural import embedding as rows_of_table
 from lmlab.models.base import Scorer
 from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax
@@ -43,7 +45,12 @@ from lmlab.vocabulary import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
+WIDEST, DEEPEST = 65_536, 256
+"""No layer has more features, and no model more layers."""
 _WEIGHTS, _TEMPERATURE = "model.safetensors", "temperature"
+
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -254,18 +261,59 @@ class NeuralModel(nn.Module, abc.ABC):
         Raises:
             ArtifactError: the file is missing, damaged, or of another shape.
         """
-        model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
+        weights = plain(folder / _WEIGHTS)
         try:
-            tensors = load_file(folder / _WEIGHTS)
+            with safe_open(weights, "pt") as file:
+                written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wanted = cls.shapes(settings, vocab_size)  # first: a forged configuration must not take all memory
+            written.pop(_TEMPERATURE, None)
+            if written != wanted:
+                raise _unlike(weights, written, wanted)
+            model = cls(settings, vocab_size)  # type: ignore[call-arg]
+            tensors = load_file(weights)
             temperature = tensors.pop(_TEMPERATURE, torch.ones(())).item()
             model.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
-            raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({reason})", "train it again") from error
+            raise ArtifactError(f"{weights} cannot be read ({reason})", "train it again") from error
         if not 0 < temperature < torch.inf:
-            raise ArtifactError(f"{folder / _WEIGHTS} has temperature {temperature}, not above 0", "train it again")
+            raise ArtifactError(f"{weights} has temperature {temperature}, not above 0", "train it again")
         model.temperature = temperature
         return model.eval()
+
+    @classmethod
+    def shapes(cls, settings: Any, vocab_size: int) -> Shapes:
+        """Of all weights by name, without making any."""
+        with torch.device("meta"), _Unfilled():
+            model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
+        return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+
+    def check(self) -> None:
+        """Look for weights that are NaN or infinite.
+
+        Raises:
+            ArtifactError: there are some.
+        """
+        for name, weight in self.state_dict().items():
+            if not weight.isfinite().all():
+                raise ArtifactError(f"weights of the model are NaN or infinite ({name})", "train it again")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills weights in place: on the meta device (shapes alone) torch loads its compiler for that."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, named = func.__name__, kwargs or {}
+        if name == "__setitem__" or (name.endswith("_") and not name.startswith("__")):
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+def _unlike(path: Path, written: Shapes, wanted: Shapes) -> ArtifactError:
+    name = next(name for name in sorted({*written, *wanted}) if written.get(name) != wanted.get(name))
+    found, asked = written.get(name, "nothing"), wanted.get(name, "nothing")
+    problem = f"{path} is not of this configuration ({name} is {found}, wanted is {asked})"
+    return ArtifactError(problem, "train it again")
 
 
 def embedding(vocab_size: int, width: int, *, tied: bool = False) -> nn.Embedding:

@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmlab.config import setting
-from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.errors import SettingError
+from lmlab.models.neural.base import DEEPEST, WIDEST, NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.vocabulary import PAD
+
+_FURTHEST = 1_000_000  # tokens that a prediction may depend on
 
 
 @final
@@ -31,14 +34,28 @@ class CNN(NeuralModel):
     class Settings(NeuralSettings):
         """The shape of the stack."""
 
-        embedding: int = setting(64, "width of the token embedding", ge=1)
-        channels: int = setting(192, "filters a layer", ge=1)
-        layers: int = setting(4, "convolutions on top of each other", ge=1)
-        kernel: int = setting(5, "tokens that a filter sees", ge=1)
-        dilation: int = setting(1, "growth of the gaps between a filter's taps from layer to layer; 1 is none", ge=1)
+        embedding: int = setting(64, "width of the token embedding", ge=1, le=WIDEST)
+        channels: int = setting(192, "filters a layer", ge=1, le=WIDEST)
+        layers: int = setting(4, "convolutions on top of each other", ge=1, le=DEEPEST)
+        kernel: int = setting(5, "tokens that a filter sees", ge=1, le=1024)
+        dilation: int = setting(
+            1, "growth of the gaps between a filter's taps from layer to layer; 1 is none", ge=1, le=1024
+        )
         residual: bool = setting(True, "add each layer's input to its output where their widths agree")
         gated: bool = setting(False, "gated linear units instead of rectifiers")
         dropout: float = setting(0.1, "share of the features dropped after each layer", ge=0, lt=1)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if (field := self.receptive_field) > _FURTHEST:
+                bound = f"so small that a prediction depends on {_FURTHEST:,} tokens at most, not {field:,}"
+                raise SettingError("dilation", self.dilation, bound, "lower it, or layers, or kernel")
+
+        @property
+        def receptive_field(self) -> int:
+            """How many tokens, the current one included, a prediction depends on."""
+            gaps: int = sum(self.dilation**layer for layer in range(self.layers))
+            return 1 + (self.kernel - 1) * gaps
 
     training_defaults: ClassVar = {"lr": 2e-3, "batch_size": 16, "length": 128}
 
@@ -63,10 +80,8 @@ class CNN(NeuralModel):
         >>> CNN(CNN.Settings(layers=4, kernel=2, dilation=2), 10).receptive_field
         16
         """
-        settings = self.settings
-        assert isinstance(settings, CNN.Settings)
-        gaps: int = sum(settings.dilation**layer for layer in range(settings.layers))
-        return 1 + (settings.kernel - 1) * gaps
+        assert isinstance(self.settings, CNN.Settings)
+        return self.settings.receptive_field
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:
         """The last R-1 ids: padding."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lmlab.config import setting
 from lmlab.errors import SettingError
 from lmlab.kernels.neural import recurrent_layers
-from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.base import DEEPEST, WIDEST, NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 
 
@@ -26,9 +26,9 @@ from lmlab.models.neural.dropout import Dropout
 class RecurrentSettings(NeuralSettings):
     """What the three have in common."""
 
-    hidden: int = setting(512, "hidden size of a layer", ge=1)
-    layers: int = setting(1, "recurrent layers on top of each other", ge=1)
-    embedding: int = setting(64, "width of the learned token embedding", ge=1)
+    hidden: int = setting(512, "hidden size of a layer", ge=1, le=WIDEST)
+    layers: int = setting(1, "recurrent layers on top of each other", ge=1, le=DEEPEST)
+    embedding: int = setting(64, "width of the learned token embedding", ge=1, le=WIDEST)
     input: str = setting(
         "learned",
         "how a token enters: learned embedding, the same matrix as the output (tied), or one-hot",

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from lmlab.config import setting
 from lmlab.errors import SettingError
 from lmlab.kernels.neural import attention
-from lmlab.models.neural.base import NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.base import DEEPEST, WIDEST, NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 
 
@@ -32,10 +32,12 @@ class Transformer(NeuralModel):
     class Settings(NeuralSettings):
         """The shape of the blocks."""
 
-        width: int = setting(192, "features a position; an even multiple of heads", ge=2)
-        layers: int = setting(4, "blocks", ge=1)
-        heads: int = setting(6, "attention heads", ge=1)
-        window: int = setting(256, "positions that attention reaches back, the current one included", ge=1)
+        width: int = setting(192, "features a position; an even multiple of heads", ge=2, le=WIDEST)
+        layers: int = setting(4, "blocks", ge=1, le=DEEPEST)
+        heads: int = setting(6, "attention heads", ge=1, le=WIDEST // 2)
+        window: int = setting(
+            256, "positions that attention reaches back, the current one included", ge=1, le=1_000_000
+        )
         dropout: float = setting(0.0, "share of the features dropped after attention and feed-forward", ge=0, lt=1)
 
         def __post_init__(self) -> None:

@@ -239,6 +239,9 @@ class Ngram:
         content = {"model": about, "crc32": _crc32(about)}
         (folder / "ngram.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
+    def check(self) -> None:
+        """Look through the arrays."""
+
     def reopened(self, folder: Path) -> Ngram:
         """A large model as `save` wrote it there, so that the memory it was made in is free; a small one as it is."""
         return self if self.nbytes <= _WHOLE else type(self).load(folder, self.settings, self.vocab_size)
