@@ -131,7 +131,7 @@ DAMAGES = {
     ),
     "a model too large": (
         lambda run: forged(run, model={"kind": "cnn", "channels": 65_000, "layers": 200}),
-        "is not of this configuration (convolutions.0.bias is (4,), wanted is (65000,))",
+        "is not of this configuration (convolutions.0.bias is float32 (4,), wanted is float32 (65000,))",
     ),
 }
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -313,7 +312,8 @@ def _new_model(config: RunConfig, vocab_size: int) -> Any:
     import torch
 
     model_class, settings = registry.resolve("model", config.model.kind), config.model.settings
-    weights, there = sum(map(math.prod, model_class.shapes(settings, vocab_size).values())), memory.physical()
+    weights = sum(weight.numel() for weight in model_class.blank(settings, vocab_size).values())
+    there = memory.physical()
     if there is not None and _BYTES_A_WEIGHT * weights > there:
         needed, has = (f"{size / 2**30:,.0f} GiB" for size in (_BYTES_A_WEIGHT * weights, there))
         problem = f"training {weights:,} weights takes {needed} of memory at least, but this machine has {has}"

@@ -324,7 +324,7 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path, damage):
 def test_weights_of_other_settings_are_refused(tmp_path):
     make("lstm").save(tmp_path)
     other = make("lstm", hidden=8)
-    with pytest.raises(ArtifactError, match=r"\(output.weight is \(12, 9\), wanted is \(12, 8\)\)"):
+    with pytest.raises(ArtifactError, match=r"\(output.weight is float32 \(12, 9\), wanted is float32 \(12, 8\)\)"):
         type(other).load(tmp_path, other.settings, V)
     with pytest.raises(ArtifactError, match="is not of this configuration"):
         type(other).load(tmp_path, make("lstm").settings, V + 1)
