@@ -16,7 +16,6 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -113,17 +112,23 @@ class Fitting:
     def once(self, key: Sequence[Any], fit: Callable[[], Found]) -> Found:
         """What `fit` returns, or returned when it was last called for this run and this key."""
         whole = json.dumps([_VERSION, identity(self.lm), *key], sort_keys=True)
-        path = cache_dir() / "adaptation" / f"{hashlib.sha256(whole.encode()).hexdigest()[:24]}.safetensors"
-        if path.is_file():
-            try:
-                return load(path.read_bytes())
-            except SafetensorError:
-                self.reporter.say(f"{path} is damaged; fitting again")
+        folder, key = cache_dir() / "adaptation", hashlib.sha256(whole.encode()).hexdigest()[:24]
+        for path in folder.glob(f"{key}.*.safetensors"):
+            content = path.read_bytes()
+            if path.name == f"{key}.{_sum(content)}.safetensors":
+                return load(content)
+            self.reporter.say(f"{path} is damaged; fitting again")
+            path.unlink()
         found = fit()
-        with disk.writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_file(path, save(found))
+        content = save(found)
+        with disk.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        disk.write_file(folder / f"{key}.{_sum(content)}.safetensors", content)
         return found
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 def tensors(values: Mapping[str, float]) -> Found:
