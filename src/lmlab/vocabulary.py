@@ -11,6 +11,8 @@ import math
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("[PAD]", "[UNK]", "<bos>", "<eos>")
 NEVER_PREDICTED = (PAD, BOS)
+SPACES = "\0\t\n\v\f\r "
+"""What parts words where these are runs of non-space: the white space of KenLM's query, and nothing of Unicode's."""
 IGNORE = -100
 """What stands in a row of targets where nothing is predicted."""
 

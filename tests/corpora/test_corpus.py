@@ -240,7 +240,7 @@ def test_an_unknown_split():
 
 def test_bad_bytes_deep_in_a_file_are_named(tmp_path):
     path = write(tmp_path / "a.txt", b"x" * 3_000_000 + b"\xff" + b"y" * 10)
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xff at offset 3000000: --errors replace"):
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xff at offset 3000000: .*--errors replace"):
         open_corpus(path)
     assert "x\ufffdy" in joined(open_corpus(path, DataSettings(errors="replace")), "all")
 

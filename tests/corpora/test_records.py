@@ -1,13 +1,17 @@
 import csv
+import io
+import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lmlab.corpora import PIECE_CHARS, DataSettings, records
+from lmlab.corpora import PIECE_CHARS, DataSettings, reading, records
 from lmlab.corpora.document import Document
 from lmlab.corpora.raw import Origin, file_origin, kind_of
 from lmlab.corpora.records import clean, clip, first, read_documents, text_documents
-from lmlab.errors import DataError
+from lmlab.errors import DataError, SettingError
 
 
 def read(name, data, size=1 << 20, **settings):
@@ -114,14 +118,20 @@ def test_a_long_csv_field_passes_and_the_callers_limit_is_untouched_all_the_whil
 
 
 def test_an_unclosed_quote_does_not_swallow_a_whole_file(monkeypatch):
-    monkeypatch.setattr(records, "_LONGEST_FIELD", 1000)
-    monkeypatch.setattr(records, "_csv_core", records._csv_core.__wrapped__)
-    with pytest.raises(DataError, match=r"a\.csv:502 is not CSV \(field larger than field limit \(1000\)\)"):
+    monkeypatch.setattr(records, "LONGEST", 1000)
+    with pytest.raises(DataError, match=r"a\.csv:2 is not CSV \(field larger than field limit \(1000\)\)"):
         read("a.csv", 'text\n"' + "x\n" * 5000)
 
 
 @pytest.mark.parametrize(
-    ("row", "problem"), [("1", "has 1 columns, but 2"), ("1,2,3", "has 3 columns"), ('1,"open', "is not CSV")]
+    ("row", "problem"),
+    [
+        ("1", "has 1 columns, but 2"),
+        ("1,2,3", "has 3 columns"),
+        ('1,"open', "opens a quote that is never closed"),
+        ('1,"open\n2,x\n3,y', "opens a quote that is never closed"),
+        ('1,"closed" and more', "is not CSV"),
+    ],
 )
 def test_a_bad_csv_row_is_named(row, problem):
     with pytest.raises(DataError, match=rf"a\.csv:3 {problem}"):
@@ -138,6 +148,78 @@ def test_parquet(tmp_path):
     assert tokens == [("x",), ("y", "z")]
     with pytest.raises(DataError, match="not a Parquet file"):
         read("b.parquet", "no parquet here")
+
+
+def test_a_parquet_field_that_python_cannot_hold_is_named_by_its_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    text = pyarrow.array(["a"] * 299 + ["b"])
+    bad = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
+    late = pyarrow.array([0] * 299 + [2**62], pyarrow.int64()).cast(pyarrow.timestamp("us"))
+    tables = {"text": {"text": pyarrow.concat_arrays([text[:299], bad])}, "when": {"text": text, "when": late}}
+    for field, table in tables.items():
+        parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=rf"a\.parquet:300: the field '{field}' cannot be read"):
+            list(read_documents(file_origin(tmp_path / "a.parquet"), DataSettings()))
+    twice = pyarrow.Table.from_arrays([text, text], names=["text", "text"])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="two columns called 'text'"):
+        list(read_documents(file_origin(tmp_path / "a.parquet"), DataSettings()))
+
+
+def test_a_tsv_has_no_quotes_unless_they_are_asked_for():
+    rows = 'text\tlabel\n"begins with a quote\t1\nhas "some" within\t2\nends with one"\t3\n'
+    assert texts("a.tsv", rows) == ['"begins with a quote', 'has "some" within', 'ends with one"']
+    assert texts("a.tsv", 'text\tid\n"a\tb"\t1\n', quote='"') == ["a\tb"]
+    assert texts("a.tsv", "text\tid\na\rb\t1\n") == ["a\rb"]
+
+
+@given(
+    st.lists(st.lists(st.text("ab;|'\\\\\"\n\t ", max_size=6), min_size=2, max_size=2), min_size=1, max_size=4),
+    st.sampled_from([",", ";", "\t", "|", " "]),
+    st.sampled_from(['"', "'"]),
+)
+def test_any_dialect_that_is_named(rows, delimiter, quote):
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter, quotechar=quote, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
+    found = texts("a.csv", out.getvalue(), delimiter=delimiter, quote=quote, columns=("text", "more"))
+    assert found == [row[0] for row in rows]
+
+
+def test_an_escape_and_a_delimiter_by_name():
+    assert texts("a.csv", 'text\tid\n"a\\"b\tc"\t1\n', delimiter="tab", escape="\\") == ['a"b\tc']
+    assert texts("a.csv", "text,id\na\\,b,1\n", quote="none", escape="\\") == ["a,b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("delimiter", ",,"), ("delimiter", "\n"), ("quote", ""), ("quote", ","), ("escape", '"'), ("quote", "\t")],
+)
+def test_a_dialect_that_cannot_be(name, value):
+    with pytest.raises(SettingError):
+        DataSettings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_no_column_is_lost_behind_another_of_its_name(name):
+    with pytest.raises(DataError, match=f"{name} has two columns called 'text'"):
+        read(name, "text,id,text\na,1,b\n", delimiter=",")
+    with pytest.raises(SettingError, match="columns is 'text,text', but must be names that differ"):
+        DataSettings(columns=("text", "text"))
+    with pytest.raises(DataError, match=r"a.jsonl:1 is not JSON \(the field 'text' stands twice\)"):
+        read("a.jsonl", '{"text": "a", "text": "b"}')
+    with pytest.raises(DataError, match=r"a.json, element 2 is not JSON \(the field 'text' stands twice\)"):
+        read("a.json", '[{"text": "a"}, {"text": "a", "text": "b"}]')
+
+
+def test_a_record_that_never_ends_is_not_held_whole(monkeypatch):
+    monkeypatch.setattr(records, "LONGEST", 5000)
+    monkeypatch.setattr(reading, "LONGEST", 5000)
+    monkeypatch.setattr(records, "CHUNK", 1000)
+    for name, head in {"a.jsonl": '{"text": "', "a.json": '[{"text": "', "a.csv": 'text\n"', "a.tsv": "text\n"}.items():
+        origin = Origin(name, lambda head=head: itertools.chain([head.encode()], itertools.repeat(b"x" * 500)))
+        with pytest.raises(DataError, match=r"5,000|larger than field limit"):
+            list(read_documents(origin, DataSettings()))
 
 
 def test_unit_overrules_the_container():

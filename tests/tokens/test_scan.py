@@ -1,23 +1,19 @@
 from __future__ import annotations
 
-import io
-import re
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmlab.errors import DataError
 from lmlab.kernels import engine
 from lmlab.kernels.text.scan import CompiledScanner
-from lmlab.tokens import scan
-from lmlab.tokens.scan import Scanner, WordScanner, chunks, opened, scanner
+from lmlab.tokens.scan import Scanner, WordScanner, scanner
 from lmlab.tokens.word import WordSettings, WordTokenizer
 from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 
 BOTH = pytest.mark.parametrize("kind", [Scanner, CompiledScanner])
-TEXTS = st.lists(st.sampled_from(["a", "bb", "ü", "<bos>", "[UNK]", " ", "\n", "\t", "\0", "\r\n", "\x0b", "\u2028"]))
+TEXTS = st.lists(
+    st.sampled_from(["a", "bb", "ü", "<bos>", "[UNK]", " ", "\n", "\t", "\0", "\r\n", "\v", "\f", "\x1c", "\u2028"])
+)
 
 
 def read(words: WordScanner, text: str) -> list[int]:
@@ -80,25 +76,9 @@ def test_known_words_may_be_spelled_like_specials(kind: type[WordScanner]) -> No
     assert read(kind(["a", "<bos>", "b"], learn=False), "b <bos> <eos>") == [BOS, 6, 5, UNK, EOS]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_chunks_end_between_words(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "CHUNK", size)
-    text = b"a bb\nccc\tdddddddddddd\0e\rf \n"
-    pieces = list(chunks(io.BytesIO(text)))
-    assert b"".join(pieces) == text
-    words = [word for piece in pieces for word in re.split(rb"[\0\s]+", piece) if word]
-    assert words == [b"a", b"bb", b"ccc", b"dddddddddddd", b"e", b"f"]
-
-
 def test_a_scanner_for_every_size() -> None:
     with engine.only(False):
         assert isinstance(scanner(100), Scanner)
     with engine.only(True):
         assert isinstance(scanner(100), CompiledScanner)
     assert isinstance(scanner(None), CompiledScanner)
-
-
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match="cannot be read"), opened(str(path)):
-            pass

@@ -15,14 +15,16 @@ from lmlab.cli.show import print_json
 EXAMPLES = """\
   lmlab ngram estimate my.txt -o runs/kn5
   lmlab ngram estimate a.txt b.txt --order 3 --prune 0,0,1 -o runs/small
-  zcat big.txt.gz | lmlab ngram estimate - --memory 2G -o runs/big"""
+  lmlab ngram estimate big.txt.zst --memory 2G -o runs/big"""
 
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("texts", nargs="+", metavar="TEXT", help="UTF-8 text files, or - for standard input")
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help="UTF-8 text files, compressed or not, or -")
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
     parser.add_ngram("prune_entropy", "prune_to", "k", "compat")
+    parser.add_errors()
+    parser.add_argument("--skip-symbols", action="store_true", help="<s>, </s> and <unk> in the text are white space")
     group = parser.add_argument_group("vocabulary")
     group.add_argument("--vocab-size", type=int, metavar="V", help="keep only the commonest words, V ids in all")
     group.add_argument("--min-count", type=int, default=1, metavar="N", help="a word seen less often is unknown")
@@ -45,6 +47,8 @@ def _run(options: argparse.Namespace) -> int:
         out=options.out,
         vocab_size=options.vocab_size,
         min_count=options.min_count,
+        errors=options.errors,
+        skip_symbols=options.skip_symbols,
         reporter=reporter_of(options),
         **in_group(options, "model"),
     )

@@ -7,13 +7,12 @@ under the setting's path; `named` collects them.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lmlab.config import Field, Named, described, parse_assignments
 from lmlab.errors import UsageError
 
-DATA = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit")
+DATA = ("unit", "text_field", "template", "columns", "max_chars", "split", "errors", "limit", "delimiter", "quote")
 NGRAM = ("order", "smoothing", "prune", "layout", "memory")
 _METAVARS = {"int": "N", "float": "X", "str": "TEXT", "tuple": "A,B,C"}
 _KINDS = {"model.kind": "model", "tokenizer.kind": "tokenizer"}  # of these the help lists what is registered
@@ -65,6 +64,12 @@ class Parser(argparse.ArgumentParser):
 
         names = [name for name in DATA if shares or name != "split"]
         _add_settings(self.add_argument_group("text"), "data", DataSettings, names)
+
+    def add_errors(self) -> None:
+        """What to do with bytes that are no text."""
+        self.add_argument(
+            "--errors", metavar="HOW", default="strict", help="bytes that are no UTF-8: strict or replace"
+        )
 
     def add_ngram(self, *names: str) -> None:
         """How an n-gram is counted and smoothed."""
@@ -148,18 +153,21 @@ def read_text(path: str, errors: str = "strict") -> str:
     """A text file, or standard input for "-", under the same rules as a corpus.
 
     Raises:
-        DataError: missing, binary, or not UTF-8.
+        DataError: missing, binary, not UTF-8, or too long to be held whole.
         EmptyDataError: there is not one character in it.
     """
     from lmlab.corpora import DataSettings
-    from lmlab.corpora.raw import decode, file_origin, inflate, stdin_origin
-    from lmlab.errors import DataError, EmptyDataError
+    from lmlab.corpora.raw import named_origin
+    from lmlab.corpora.reading import LONGEST, decode, inflate, too_long
+    from lmlab.errors import EmptyDataError
 
     DataSettings(errors=errors)
-    if path != "-" and not Path(path).exists():
-        raise DataError(f"{path!r} is not there", "name a text file, or - for standard input")
-    origin = stdin_origin() if path == "-" else file_origin(Path(path))
-    text = "".join(decode(inflate(origin.read(), origin.name), origin.name, errors))
-    if not text:
+    origin, pieces, size = named_origin(path), list[str](), 0
+    for piece in decode(inflate(origin.read(), origin.name), origin.name, errors):
+        pieces.append(piece)
+        size += len(piece)
+        if size > LONGEST:
+            raise too_long(origin.name, "text", "lmlab eval scores texts of any length")
+    if not size:
         raise EmptyDataError(f"{origin.name} holds no text", "give at least one character")
-    return text
+    return "".join(pieces)

@@ -1,38 +1,29 @@
-r"""Where bytes come from (files, folders, zip files, standard input), and how they become text.
+"""Where bytes come from: files, folders, zip files, standard input.
 
-An `Origin` is one stream of bytes with a name. `inflate` undoes .gz and .zst, `decode` makes text of it: UTF-8, a
-byte-order mark dropped, `\r\n` turned into `\n`, all else as it stood. Every generator here holds about a megabyte.
+An `Origin` is one stream of bytes with a name; `reading` makes text of it.
 """
 
 from __future__ import annotations
 
-import codecs
+import contextlib
 import functools
 import os
+import stat
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
+from lmlab.corpora.reading import HEAD, inflate
 from lmlab.errors import DataError, EmptyDataError
 
 CHUNK = 1 << 20
 Progress = Callable[[int, int | None], None]
 """Called with the bytes read so far and their total, None where unknown."""
-HEAD = 8 << 10  # a NUL within so many bytes of the start makes a file binary
-_PACKED_CHUNK = 8 << 10  # small, since a few bytes may unpack to many thousand times as much
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character
-_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    ".gz": lambda: zlib.decompressobj(31),  # 31: a gzip header and its checksum
-    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
-}
-_REPLACE = "--errors replace puts U+FFFD in its place"
 
 
 @dataclass(frozen=True)
@@ -52,21 +43,38 @@ def kind_of(name: str) -> str:
     ('jsonl', 'text')
     """
     path = Path(name.lower())
-    return _KINDS.get((path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix, "text")
+    return _KINDS.get((path.with_suffix("") if path.suffix in _PACKED else path).suffix, "text")
 
 
 def file_origin(path: Path, partition: str = "", name: str = "") -> Origin:
-    """The bytes of a file."""
-    return Origin(name or str(path), lambda: _read_file(path), path.stat().st_size, partition)
+    """The bytes of a file, or of a pipe that has a name."""
+    with _explained(path):
+        about = path.stat()
+    size = about.st_size if stat.S_ISREG(about.st_mode) else None
+    return Origin(name or str(path), lambda: _read_file(path), size, partition)
 
 
 def stdin_origin() -> Origin:
     """The bytes of standard input."""
-    return Origin("standard input", lambda: iter(lambda: sys.stdin.buffer.read(CHUNK), b""))
+    if sys.stdin is None:
+        raise DataError("standard input is closed", "name a file, or pipe a text in")
+    binary: Any = sys.stdin.buffer
+    return Origin("standard input", lambda: iter(lambda: binary.read1(CHUNK), b""))  # what has come is read at once
+
+
+def named_origin(name: str) -> Origin:
+    """The bytes of a file, or of standard input for "-".
+
+    Raises:
+        DataError: there is no such file, or standard input is closed.
+    """
+    return stdin_origin() if name == "-" else file_origin(Path(name))
 
 
 def zip_origins(path: Path, members: Iterable[tuple[str, str]]) -> list[Origin]:
     """The members of a zip file that match patterns, in sorted order; each pattern comes with its partition."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
@@ -124,81 +132,30 @@ def sliced(origin: Origin, start: int, stop: int | None, partition: str) -> Orig
 
 
 def _read_file(path: Path) -> Iterator[bytes]:
+    with _explained(path), path.open("rb") as file:
+        yield from iter(lambda: file.read(CHUNK), b"")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            yield from iter(lambda: file.read(CHUNK), b"")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", "check the file and its permissions") from error
+        yield
+    except (OSError, ValueError) as error:  # the latter where a name holds a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path} cannot be read ({reason})", "name a text file that is there and may be read"
+        ) from error
 
 
 def _read_member(path: Path, name: str) -> Iterator[bytes]:
+    import zipfile
+    import zlib
+
     try:
         with zipfile.ZipFile(path) as archive, archive.open(name) as file:
             yield from iter(lambda: file.read(CHUNK), b"")
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{name} in {path} is damaged ({error})", "remove the file and fetch it again") from error
-
-
-def inflate(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Undo the compression that a name's ending tells of; DataError where the stream is damaged or ends too early."""
-    ending = Path(name).suffix.lower()
-    if ending not in _DECOMPRESSORS:
-        yield from chunks
-        return
-    new = _DECOMPRESSORS[ending]
-    machine = new()
-    try:
-        for packed in (chunk[i : i + _PACKED_CHUNK] for chunk in chunks for i in range(0, len(chunk), _PACKED_CHUNK)):
-            rest = packed
-            while rest := rest.lstrip(b"\0") if machine.eof else rest:  # NULs may pad the end of a frame
-                if machine.eof:
-                    machine = new()  # another frame follows
-                yield machine.decompress(rest)
-                rest = machine.unused_data
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{name} is damaged ({error})", "unpack it with its own tool to see how far it goes") from error
-    if not machine.eof:
-        raise DataError(f"{name} is cut off: its compressed stream has no end", "fetch it again")
-
-
-def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
-    """Bytes to text; DataError for a NUL or a byte that is no UTF-8, with its exact offset (after unpacking)."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    offset, first, held = 0, True, ""
-    for chunk in chunks:
-        _refuse_nul(chunk, offset, name, errors)
-        text = held + _decode(decoder, chunk, offset, name)
-        offset += len(chunk)
-        if first and text:
-            text, first = text.removeprefix("\ufeff"), False
-        if errors == "replace":
-            text = text.replace("\0", "\ufffd")
-        held = "\r" if text.endswith("\r") else ""  # its \n may open the next chunk
-        text = text.removesuffix("\r").replace("\r\n", "\n")
-        if text:
-            yield text
-    if rest := held + _decode(decoder, b"", offset, name, final=True):
-        yield rest
-
-
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, name: str, final: bool = False) -> str:
-    waiting = len(decoder.getstate()[0])  # the start of a character that the last chunk broke off
-    try:
-        return decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        at, value = offset - waiting + error.start, error.object[error.start]
-        raise DataError(f"{name} is not UTF-8: byte 0x{value:02x} at offset {at}", _REPLACE) from error
-
-
-def _refuse_nul(chunk: bytes, offset: int, name: str, errors: str) -> None:
-    if (at := chunk.find(b"\0")) < 0:
-        return
-    if offset + at < HEAD:
-        wide = offset == 0 and chunk[:2] in (b"\xff\xfe", b"\xfe\xff")
-        remedy = "it looks like UTF-16: iconv -f UTF-16 -t UTF-8" if wide else "give a text file in UTF-8"
-        raise DataError(f"{name} is binary (NUL byte at offset {offset + at})", remedy)
-    if errors == "strict":
-        raise DataError(f"{name} has a NUL byte at offset {offset + at}", _REPLACE)
 
 
 def is_text(origin: Origin) -> bool:

@@ -13,18 +13,21 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lmlab.corpora.document import PIECE_CHARS, Document
-from lmlab.corpora.raw import CHUNK, Origin, decode, inflate, kind_of
+from lmlab.corpora.raw import CHUNK, Origin, kind_of
+from lmlab.corpora.reading import LONGEST, decode, inflate, lines, too_long
 from lmlab.corpora.settings import DataSettings, parse_template
-from lmlab.errors import DataError, MissingExtraError
+from lmlab.errors import DataError, MissingExtraError, shown
+from lmlab.vocabulary import SPACES
 
 Record = tuple[str, Mapping[str, Any]]
+Row = tuple[int, Sequence[str]]
+"""The line on which a row of a CSV begins, and its fields."""
 TEXT_FIELDS = ("text", "code_tokens", "code", "content", "body", "document")
 PARTITIONS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
-_LONGEST_FIELD = 1 << 26  # of a CSV, in characters: an unclosed quote must not swallow a whole file
 _SPACE = re.compile(r"\s*")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 
@@ -37,8 +40,7 @@ def read_documents(origin: Origin, settings: DataSettings, group_field: str = ""
     if kind == "parquet":
         records = _parquet(chunks, name)
     elif kind in ("csv", "tsv"):
-        delimiter = "," if kind == "csv" else "\t"
-        records = _csv(decode(chunks, name, settings.errors), name, settings.columns, delimiter)
+        records = _delimited(decode(chunks, name, settings.errors), name, settings, tabbed=kind == "tsv")
     else:
         records = (_json if kind == "json" else _json_lines)(decode(chunks, name, settings.errors), name)
     return (_document(where, record, settings, origin.partition, group_field) for where, record in records)
@@ -56,14 +58,14 @@ def text_documents(texts: Iterable[str], name: str, unit: str, partition: str = 
         *whole, rest = text.split("\n")
         for line in whole:
             line, held = held + line, ""
-            if begun or line.strip():
+            if begun or line.strip(SPACES):
                 yield Document(line, f"{name}:{number}", partition=partition)
             number, begun = number + 1, False
         held += rest
         if len(held) > PIECE_CHARS:
             yield Document(held, f"{name}:{number}", partition=partition, last=False)
             held, begun = "", True
-    if begun or held.strip():
+    if begun or held.strip(SPACES):
         yield Document(held, f"{name}:{number}", partition=partition)
 
 
@@ -138,20 +140,6 @@ def _value(where: str, record: Mapping[str, Any], settings: DataSettings) -> str
     raise refusal(f": field {name!r} holds neither text nor a list of tokens, but {value!r:.60}")
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines without their ends; nothing but a newline ends one."""
-    held: list[str] = []
-    for text in texts:
-        *whole, rest = text.split("\n")
-        if whole:
-            whole[0] = "".join([*held, whole[0]])
-            held = []
-        yield from whole
-        held.append(rest)
-    if any(held):
-        yield "".join(held)
-
-
 def _json(texts: Iterable[str], name: str) -> Iterator[Record]:
     """The objects of a `.json` file: of a list, or one a line; the first character tells which."""
     texts, head = iter(texts), ""
@@ -163,15 +151,28 @@ def _json(texts: Iterable[str], name: str) -> Iterator[Record]:
 
 
 def _json_lines(texts: Iterable[str], name: str) -> Iterator[Record]:
-    for number, line in enumerate(_lines(texts), start=1):
+    for number, line in enumerate(lines(texts, name), start=1):
         where = f"{name}:{number}"
         if line and not line.isspace():
             try:
-                value = json.loads(line)
+                value = json.loads(line, object_pairs_hook=_object_of)
             except (ValueError, RecursionError) as error:
                 remedy = "one JSON object a line is expected; --unit line reads the file as plain lines"
                 raise DataError(f"{where} is not JSON ({error})", remedy) from error
             yield where, _object(where, value)
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a ValueError where a name stands twice, for one of the values would be lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError(f"the field {_twice([name for name, _ in pairs])} stands twice")
+    return made
+
+
+def _twice(names: Sequence[str]) -> str:
+    """The first name that stands twice, as a message shows it; empty where none does."""
+    return next((shown(name) for at, name in enumerate(names) if name in names[:at]), "")
 
 
 def _object(where: str, value: Any) -> Mapping[str, Any]:
@@ -182,7 +183,7 @@ def _object(where: str, value: Any) -> Mapping[str, Any]:
 
 def _json_list(held: str, texts: Iterator[str], name: str) -> Iterator[Record]:
     """The elements one after the other, holding one of them and a chunk."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_object_of)
     at, number, want = held.index("[") + 1, 1, CHUNK
     while not held.startswith("]", at := _SPACE.match(held, at).end()):  # type: ignore[union-attr]  # it matches always
         where, mark = f"{name}, element {number}", ""
@@ -190,8 +191,10 @@ def _json_list(held: str, texts: Iterator[str], name: str) -> Iterator[Record]:
             value, end = decoder.raw_decode(held, at)
             end = _SPACE.match(held, end).end()  # type: ignore[union-attr]
             mark = held[end : end + 1]
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError:
             pass  # it goes on beyond what is held, or is no JSON
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON ({error})", "check the file with a JSON tool") from error
         if mark and mark not in ",]":
             raise DataError(f"{where} is followed by {mark!r}", "a JSON list has commas between its elements")
         if mark:
@@ -201,36 +204,62 @@ def _json_list(held: str, texts: Iterator[str], name: str) -> Iterator[Record]:
         more = [""]
         while sum(map(len, more)) < want and (text := next(texts, "")):
             more.append(text)
+        if len(held) - at > LONGEST:
+            raise too_long(where, "record", "write one JSON object a line")
         if len(more) == 1:
             raise DataError(f"{where} is not JSON, or the list has no end", "check the file with a JSON tool")
         held, at, want = held[at:] + "".join(more), 0, want * 2
 
 
+def _delimited(texts: Iterable[str], name: str, settings: DataSettings, *, tabbed: bool) -> Iterator[Record]:
+    """The rows of a CSV or TSV; a blank one is none. A row is named by the line it begins on."""
+    delimiter, quote, escape = settings.dialect(tabbed)
+    whole = lines(texts, name)
+    rows = _quoted(whole, name, delimiter, quote, escape) if quote or escape else _plain(whole, delimiter)
+    columns = settings.columns or next(rows, (1, ()))[1]
+    if twice := _twice(columns):
+        raise DataError(
+            f"{name} has two columns called {twice}", "name them apart, in its first row or by data.columns"
+        )
+    for number, row in rows:
+        if len(row) != len(columns):
+            named = ", ".join(column[:40] for column in columns)
+            remedy = f"the columns are {named}; see data.columns, data.delimiter and data.quote"
+            raise DataError(f"{name}:{number} has {len(row)} columns, but {len(columns)} are expected", remedy)
+        yield f"{name}:{number}", dict(zip(columns, row, strict=True))
+
+
+def _plain(whole: Iterable[str], delimiter: str) -> Iterator[Row]:
+    return ((number, line.split(delimiter)) for number, line in enumerate(whole, start=1) if line)
+
+
+def _quoted(whole: Iterable[str], name: str, delimiter: str, quote: str | None, escape: str | None) -> Iterator[Row]:
+    core = _csv_core(LONGEST)
+    quoting = core.QUOTE_MINIMAL if quote else core.QUOTE_NONE
+    dialect = {"delimiter": delimiter, "quotechar": quote, "escapechar": escape, "quoting": quoting, "strict": True}
+    rows = core.reader((line + "\n" for line in whole), **dialect)
+    number = 1
+    try:
+        for row in rows:
+            if row:
+                yield number, row
+            number = rows.line_num + 1
+    except core.Error as error:
+        what = f"is not CSV ({error})"
+        if "unexpected end of data" in str(error):
+            what = f"opens a {'quote that is never closed' if quote else 'row that never ends'}"
+        remedy = "quote such fields and double the quotes in them, or read them as they stand with data.quote=none"
+        raise DataError(f"{name}:{number} {what}", remedy) from error
+
+
 @functools.cache
-def _csv_core() -> Any:
+def _csv_core(longest: int) -> Any:
     """A copy of the C core of the csv module: its limit on a field's length is its own, not that of the process."""
     spec = importlib.util.find_spec("_csv")  # every Python has it
     core = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(core)  # type: ignore[union-attr]
-    core.field_size_limit(_LONGEST_FIELD)
+    core.field_size_limit(longest)
     return core
-
-
-def _csv(texts: Iterable[str], name: str, columns: tuple[str, ...], delimiter: str) -> Iterator[Record]:
-    core = _csv_core()
-    rows = core.reader((line + "\n" for line in _lines(texts)), delimiter=delimiter, strict=True)
-    try:
-        columns = columns or tuple(next(rows, ()))
-        for row in rows:
-            where = f"{name}:{rows.line_num}"
-            if row and len(row) != len(columns):
-                remedy = f"the columns are {', '.join(column[:40] for column in columns)}; set them with data.columns"
-                raise DataError(f"{where} has {len(row)} columns, but {len(columns)} are expected", remedy)
-            if row:
-                yield where, dict(zip(columns, row, strict=True))
-    except core.Error as error:
-        remedy = "quote fields and double the quotes in them"
-        raise DataError(f"{name}:{rows.line_num} is not CSV ({error})", remedy) from error
 
 
 def _parquet(chunks: Iterable[bytes], name: str) -> Iterator[Record]:
@@ -244,9 +273,30 @@ def _parquet(chunks: Iterable[bytes], name: str) -> Iterator[Record]:
             file.write(chunk)
         file.seek(0)
         try:
-            batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{name}:{number}", row
-        except pyarrow.ArrowException as error:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            if twice := _twice(parquet.schema_arrow.names):
+                raise DataError(f"{name} has two columns called {twice}", "name them apart")
+            number = 1
+            for batch in parquet.iter_batches(batch_size=256):
+                yield from _rows(batch, name, number)
+                number += len(batch)
+        except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{name} is not a Parquet file ({str(error).splitlines()[0]})", "check the file") from error
+
+
+def _rows(batch: Any, name: str, number: int) -> Iterator[Record]:
+    """The rows of a batch, the first of which has this number; DataError names the field that Python cannot hold."""
+    try:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError):  # bytes that are no UTF-8, times beyond Python's: one by one, to name it
+        rows = ({field: _cell(batch, field, at, f"{name}:{number + at}") for field in batch.schema.names}
+                for at in range(len(batch)))  # fmt: skip
+    yield from ((f"{name}:{at}", row) for at, row in enumerate(rows, start=number))
+
+
+def _cell(batch: Any, field: str, at: int, where: str) -> Any:
+    try:
+        return batch.column(field)[at].as_py()
+    except (ValueError, OverflowError) as error:
+        remedy = "write the file anew without it"
+        raise DataError(f"{where}: the field {shown(field)} cannot be read ({error})", remedy) from error

@@ -28,6 +28,9 @@ class DataSettings(config.Settings):
     text_field: str | None = setting(None, "the field of a record that holds its text or its list of tokens")
     template: str | None = setting(None, 'a text made of a record\'s fields, such as "{title} ; {summary}"')
     columns: tuple[str, ...] = setting((), "names of the columns of a CSV that has no header row")
+    delimiter: str = setting("auto", "what parts columns: auto (a comma; in a .tsv a tab), tab, or one character")
+    quote: str = setting("auto", 'what quotes a field: auto (" in a CSV, nothing in a .tsv), none, or one character')
+    escape: str = setting("none", "what makes the next character an ordinary one: none, or one character")
     max_chars: int | None = setting(None, "cut each document after so many characters", ge=1)
     split: str = setting(
         "auto",
@@ -40,10 +43,25 @@ class DataSettings(config.Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_split(self.split)
+        for name, words in (("delimiter", ("auto", "tab")), ("quote", ("auto", "none")), ("escape", ("none",))):
+            value = getattr(self, name)
+            if value not in words and (len(value) != 1 or value in "\0\r\n"):
+                raise SettingError(name, value, f"{', '.join(words)}, or one character that ends no line")
+        for dialect in (list(filter(None, self.dialect(tabbed))) for tabbed in (False, True)):
+            if len(set(dialect)) < len(dialect):
+                raise SettingError("quote", self.quote, "another character than delimiter and escape", "or none")
+        if len(set(self.columns)) < len(self.columns):
+            raise SettingError("columns", ",".join(self.columns), "names that differ", "each column needs its own")
         if self.template is not None:
             parse_template(self.template)
             if self.text_field is not None:
                 raise SettingError("text_field", self.text_field, "left out beside a template", "choose one of the two")
+
+    def dialect(self, tabbed: bool) -> tuple[str, str | None, str | None]:
+        """The delimiter, the quote and the escape character of a CSV, or of a TSV; None where there is none."""
+        delimiter = {"auto": "\t" if tabbed else ",", "tab": "\t"}.get(self.delimiter, self.delimiter)
+        quote = {"auto": None if tabbed else '"', "none": None}.get(self.quote, self.quote)
+        return delimiter, quote, None if self.escape == "none" else self.escape
 
 
 def parse_split(split: str) -> tuple[Shares, Order] | None:

@@ -6,15 +6,21 @@ and knows other tokenizers; this reads the text once, as bytes, and holds neithe
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmlab import store
+from lmlab.corpora import DataSettings
+from lmlab.corpora.raw import Origin, named_origin
+from lmlab.corpora.reading import inflate, packed, utf8, whole_words
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
@@ -24,12 +30,14 @@ from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
-from lmlab.progress import Advance, Reporter, default_reporter
+from lmlab.progress import Reporter, default_reporter
 from lmlab.run_config import RunConfig, from_tables
-from lmlab.tokens.scan import WordScanner, chunks, opened, scanner
+from lmlab.tokens.scan import WordScanner, scanner
 from lmlab.tokens.word import WordTokenizer
-from lmlab.vocabulary import SPECIALS
+from lmlab.vocabulary import EOS, SPACES, SPECIALS
 
+_SYMBOL = re.compile(f"<(?<![^{SPACES}]<)(?:/?s|unk)>(?![^{SPACES}])".encode())
+"""A word that ARPA files reserve."""
 _NORMALISATION = "Every run of white space (also newlines) becomes one space."
 
 
@@ -38,16 +46,20 @@ def estimate(
     out: str | Path | None = None,
     vocab_size: int | None = None,
     min_count: int = 1,
+    errors: str = "strict",
+    skip_symbols: bool = False,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> TextModel:
     """Estimate an n-gram model of the whitespace words of some text files.
 
     Args:
-        *sources: UTF-8 text files, or "-" for standard input.
+        *sources: UTF-8 text files, compressed or not, or "-" for standard input.
         out: the model directory to write; None keeps the model in memory.
         vocab_size: keep only the commonest words, so that there are so many ids with the four specials; None keeps all.
         min_count: a word seen less often is unknown.
+        errors: "replace" reads bytes that are no UTF-8 as U+FFFD; "strict" refuses them.
+        skip_symbols: whether `<s>`, `</s>` and `<unk>` are white space; else a text with one of these words is refused.
         reporter: shows progress; None draws a bar in a terminal.
         **settings: of the model, see `Ngram.Settings`: `order`, `smoothing`, `prune`...
 
@@ -62,10 +74,14 @@ def estimate(
     names = [str(source) for source in sources]
     config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, names[0])
     model_settings = config.model.settings
-    texts = Texts(names, reporter, ended=model_settings.compat == "none")
+    DataSettings(errors=errors)
+    ended = model_settings.compat == "none"  # lmplz gives a last line without newline no end
+    texts = Texts(names, reporter, errors=errors, ended=ended, skip_symbols=skip_symbols)
+    if texts.size is None and (vocab_size is not None or min_count > 1):
+        raise UsageError("a stream can be read only once, but a smaller vocabulary takes two readings", "name a file")
     began = time.perf_counter()
     known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
-    words = scanner(texts.size, known or (), learn=known is None)
+    words = scanner(texts.text_size, known or (), learn=known is None)
     levels = _count(texts, model_settings, words, reporter)
     with reporter.stage("smoothing"):
         model: Any = Ngram.from_counts(model_settings, levels)
@@ -164,49 +180,69 @@ def _text_model(
 class Texts:
     """The files to count, read as often as needed, with a bar."""
 
-    def __init__(self, names: Sequence[str], reporter: Reporter, *, ended: bool) -> None:
-        self._names, self._reporter, self._ended = names, reporter, ended
+    def __init__(
+        self, names: Sequence[str], reporter: Reporter, *, errors: str, ended: bool, skip_symbols: bool
+    ) -> None:
+        self._origins = [dataclasses.replace(origin, read=self._watched(origin)) for origin in map(named_origin, names)]
+        self._reporter, self._errors, self._ended, self._skip = reporter, errors, ended, skip_symbols
         self._digest = hashlib.sha256()
-        self._bytes = 0
+        self._read, self._bytes = 0, 0
 
-    @property
+    def _watched(self, origin: Origin) -> Callable[[], Iterator[bytes]]:
+        def read() -> Iterator[bytes]:
+            for chunk in origin.read():
+                self._read += len(chunk)
+                yield chunk
+
+        return read
+
+    @cached_property
     def size(self) -> int | None:
-        """How many bytes they are; None where nobody knows beforehand."""
-        if "-" in self._names:
-            return None
-        return sum(path.stat().st_size for path in map(Path, self._names) if path.is_file())
+        """How many bytes the files have; None where nobody knows beforehand."""
+        sizes = [origin.size for origin in self._origins]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    @cached_property
+    def text_size(self) -> int | None:
+        """How many bytes of text they hold; None where nobody knows beforehand."""
+        return None if self.size is None or any(packed(origin.read()) for origin in self._origins) else self.size
 
     def share(self) -> float:
         """How much of them has been read this time."""
-        return self._bytes / (self.size or 1)
+        return self._read / (self.size or 1)
 
     def ids(self, words: WordScanner, title: str) -> Iterator[np.ndarray]:
         """Their ids, in pieces."""
-        self._digest, self._bytes = hashlib.sha256(), 0
+        self._digest, self._read, self._bytes = hashlib.sha256(), 0, 0
         with self._reporter.stage(title, self.size) as advance:
-            for name in self._names:
-                with opened(name) as file:
-                    for text in chunks(file):
-                        self._check(text, name, advance)
-                        yield words.feed(text)
+            for origin in self._origins:
+                lines = 0
+                pieces = utf8(inflate(origin.read(), origin.name), origin.name, self._errors)
+                for piece in whole_words(pieces, origin.name):
+                    self._digest.update(piece)
+                    self._bytes += len(piece)
+                    ids_N = words.feed(self._plain(piece, origin.name, lines))
+                    lines += int(np.count_nonzero(ids_N == EOS))
+                    advance(self._read)
+                    yield ids_N
                 last = words.close()
-                if self._ended:  # lmplz gives a last line without newline no end
+                if self._ended:
                     yield last
 
-    def _check(self, text: bytes, name: str, advance: Advance) -> None:
-        try:
-            str(text, "utf-8")
-        except UnicodeDecodeError as error:
-            place = f"{name}: byte {self._bytes + error.start:,} ({error.object[error.start]:#04x})"
-            raise DataError(f"{place} is not UTF-8", "convert it, with iconv for example") from error
-        self._digest.update(text)
-        self._bytes += len(text)
-        advance(self._bytes)
+    def _plain(self, piece: bytes, name: str, lines: int) -> bytes:
+        """A piece of text after so many lines, without the words that ARPA files reserve."""
+        if b">" not in piece or not (found := _SYMBOL.search(piece)):
+            return piece
+        if self._skip:
+            return _SYMBOL.sub(b" ", piece)
+        line = 1 + lines + piece.count(b"\n", 0, found.start())
+        problem = f"{name}:{line} holds the word {found[0].decode()}, which models have for their own"
+        raise DataError(problem, "take it out, or read it as white space by --skip-symbols")
 
     def describe(self) -> Mapping[str, Any]:
         """What the manifest says of the data."""
         return {
-            "name": ", ".join(Path(name).name for name in self._names),
+            "name": ", ".join(Path(origin.name).name for origin in self._origins),
             "sha256": self._digest.hexdigest(),
             "split_rule": "none",
             "splits": {"train": {"bytes": self._bytes}},
@@ -217,7 +253,7 @@ class Texts:
 def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) -> list[Counts]:
     pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
     memory = parse_size(settings.memory) if settings.memory else None
-    if memory is None and texts.size is not None and not engine.compiled(texts.size):
+    if memory is None and texts.text_size is not None and not engine.compiled(texts.text_size):
         ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
         return count_ngrams(ids_N, settings.order, len(words))
     from lmlab.kernels.ngram.counter import Counter
@@ -231,7 +267,7 @@ def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) 
 
 def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[str]:
     """The words that are frequent enough, the commonest first, equals in order of appearance."""
-    words = scanner(texts.size)
+    words = scanner(texts.text_size)
     count_V = np.zeros(0, dtype=np.int64)
     for ids_M in texts.ids(words, "building the vocabulary"):
         more_V = np.bincount(ids_M, minlength=len(count_V))

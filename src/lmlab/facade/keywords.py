@@ -23,6 +23,7 @@ class Keywords(TypedDict, total=False):
     compat: str
     data: Mapping[str, Any]
     decay: float
+    delimiter: str
     depth: int
     device: str
     dilation: int
@@ -31,6 +32,7 @@ class Keywords(TypedDict, total=False):
     embedding: int
     epochs: float | None
     errors: str
+    escape: str
     evaluations: int
     floor: float
     form: str
@@ -60,6 +62,7 @@ class Keywords(TypedDict, total=False):
     prune: Sequence[int]
     prune_entropy: float
     prune_to: int
+    quote: str
     recurrent_dropout: float
     residual: bool
     restart: float

@@ -105,7 +105,7 @@ def pick_16(_typing: Any, codes: Any, index: Any, values: Any, more: Any, out: A
 
 @intrinsic
 def spaces_of_64(_typing: Any, array: Any, index: Any) -> Any:
-    """A bit for each of the 64 bytes from `index` on: whether it is NUL, tab, LF, CR or a space."""
+    """A bit for each of the 64 bytes from `index` on: whether it is one of `SPACES`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         many = ir.VectorType(ir.IntType(8), 64)
@@ -113,9 +113,11 @@ def spaces_of_64(_typing: Any, array: Any, index: Any) -> Any:
             _load(context, builder, signature.args, arguments, many),
             ir.Constant(ir.VectorType(ir.IntType(1), 64), None),
         )
-        for byte in b"\0\t\n\r ":
+        for byte in b"\0 ":
             found = builder.or_(found, builder.icmp_unsigned("==", text, ir.Constant(many, [byte] * 64)))
-        return builder.bitcast(found, ir.IntType(64))
+        from_tab = builder.sub(text, ir.Constant(many, [ord("\t")] * 64))
+        to_return = builder.icmp_unsigned("<=", from_tab, ir.Constant(many, [ord("\r") - ord("\t")] * 64))
+        return builder.bitcast(builder.or_(found, to_return), ir.IntType(64))
 
     return types.uint64(array, types.int64), generate
 

@@ -1,8 +1,8 @@
 r"""Whitespace words straight from bytes: text to ids as fast as it is read, the vocabulary learnt on the way.
 
-A line is a document, `<bos> words <eos>`, the empty ones too; a word is a run of anything but NUL, tab, LF, CR and the
-space, as KenLM splits. New words get ids in order of appearance. These are the words of `tokenizer word` with `split
-space`, without a Python object a line. A word spelled like a special is unknown, as in every tokenizer of words.
+A line is a document, `<bos> words <eos>`, the empty ones too; a word is a run of anything but `SPACES`. New words get
+ids in order of appearance. These are the words of `tokenizer word` with `split space`, without a Python object a line.
+A word spelled like a special is unknown, as in every tokenizer of words.
 
 `Scanner` is plain Python, at its best up to a few megabytes; `CompiledScanner` does the same twenty times faster, after
 half a second to load Numba.
@@ -12,26 +12,22 @@ Shapes: N ids.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from lmlab.errors import DataError
 from lmlab.kernels import engine
-from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
+from lmlab.vocabulary import BOS, EOS, PAD, SPACES, SPECIALS, UNK
 
 if TYPE_CHECKING:
     from lmlab.kernels.text.scan import CompiledScanner
 
-CHUNK = 1 << 18  # bytes read at once: about as many words as the counter takes together
-_SPACES = bytes.maketrans(b"\0\t\r", b"   ")
+_INSIDE_LINES = SPACES.replace("\n", "").encode()
+_SPACES = bytes.maketrans(_INSIDE_LINES, b" " * len(_INSIDE_LINES))
 _MARKS = {**{name.encode(): UNK for name in SPECIALS}, b"\n": EOS, b"": PAD}
 
 
@@ -98,36 +94,3 @@ def scanner(text_bytes: int | None, words: Sequence[str] = (), *, learn: bool = 
     from lmlab.kernels.text.scan import CompiledScanner
 
     return CompiledScanner(words, learn=learn)
-
-
-@contextlib.contextmanager
-def opened(name: str) -> Iterator[BinaryIO]:
-    """A file to read as bytes; "-" is standard input.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = Path(name).open("rb", buffering=CHUNK)  # noqa: SIM115  what fails later is not the opening
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror or error})", "name a text file") from error
-    with file:
-        yield file
-
-
-def chunks(file: BinaryIO) -> Iterator[bytes]:
-    """A file in pieces that end between words; a word longer than a piece stays whole."""
-    parts: list[bytes] = []
-    while piece := file.read(CHUNK):
-        cut = 0
-        for space in (b" ", b"\n", b"\t", b"\r", b"\0"):
-            cut = max(cut, piece.rfind(space, cut) + 1)
-        if cut:
-            yield b"".join([*parts, piece[:cut]])
-            parts.clear()
-        parts.append(piece[cut:])
-    if rest := b"".join(parts):
-        yield rest

@@ -26,7 +26,7 @@ import numpy as np
 from lmlab import config
 from lmlab.config import setting
 from lmlab.tokens.base import FILE, SILENT, Encoded, Tokenizer, clean, lower, vocabulary
-from lmlab.vocabulary import SPECIALS, UNK
+from lmlab.vocabulary import SPACES, SPECIALS, UNK
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HFTokenizer
@@ -209,9 +209,9 @@ class WordTokenizer(WordsTokenizer):
 
 @functools.cache
 def _pattern(split: str, strip_punctuation: bool) -> re.Pattern[str]:
-    r"""The words of a text; white space of "space" is KenLM's: NUL, tab, LF, CR and the space."""
+    """The words of a text; those of "space" are runs of anything but `SPACES`."""
     if split == "space":
-        return re.compile(r"[^\0\t\n\r ]+")
+        return re.compile(f"[^{SPACES}]+")
     letter = _letter()
     word = rf"{letter}++(?:['\u2019\-]{letter}++)*+"
     return re.compile(rf"{word}|\n" if strip_punctuation else rf"{word}|\n|\S")

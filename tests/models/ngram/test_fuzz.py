@@ -22,12 +22,13 @@ import pytest
 import lmlab
 from lmlab.cli import main
 from lmlab.compat.kenlm import Model
+from lmlab.corpora import reading
 from lmlab.errors import LmlabError
 from lmlab.facade.estimate import ngram_of
 from lmlab.kernels import engine
 from lmlab.models.ngram import arpa
 from lmlab.models.ngram.smoothing import SMOOTHINGS
-from lmlab.tokens import scan
+from lmlab.tokens.scan import scanner
 
 TEXT = b"to be or not to be\nthat is the question\n\nto be or to be\n\xc3\xa9t\xc3\xa9 to be\n"
 LONE = b"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\t-.5\n-.1\t</s>\n\n\\end\\\n"
@@ -133,7 +134,7 @@ def corpus(case: Case, stored: Path) -> None:
         return asked(ngram_of(lm).trie, ids_N), lm.tokenizer.tokens
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "CHUNK", case.choice((7, 64, scan.CHUNK)))
+        patch.setattr(reading, "PIECE", case.choice((7, 64, reading.PIECE)))
         with_both_engines(estimate)
 
 
@@ -164,7 +165,7 @@ def query(case: Case, stored: Path) -> None:
     trie = ngram_of(lmlab.load(stored / "model")).trie
 
     def scored() -> object:
-        words = scan.scanner(None if engine.compiled(0) else 0, [word.decode() for word in model.words], learn=False)
+        words = scanner(None if engine.compiled(0) else 0, [word.decode() for word in model.words], learn=False)
         ids_N = np.concatenate([words.feed(text), words.close()])
         return np.round(trie.logp_array(ids_N), 4).tolist(), ids_N.tolist()
 
