@@ -47,13 +47,18 @@ def draw_curves(curves: Mapping[str, Curve], path: Path, levels: Mapping[str, fl
     for (name, curve), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
         train, valid = (list(zip(*curve[part], strict=True)) or [(), ()] for part in ("train", "valid"))
         axes.plot(*train, color=colour, alpha=0.35, linewidth=1)
-        axes.plot(*valid, color=colour, linewidth=2, marker="o", markersize=3, label=f"{name}, validation")
+        axes.plot(*valid, color=colour, linewidth=2, marker="o", markersize=3, label=_label(name))
     for (name, level), style in zip(levels.items(), ("--", ":", "-.", "--"), strict=False):
-        axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=f"{name}, validation")
+        axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=_label(name))
     _frame(axes, curves, list(levels.values()))
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_file(path, picture.getvalue())
+
+
+def _label(name: str) -> str:
+    """A run's name, which may hold bytes that are no text, and a dollar that is no formula."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$") + ", validation"
 
 
 def _frame(axes: Any, curves: Mapping[str, Curve], levels: Sequence[float]) -> None:
