@@ -156,9 +156,10 @@ def _sentences(options: argparse.Namespace, origin: Origin, sums: _Sums, *, spel
 
 def _score_whole(options: argparse.Namespace, origin: Origin, sums: _Sums) -> None:
     """Sum up a whole text in large pieces."""
-    from lmlab.compat.kenlm import read
+    from lmlab.compat.kenlm import check_marks, read
 
     trie, spelled = read(Path(options.model), compact=True)
+    check_marks(trie.lacks)
     size = None if origin.size is None or packed(origin.read()) else origin.size
     score = trie.scorer(None if size is None else size // _BYTES_A_WORD)
     words = scanner(size, [*(word.decode() for word in spelled), *_MARKERS], learn=False)

@@ -7,7 +7,9 @@
 A library that imports kenlm itself is given ours before it does: `sys.modules["kenlm"] = lmlab.compat.kenlm`.
 
 Scores are log10, as everywhere in KenLM. They differ from KenLM's by rounding: it adds single-precision numbers up one
-by one. KenLM's own binary files cannot be read; the ARPA file that they were made from can.
+by one. `<s>` as a word of a sentence scores what the ARPA file says of it (SRILM: -99, lmplz: 0). KenLM's own binary
+files cannot be read; the ARPA file that they were made from can. An ARPA file without `<s>` or `</s>`, which KenLM
+refuses, is read: its sentences are scored with `bos=False, eos=False`.
 """
 
 from __future__ import annotations
@@ -15,18 +17,16 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lmlab import store
-from lmlab.errors import ArtifactError, LmlabError
+from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.kernels.ngram import calls, plain_calls
 from lmlab.models.ngram.model import Ngram
 from lmlab.tokens.word import WordTokenizer
-from lmlab.vocabulary import SPECIALS
-
-_BINARY = b"mmap lm http://kheafield.com/code"
+from lmlab.vocabulary import BOS, EOS, SPECIALS
 
 
 class CannotReadError(ArtifactError, OSError):
@@ -90,7 +90,7 @@ class Model:
     """An n-gram model as kenlm offers it. Threads may share it; pickling keeps its path alone.
 
     Args:
-        path: a model directory of ours, its tokenizer `word` with `split space`; or an ARPA file, `.gz` or not.
+        path: a model directory of ours, its tokenizer `word` with `split space`; or an ARPA file, compressed or not.
         config: taken and ignored.
 
     Attributes:
@@ -109,8 +109,11 @@ class Model:
             raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
         self.order, self.words = trie.order, words
         self._begin, self._empty = plain_calls.begin(trie.order), plain_calls.EMPTY
-        self._calls = calls.bind(trie.sound_levels(), trie.absent, words)
+        self._calls = calls.bind(trie.sound_levels(), trie.absent, words, trie.bos_logp)
         self._score, self._full_scores, self._step = self._calls.score, self._calls.full_scores, self._calls.step
+        self._lacks = trie.lacks
+        if self._lacks:
+            self._score, self._full_scores = (_unmarked(call, self._lacks) for call in (self._score, self._full_scores))
         self._records = struct.Struct(plain_calls.RECORD).iter_unpack
 
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
@@ -136,6 +139,7 @@ class Model:
 
     def BeginSentenceWrite(self, state: State) -> None:
         """Make a state that of a sentence's beginning."""
+        check_marks([id for id in self._lacks if id == BOS])
         state.context = self._begin
 
     def NullContextWrite(self, state: State) -> None:
@@ -167,6 +171,27 @@ class LanguageModel(Model):
     """An older name of `Model`."""
 
 
+def _unmarked(call: Callable[..., Any], lacks: Sequence[int]) -> Callable[..., Any]:
+    """A call of a model without `<s>` or `</s>`, which raises where they are asked for."""
+
+    def checked(sentence: str | bytes, bos: object, eos: object) -> Any:
+        check_marks([id for id, asked in ((BOS, bos), (EOS, eos)) if asked and id in lacks])
+        return call(sentence, bos, eos)
+
+    return checked
+
+
+def check_marks(lacks: Sequence[int]) -> None:
+    """Raise unless a model, `trie.lacks` of which is given, can score sentences with `<s>` and `</s>` around them.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if lacks:
+        names = " and no ".join({BOS: "<s>", EOS: "</s>"}[id] for id in lacks)
+        raise UsageError(f"the model has no {names}", "score without: `ngram query -n`, or bos=False, eos=False")
+
+
 def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
     """The model at a path, and the spellings of its words from id 4 on.
 
@@ -178,9 +203,6 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
         LmlabError: there is no such model.
     """
     if not path.is_dir():
-        with path.open("rb") as file:
-            if file.read(len(_BINARY)) == _BINARY:
-                raise ArtifactError("it is a binary file of KenLM's", "give the ARPA file that build_binary was given")
         from lmlab.models.ngram import arpa
 
         return arpa.read(path)

@@ -96,13 +96,16 @@ def estimate(
     return lm
 
 
-def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None) -> TextModel:
-    """A model from an ARPA file of KenLM, SRILM or IRSTLM, also gzipped.
+def import_arpa(
+    path: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: str
+) -> TextModel:
+    """A model from an ARPA file of KenLM, SRILM or IRSTLM, compressed or not.
 
     Args:
         path: the file.
         out: the model directory to write; None keeps the model in memory.
         reporter: shows progress; None draws a bar in a terminal.
+        **options: of reading, see `arpa.read`: `errors="replace"`, `positive="zero"`.
 
     Raises:
         ArtifactError: it is no sound ARPA file.
@@ -113,7 +116,7 @@ def import_arpa(path: str | Path, *, out: str | Path | None = None, reporter: Re
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
     with reporter.stage(f"reading {path.name}"):
-        trie, words = arpa.read(path)
+        trie, words = arpa.read(path, **options)
     config = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
     tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *(word.decode() for word in words)])
     data: dict[str, Any] = {

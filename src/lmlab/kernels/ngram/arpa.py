@@ -43,13 +43,14 @@ class Loops:
 
     Args:
         ids: of all words.
+        most: the greatest log10 p allowed; what lies above 0 is taken for 0.
 
     Attributes:
         words_S2: uint64, open addressing: a word's hash, and its id plus one, 0 where the slot is empty.
     """
 
-    def __init__(self, ids: Mapping[bytes, int]) -> None:
-        self.ids = ids
+    def __init__(self, ids: Mapping[bytes, int], most: float) -> None:
+        self.ids, self.most = ids, float(most)
         self.words_S2 = np.zeros((1 << (2 * len(ids)).bit_length(), 2), dtype=np.uint64)
         text_B = np.frombuffer(b"\n".join(ids) + b"\n", dtype=np.uint8)
         enter_words(text_B, np.fromiter(ids.values(), np.uint32), self.words_S2)
@@ -65,7 +66,7 @@ class Loops:
         logp_M, backoff_M = np.empty(most, dtype=np.float32), np.empty(most, dtype=np.float32)
         start_M = np.empty(most, dtype=np.int64)
         text_B = np.frombuffer(text, dtype=np.uint8)
-        many, end = parse(text_B, at, self.words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M)
+        many, end = parse(text_B, at, self.most, self.words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M)
         return ids_MK[:many], logp_M[:many], backoff_M[:many], end
 
     def enter(self, ids_MK, logp_M, below, own, nodes_M2, size) -> bool:
@@ -123,11 +124,13 @@ def _word(text_B, at):
 
 
 @jit
-def parse(text_B, at, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
+def parse(text_B, at, most, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
     """Read lines from `at` on, as far as they are n-grams; the arrays have room for as many lines as there can be.
 
+    Lines that are blank are passed over.
+
     Returns:
-        How many lines were read, and where the next begins: the text's end, or what is blank, a marker or wrong.
+        How many n-grams were read, and where the next line begins: the text's end, or what is a marker or wrong.
     """
     rows, size, width = 0, len(text_B), ids_MK.shape[1]
     while at < size:
@@ -135,9 +138,13 @@ def parse(text_B, at, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
         end = at
         while _parts(text_B[end]):
             end += 1
-        logp, end = _number(text_B, end)
-        if not logp <= 0 or not _parts(text_B[end]):
-            break
+        begin = end
+        logp, end = _number(text_B, begin)
+        if not logp <= most or not _parts(text_B[end]):
+            if text_B[begin] != 10:
+                break
+            at = begin + 1
+            continue
         words = 0
         while words < width:
             while _parts(text_B[end]):
@@ -153,9 +160,9 @@ def parse(text_B, at, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
             backoff, end = _number(text_B, end)
             while _parts(text_B[end]):
                 end += 1
-        if words < width or text_B[end] != 10 or not backoff < 1e9:
+        if words < width or text_B[end] != 10 or not abs(backoff) < 1e9:
             break
-        logp_M[rows] = np.float32(logp * _LN_10)
+        logp_M[rows] = np.float32(logp * _LN_10) if logp < 0 else 0
         backoff_M[rows] = np.float32(backoff * _LN_10)
         rows += 1
         at = end + 1
@@ -184,7 +191,7 @@ def _look_up(rows, words_S2, hash_MK, ids_MK):
 
 @jit
 def _number(text_B, at):
-    """The number that begins at a place, and where it ends; NaN where there is none, -inf for -99 and -inf."""
+    """The number that begins at a place, and where it ends; NaN where there is none."""
     negative = text_B[at] == 45
     if negative or text_B[at] == 43:
         at += 1
@@ -225,9 +232,7 @@ def _number(text_B, at):
         value = value / _TEN[-scale] if scale < 0 else value * _TEN[scale]
     elif mantissa:
         value *= 10.0**scale
-    if negative:
-        value = -value
-    return (-np.inf if value == -99.0 else value), at
+    return (-value if negative else value), at
 
 
 # ---- k-grams

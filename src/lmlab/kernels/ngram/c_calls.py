@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 from lmlab.kernels.intrinsics import equal_of_8, lowest, prefetch
 from lmlab.kernels.jit import callback, inline, jit
 from lmlab.kernels.ngram.layout import Level
-from lmlab.kernels.ngram.plain_calls import LENGTH, LEVEL, LOG_10, RECORD, Calls, tidied
+from lmlab.kernels.ngram.plain_calls import LENGTH, LEVEL, LOG_10, RECORD, Calls, marks, tidied
 from lmlab.kernels.ngram.score import Tables, _factor, _line, _mix
 from lmlab.memory import fixed, room
 from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
@@ -58,11 +58,12 @@ _bad_argument = types.ExternalFunction("PyErr_BadArgument", types.intc())
 _set_item = types.ExternalFunction("PyTuple_SetItem", types.intc(types.intp, types.intp, types.intp))
 
 
-def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes]) -> Calls:
-    """The functions of a model: its levels, ln of the backoff weight of unseen contexts, spellings from id 4 on."""
-    spellings_S2 = _spellings(words)
+def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes], bos_logp: float | None = 0.0) -> Calls:
+    """The functions of a model; `calls.bind` says what it takes."""
+    spellings_S2 = _spellings(words, marks(levels, bos_logp))
     levels, order, places_K = tidied(levels), len(levels), list[np.ndarray]()
     tables = Tables(levels, absent, places_K)
+    tables.words_V2[BOS, 0] = bos_logp or 0.0
     room_R4 = np.zeros((order + 1 + _STRETCH, 4), dtype=np.uint64)
     block_K8 = np.zeros((order + 1, 8), dtype=np.int64)
     block_K8[0, :_ABSENT] = spellings_S2.ctypes.data, len(spellings_S2) - 1, order
@@ -82,10 +83,10 @@ def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes]) -> Call
     return Calls(score, full_scores, step, (spellings_S2, tables, suffixes, room_R4))
 
 
-def _spellings(words: Sequence[bytes]) -> np.ndarray:
+def _spellings(words: Sequence[bytes], marked: Mapping[bytes, int]) -> np.ndarray:
     """Open addressing by the hash of the spelling: uint64, the hash, 0 where the slot is empty, and the id."""
-    named = [*words, b"<s>", b"</s>"]
-    id_W = np.array([*range(len(SPECIALS), len(SPECIALS) + len(words)), BOS, EOS], dtype=np.uint64)
+    named = [*words, *marked]
+    id_W = np.array([*range(len(SPECIALS), len(SPECIALS) + len(words)), *marked.values()], dtype=np.uint64)
     end_W = np.fromiter(map(len, named), np.int64).cumsum()
     spellings_S2 = np.zeros((1 << (2 * len(named)).bit_length(), 2), dtype=np.uint64)
     _enter_words(np.frombuffer(b"".join(named), dtype=np.uint8), end_W, id_W, spellings_S2)
@@ -356,7 +357,7 @@ def _follow(model_K8, word, context):
     if at == order:  # the longest are no contexts: without its first word it is
         at, end = level, np.int64(0)
         if level > 0:
-            end = _child(model_K8, level - 1, _suffix(model_K8, level, entry), word)
+            end = max(np.int64(0), _child(model_K8, level - 1, _suffix(model_K8, level, entry), word))
     if absent != 0:
         return logp, _context(at, 1 if word == BOS else min(length + 1, order - 1), end), reached
     while at > 0 and _is_dead(_value(model_K8, at, end, _BACKOFF)):

@@ -26,19 +26,20 @@ TESTED = ((3, 11),)
 """The versions of CPython whose method tables `c_calls` was tested with."""
 
 
-def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes]) -> Calls:
+def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes], bos_logp: float | None = 0.0) -> Calls:
     """The functions of a model, the quickest that work here.
 
     Args:
         levels: of the model.
         absent: ln of the backoff weight of a context that was never seen.
         words: the spellings of the ids from 4 on.
+        bos_logp: ln p of `<s>` as a word; None where the model has none.
     """
     if not works():
-        return plain_calls.bind(levels, absent, words)
+        return plain_calls.bind(levels, absent, words, bos_logp)
     from lmlab.kernels.ngram import c_calls
 
-    return c_calls.bind(levels, absent, words)
+    return c_calls.bind(levels, absent, words, bos_logp)
 
 
 @functools.cache
@@ -60,7 +61,7 @@ def agree(one: Calls, other: Calls) -> bool:
     )
 
 
-def _sample() -> tuple[list[Level], float, list[bytes]]:
+def _sample() -> tuple[list[Level], float, list[bytes], float]:
     """A trigram model of the words a and b."""
     nothing, word_V = np.empty(0, dtype=np.uint32), np.arange(6, dtype=np.uint64)
     logp_V = np.array([-np.inf, -3, -np.inf, -1, -1.5, -0.5], dtype=np.float32)
@@ -72,7 +73,7 @@ def _sample() -> tuple[list[Level], float, list[bytes]]:
         Level(pairs, np.array([4, 5, EOS], dtype=np.uint32), logp_V[3:], np.array([-0.5, -0.25, 0], dtype=np.float32)),
         Level(triples, nothing, np.array([-0.125], dtype=np.float32), nothing.view(np.float32)),
     ]
-    return levels, 0.0, [b"a", b"b"]
+    return levels, 0.0, [b"a", b"b"], -2.5
 
 
 def _answers(calls: Calls) -> list[float]:

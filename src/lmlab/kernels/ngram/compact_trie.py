@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -60,6 +61,7 @@ class CompactTrie:
     levels: tuple[np.ndarray, ...]
     absent: float
     notes: tuple[str, ...] = ()
+    lacks: ClassVar[Sequence[int]] = ()  # `Trie.lacks`: none is imported
 
     @classmethod
     def of(cls, counts: Sequence[Counts], rules: Iterable[Rule], prune: Sequence[int], absent: float) -> CompactTrie:

@@ -26,6 +26,8 @@ NONE = 0xFFFFFFFF
 """In place of a node: the document does not reach so far back."""
 UNSEEN = 0xFFFFFFFE
 """In place of a node: the k-gram is not stored."""
+MAX_ORDER = 255
+"""The longest n-grams: where compiled loops score, a byte holds the length of the one found."""
 _SORT_FROM = 1 << 16  # a level this long is searched faster with the questions in order
 
 

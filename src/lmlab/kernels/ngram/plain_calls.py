@@ -4,8 +4,9 @@ A context is one number: the level of its longest stored suffix, its whole lengt
 callers see it, it is tidied: a suffix that begins no stored n-gram and has a backoff of 0 (then written -0.0) is
 dropped, so that contexts which score alike are equal, as KenLM's states are.
 
-`<s>` and `</s>` are words here, as in ARPA files. `<s>` is never predicted; asked for all the same, it has a
-log-probability of 0. Text is str or bytes, and ends at its first NUL.
+`<s>` and `</s>` are words here, as in ARPA files, and unknown where the model does not have them. `<s>` is never
+predicted; asked for all the same, it has the log-probability that the ARPA file says. Text is str or bytes, and ends
+at its first NUL.
 """
 
 from __future__ import annotations
@@ -64,15 +65,22 @@ def tidied(levels: Sequence[Level]) -> list[Level]:
     return [*itertools.starmap(tidy, itertools.pairwise(levels)), levels[-1]]
 
 
-def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes]) -> Calls:
+def marks(levels: Sequence[Level], bos_logp: float | None) -> dict[bytes, int]:
+    """The ids of `<s>` and `</s>`, as far as a model has them."""
+    bos = {} if bos_logp is None else {b"<s>": BOS}
+    return bos if levels[0].logp_G[EOS] == -np.inf else bos | {b"</s>": EOS}
+
+
+def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes], bos_logp: float | None = 0.0) -> Calls:
     """The functions of a model.
 
     Args:
         levels: of the model.
         absent: ln of the backoff weight of a context that was never seen.
         words: the spellings of the ids from 4 on.
+        bos_logp: ln p of `<s>` as a word; None where the model has none.
     """
-    ids = {word: id for id, word in enumerate(words, len(SPECIALS))} | {b"<s>": BOS, b"</s>": EOS}
+    ids = {word: id for id, word in enumerate(words, len(SPECIALS))} | marks(levels, bos_logp)
     levels, order, record = tidied(levels), len(levels), struct.Struct(RECORD)
     keys = [level.key_G.data for level in levels]
 
@@ -91,12 +99,11 @@ def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes]) -> Call
             logp += float(levels[level - 1].backoff_G[node])
             node, level = int(levels[level - 1].suffix_G[node]), level - 1
         reached = level + 1
-        if reached > 1 or word != BOS:
-            logp += float(levels[level].logp_G[found])
+        logp += float(levels[level].logp_G[found]) if reached > 1 or word != BOS else bos_logp or 0.0
         if reached < order:
             node, level = found, reached
         elif level:  # the longest are no contexts: without its first word it is
-            node = child(level - 1, int(levels[level - 1].suffix_G[node]), word)
+            node = max(0, child(level - 1, int(levels[level - 1].suffix_G[node]), word))
         if absent:
             return level << LEVEL | (1 if word == BOS else min(length + 1, order - 1)) << LENGTH | node, logp, reached
         while level and math.copysign(1, backoff := float(levels[level - 1].backoff_G[node])) < 0 and backoff == 0:

@@ -17,9 +17,10 @@ it has a compiled twin for large files.
 SRILM leaves out n-grams that longer ones begin or end with. Those are added, with the probability that backing off
 gives and a backoff weight of 1, so that all scores are the file's; such a file is read twice.
 
-What the format cannot say, or says in several ways: -99 is a probability of 0, as SRILM writes it; `<s>` has one of 0,
-whatever stands there (lmplz writes 1); `<UNK>` is `<unk>`; where both are missing, log10 p of the unknown word is -100,
-as in KenLM; `<s>` and `</s>` that are missing have a probability of 0. `[PAD]` is never written.
+What the format cannot say, or says in several ways, is read as KenLM reads it: -99, which SRILM writes for a
+probability of 0 and we do too, is a probability of 1e-99; `<UNK>` is `<unk>`; where both are missing, log10 p of the
+unknown word is -100. No word is ever followed by `<s>`: what stands there (lmplz writes 0, SRILM -99) is kept as
+`Trie.bos_logp`. `<s>` and `</s>` may be missing. `[PAD]` is never written.
 
 Shapes: M lines of a piece, K words in each, G k-grams of a section, F (k-1)-grams, V words.
 """
@@ -37,9 +38,9 @@ from typing import Any
 import numpy as np
 
 from lmlab import disk
-from lmlab.errors import UsageError
+from lmlab.errors import SettingError, UsageError
 from lmlab.kernels.ngram import twin
-from lmlab.kernels.ngram.layout import NONE, Counts, Level, high, low, pack
+from lmlab.kernels.ngram.layout import MAX_ORDER, NONE, Counts, Level, high, pack
 from lmlab.memory import room
 from lmlab.models.ngram.arpa_text import Lines, columns, known, log10, natural, opened, shown
 from lmlab.models.ngram.trie import Trie
@@ -49,6 +50,8 @@ _SPELLED = {b"<unk>": UNK, b"<UNK>": UNK, b"<s>": BOS, b"</s>": EOS}
 _UNKNOWN = -100.0  # log10 p
 _LINE = 40  # bytes of a typical one
 _LINES = 1 << 13  # written at once
+_PRELUDE = 10_000  # lines before \\data\\ at most
+_CONVERT = "convert it with iconv -t UTF-8"
 _WORD = re.compile(rb"[^\0\t\n\r ]+")
 _COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})")
 
@@ -59,28 +62,40 @@ Piece = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 # ---- reading
 
 
-def read(path: Path) -> tuple[Trie, list[bytes]]:
-    """Read a file, compressed by gzip or not.
+def read(path: Path, *, errors: str = "strict", positive: str = "refuse") -> tuple[Trie, list[bytes]]:
+    """Read a file, compressed or not.
+
+    Args:
+        path: the file.
+        errors: "replace" puts U+FFFD in the place of bytes that are no UTF-8; "strict" refuses them.
+        positive: "zero" takes log10 probabilities above 0 for 0; "refuse" refuses them.
 
     Returns:
         The model, and the spellings of the ids from 4 on, in the order of the file.
 
     Raises:
         ArtifactError: it cannot be read, or is no sound ARPA file; the message names the line.
+        SettingError: there is no such way to treat errors or positive numbers.
     """
-    trie, words, missing = _read(path, {})
+    for name, value, ways in (("errors", errors, ("strict", "replace")), ("positive", positive, ("refuse", "zero"))):
+        if value not in ways:
+            raise SettingError(name, value, " or ".join(ways))
+    most = np.inf if positive == "zero" else 0.0
+    trie, words, missing = _read(path, {}, errors, most)
     if missing:
-        trie, words, _ = _read(path, _parts_of(missing))
+        trie, words, _ = _read(path, _parts_of(missing), errors, most)
     return trie, words
 
 
-def _read(path: Path, added: Mapping[int, np.ndarray]) -> tuple[Trie, list[bytes], list[np.ndarray]]:
+def _read(
+    path: Path, added: Mapping[int, np.ndarray], errors: str, most: float
+) -> tuple[Trie, list[bytes], list[np.ndarray]]:
     """Read a file, with k-grams to add; also returns those that lack a context or a suffix (the model is then void)."""
-    with opened(path) as (file, about, most):
-        lines = Lines(path, file)
-        sizes = _header(lines, most)
-        ids, level = _words(lines, sizes[0])
-        loops = twin(Loops, about)(ids)
+    with opened(path) as (chunks, about, room_for):
+        lines = Lines(path, chunks)
+        sizes = _header(lines, room_for)
+        ids, words, level = _words(lines, sizes[0], errors, most)
+        loops = twin(Loops, about)(ids, most)
         place_F = np.arange(len(level.key_G), dtype=np.uint32)
         levels, missing = [level], []
         section = _Section(loops, len(place_F))
@@ -95,12 +110,24 @@ def _read(path: Path, added: Mapping[int, np.ndarray]) -> tuple[Trie, list[bytes
                 level, place_F = section.arrange(level, place_F)
                 levels.append(level)
                 if (again_G := np.flatnonzero(level.key_G[1:] == level.key_G[:-1])).size:
-                    number = int(np.flatnonzero(place_F == again_G[0] + 1)[0])
-                    raise lines.wrong(f"this {k}-gram was there before", number - size)
+                    gram = b" ".join(list(ids)[id] for id in _ids_of(levels, int(again_G[0])))
+                    raise lines.wrong(f"the {k}-gram {shown(gram)} stands above it twice")
         lines.expect(b"\\end\\")
+    bos_logp = float(levels[0].logp_G[BOS])
+    levels[0].logp_G[BOS] = -np.inf
     nothing = np.empty(0, dtype=np.uint32)
     levels[-1] = replace(levels[-1], suffix_G=nothing, backoff_G=nothing.view(np.float32))
-    return Trie(tuple(levels), 0.0), list(ids)[len(_SPELLED) :], missing
+    return Trie(tuple(levels), 0.0, bos_logp=None if np.isnan(bos_logp) else bos_logp), words, missing
+
+
+def _ids_of(levels: Sequence[Level], node: int) -> list[int]:
+    """The words of a k-gram of the last of these levels."""
+    ids = []
+    for level in reversed(levels):
+        key = int(level.key_G[node])
+        ids.append(key & NONE)
+        node = key >> 32
+    return ids[::-1]
 
 
 def _fill(section: _Section, lines: Lines, k: int, size: int) -> list[np.ndarray]:
@@ -109,17 +136,17 @@ def _fill(section: _Section, lines: Lines, k: int, size: int) -> list[np.ndarray
     while lines.more():
         ids_MK, logp_M, backoff_M, end = section.loops.parse(lines.text, lines.at, k)
         if len(ids_MK) > left:
-            raise lines.wrong(f"the header promises {size:,} {k}-grams, and there are more", left)
+            raise lines.wrong(f"the header promises {size:,} {k}-grams, and there are more", ahead=left)
         missing_MK = section.enter(ids_MK, logp_M, backoff_M)
         if len(missing_MK):  # an empty view would keep the whole piece
             missing.append(missing_MK)
         left -= len(ids_MK)
-        lines.take(end, len(ids_MK))
+        lines.at = end
         if end < len(lines.text):
             break
     if left:
         with lines.explained():
-            known(columns(lines.peek(), k)[1], section.loops.ids)
+            known(columns(lines.peek(), k, section.loops.most)[1], section.loops.ids)
         raise lines.wrong("it cannot be understood")
     return missing
 
@@ -182,7 +209,6 @@ class _Section:
         counts, place_G = self.loops.arrange(self.nodes_G2[: self.size], place_F)
         self.nodes_G2 = room((0, 2), np.uint64)
         key_G, logp_G = counts.key_G, counts.count_G.view(np.float32)
-        logp_G[low(key_G) == BOS] = -np.inf
         backs_G = np.flatnonzero(np.isnan(logp_G))
         logp_G[backs_G] = below.backoff_G[high(key_G)[backs_G]] + below.logp_G[counts.suffix_G[backs_G]]
         backoff_G = room((min(self.size, len(self.backoff_G)),), np.float32)
@@ -191,47 +217,62 @@ class _Section:
         return Level(key_G, counts.suffix_G, logp_G, backoff_G), place_G
 
 
-def _header(lines: Lines, most: int) -> list[int]:
-    """How many n-grams of each length are promised."""
-    while (line := lines.next()) != b"\\data\\":
-        if not line:
+def _header(lines: Lines, room_for: int) -> list[int]:
+    """How many n-grams of each length are promised; no more than so many bytes can hold."""
+    for _ in range(_PRELUDE):
+        if not (line := lines.next()):
             raise lines.wrong("the file ends without \\data\\")
+        if line == b"\\data\\":
+            break
+    else:
+        raise lines.wrong(f"there is no \\data\\ among the first {_PRELUDE:,} lines")
     sizes: list[int] = []
     while not (line := lines.next()).startswith(b"\\"):
         match = _COUNT.fullmatch(line)
         if not match or int(match[1]) != len(sizes) + 1:
-            raise lines.wrong(f"{shown(line)} stands where 'ngram {len(sizes) + 1}=...' is due", -1)
+            raise lines.wrong(f"{shown(line)} stands where 'ngram {len(sizes) + 1}=...' is due", ahead=-1)
         sizes.append(int(match[2]))
-        if int(match[2]) >= NONE or sum(size * (2 * k + 2) for k, size in enumerate(sizes, 1)) > most:
-            raise lines.wrong("it promises more n-grams than the file has room for", -1)
+        if len(sizes) > MAX_ORDER:
+            raise lines.wrong(f"it promises n-grams of more than {MAX_ORDER} words", ahead=-1)
+        if int(match[2]) >= NONE or sum(size * (2 * k + 2) for k, size in enumerate(sizes, 1)) > room_for:
+            raise lines.wrong("it promises more n-grams than the file has room for", ahead=-1)
     if line != b"\\1-grams:" or not sizes:
-        raise lines.wrong(f"{shown(line)} stands where \\1-grams: is due, after 'ngram 1=...'", -1)
+        raise lines.wrong(f"{shown(line)} stands where \\1-grams: is due, after 'ngram 1=...'", ahead=-1)
     return sizes
 
 
-def _words(lines: Lines, size: int) -> tuple[dict[bytes, int], Level]:
-    """The ids of all words, and level 1."""
-    ids, logps, backoffs = dict(_SPELLED), [np.nan] * len(SPECIALS), [0.0] * len(SPECIALS)
+def _words(lines: Lines, size: int, errors: str, most: float) -> tuple[dict[bytes, int], list[bytes], Level]:
+    """The ids of all words as the file has them, the spellings from id 4 on, and level 1 (ln p NaN for no `<s>`)."""
+    ids, spelled = dict(_SPELLED), list[bytes]()
+    logps, backoffs = [np.nan] * len(SPECIALS), [0.0] * len(SPECIALS)
     with lines.explained():
         for _ in range(size):
             line = lines.peek()
-            logp, (word,), backoff = columns(line, 1)
+            logp, (word,), backoff = columns(line, 1, most)
             id = ids.setdefault(word, len(logps))
             if id == len(logps):
                 logps.append(logp)
                 backoffs.append(backoff)
+                spelled.append(word if word.isascii() else _in_utf8(word, errors))
             elif id < len(SPECIALS) and np.isnan(logps[id]):
                 logps[id], backoffs[id] = logp, backoff
             else:
                 raise ValueError(f"the word {shown(word)} was there before")
-            lines.take(lines.at + len(line) + 1, 1)
-    if np.isnan(logps[UNK]):
-        logps[UNK] = _UNKNOWN
-    logps[BOS] = -np.inf
+            lines.at += len(line) + 1
+    if len(set(spelled)) < len(spelled):
+        raise lines.wrong("words above it differ only in bytes that are no UTF-8", _CONVERT)
+    for id, missing in ((UNK, _UNKNOWN), (PAD, -np.inf), (EOS, -np.inf)):
+        logps[id] = missing if np.isnan(logps[id]) else logps[id]
     logp_V, backoff_V = natural(logps), natural(backoffs)
-    logp_V[np.isnan(logp_V)] = -np.inf
     key_V = np.arange(len(logp_V), dtype=np.uint64)
-    return ids, Level(key_V, np.zeros(len(logp_V), dtype=np.uint32), logp_V, backoff_V)
+    return ids, spelled, Level(key_V, np.zeros(len(logp_V), dtype=np.uint32), logp_V, backoff_V)
+
+
+def _in_utf8(word: bytes, errors: str) -> bytes:
+    try:
+        return word.decode("utf-8", errors).encode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the word {shown(word)} is not UTF-8", f"{_CONVERT}, or --errors replace") from None
 
 
 # ---- writing
@@ -254,14 +295,16 @@ def write(path: Path, trie: Trie, words: Sequence[bytes]) -> None:
     zipped = path.suffix == ".gz"
     with disk.replacing(path) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) if zipped else nullcontext(raw) as file:
         file.write(b"\\data\\\n")
+        unsaid = [PAD, *trie.lacks]
         for k, many in enumerate(trie.ngrams, 1):
-            file.write(b"ngram %d=%d\n" % (k, many - (k == 1)))
+            file.write(b"ngram %d=%d\n" % (k, many - len(unsaid) * (k == 1)))
         for k in range(1, trie.order + 1):
             file.write(b"\n\\%d-grams:\n" % k)
             for ids_MK, logp_M, backoff_M in trie.pieces(k, _LINES):
+                said_M = np.ones(len(ids_MK), dtype=bool)
                 if k == 1:
-                    logp_M[ids_MK[:, 0] == BOS] = 0  # as lmplz has it
-                said_M = ids_MK[:, -1] != PAD
+                    logp_M[ids_MK[:, 0] == BOS] = trie.bos_logp
+                    said_M = ~np.isin(ids_MK[:, 0], unsaid)
                 file.write(spell(ids_MK[said_M], logp_M[said_M], backoff_M[said_M] if len(backoff_M) else backoff_M))
         file.write(b"\n\\end\\\n")
 
@@ -291,10 +334,11 @@ class Loops:
 
     Args:
         ids: of all words.
+        most: the greatest log10 p allowed; what lies above 0 is taken for 0.
     """
 
-    def __init__(self, ids: Mapping[bytes, int]) -> None:
-        self.ids = ids
+    def __init__(self, ids: Mapping[bytes, int], most: float) -> None:
+        self.ids, self.most = ids, most
 
     def table(self, most: int) -> Any:
         """An empty table of k-grams; 0 is for those that nobody will look for."""
@@ -304,13 +348,14 @@ class Loops:
         """Read lines as far as they are k-grams."""
         rows, logps, backoffs = [], [], []
         for line in text[at:].split(b"\n")[:-1]:
-            try:
-                logp, words, backoff = columns(line, k)
-                rows.append(known(words, self.ids))
-            except ValueError:
-                break
-            logps.append(logp)
-            backoffs.append(backoff)
+            if line.strip(b"\0\t\r "):
+                try:
+                    logp, words, backoff = columns(line, k, self.most)
+                    rows.append(known(words, self.ids))
+                except ValueError:
+                    break
+                logps.append(logp)
+                backoffs.append(backoff)
             at += len(line) + 1
         return np.array(rows, dtype=np.uint32).reshape(-1, k), natural(logps), natural(backoffs), at
 

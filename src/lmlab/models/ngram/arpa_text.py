@@ -1,134 +1,195 @@
 """The text of ARPA files: whole lines, their columns, and the numbers in them.
 
-An error names the line. Numbers are log10 in a file and natural logs elsewhere; -99 stands for a probability
-of 0.
+An error names the line. Numbers are log10 in a file and natural logs elsewhere.
 """
 
 from __future__ import annotations
 
-import gzip
+import functools
 import os
 import re
-import zlib
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from lmlab.errors import ArtifactError
+from lmlab.corpora.reading import inflate, packed
+from lmlab.errors import ArtifactError, DataError
 
 _CHUNK = 1 << 18
 _LONGEST = 1 << 24  # bytes of a line
-_SQUEEZED = 1032  # bytes that one byte of gzip can become
+_SQUEEZED = 1032  # bytes that one byte of gzip can become; no list of different n-grams is packed tighter by others
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_BOM = b"\xef\xbb\xbf"
 _COLUMN = re.compile(rb"[^\0\t\r ]+")
+_BLANK = re.compile(rb"[\0\t\n\r ]*")
 _NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-[iI][nN][fF]")
 _LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
 _TEN = [float(f"1e{power}") for power in range(41)]
+_COMPILE_LM = "compile-lm --text yes FILE FILE.arpa makes an ARPA file of it"
+_GIVEN = "give the ARPA file that build_binary was given"
+_OTHERS = {  # how files begin that are none
+    b"iARPA": ("an iARPA file of IRSTLM's", _COMPILE_LM),
+    b"blmt": ("a binary file of IRSTLM's", _COMPILE_LM),
+    b"Qblmt": ("a binary file of IRSTLM's", _COMPILE_LM),
+    b"mmap lm http://kheafield.com/code": (
+        "a binary file of KenLM's",
+        "give the ARPA file that build_binary was given",
+    ),
+    b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
+}
 
 
 class Lines:
-    """A file in pieces of whole lines.
+    """Chunks of a file as pieces of whole lines.
 
     Attributes:
         text: the piece at hand.
         at: where in it the next line begins.
     """
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
-        self._number = 1  # of the next line
+    def __init__(self, path: Path, chunks: Iterator[bytes]) -> None:
+        self._path, self._chunks, self._rest = path, chunks, b""
+        self._number = 1  # of the first line of the piece
         self.text, self.at = b"", 0
 
     def more(self) -> bool:
         """Have a line at hand, if there is one."""
         if self.at == len(self.text):
-            self.text, self.at = self._file.read(_CHUNK), 0
-            if not self.text.endswith(b"\n"):
-                rest = self._file.readline(_LONGEST)
-                if len(rest) == _LONGEST:
-                    raise self.wrong(f"it has more than {_LONGEST:,} bytes")
-                self.text += rest
-            if self.text and not self.text.endswith(b"\n"):
-                self.text += b"\n"
+            self._number += int(np.count_nonzero(np.frombuffer(self.text, np.uint8) == 10))  # `count` is slower
+            self.text, self.at = b"", 0
+            self.text = self._piece()
         return bool(self.text)
 
-    def take(self, end: int, lines: int) -> None:
-        """Leave lines behind, up to a place in the text."""
-        self.at, self._number = end, self._number + lines
+    def _piece(self) -> bytes:
+        """Whole lines, `_CHUNK` bytes or more except at the end; a last line without end gets one."""
+        parts: list[bytes | memoryview] = [self._rest]
+        size = open_line = len(self._rest)
+        for chunk in self._chunks:
+            end = chunk.rfind(b"\n") + 1
+            size, open_line = size + len(chunk), len(chunk) - end if end else open_line + len(chunk)
+            if open_line > _LONGEST:
+                raise self.wrong(f"it has more than {_LONGEST:,} bytes")
+            if end and size >= _CHUNK:
+                self._rest = chunk[end:]
+                return b"".join([*parts, memoryview(chunk)[:end]])
+            parts.append(chunk)
+        self._rest = b""
+        text = b"".join(parts)
+        return text if not text or text.endswith(b"\n") else text + b"\n"
 
     def peek(self) -> bytes:
-        """The next line; empty at the end of the file."""
-        return self.text[self.at : self.text.index(b"\n", self.at)] if self.more() else b""
+        """The next line that is not blank; empty at the end of the file."""
+        while self.more():
+            if self.text[self.at] <= 32:
+                self.at = _BLANK.match(self.text, self.at).end()  # type: ignore[union-attr]  # it always matches
+            if self.at < len(self.text):
+                return self.text[self.at : self.text.index(b"\n", self.at)]
+        return b""
 
     def next(self) -> bytes:
-        """Take a line; those that are blank are passed over."""
-        while self.more():
-            line = self.peek()
-            self.take(self.at + len(line) + 1, 1)
-            if line.strip():
-                return line.strip()
-        return b""
+        """Take the next line that is not blank, without the space around it."""
+        line = self.peek()
+        self.at = min(self.at + len(line) + 1, len(self.text))
+        return line.strip()
 
     def expect(self, marker: bytes) -> None:
         """Take the line that opens a section."""
         line = self.next()
         if line != marker:
             found = f"{shown(line)} stands" if line else "the file ends"
-            raise self.wrong(f"{found} where {marker.decode()} is due", -1)
+            raise self.wrong(f"{found} where {marker.decode()} is due", ahead=-1 if line else 0)
 
-    def wrong(self, what: str, ahead: int = 0) -> ArtifactError:
-        """The error of the next line, or one some lines ahead."""
-        about = f"{self._path} is no sound ARPA file: line {self._number + ahead}: {what}"
-        return ArtifactError(about, "get it again, or write it again")
+    def wrong(self, what: str, remedy: str = "get it again, or write it again", ahead: int = 0) -> ArtifactError:
+        """The error of the next line, or one so many lines ahead that are not blank."""
+        number = self._number + self.text.count(b"\n", 0, self.at) + min(ahead, 0)
+        for line in self.text[self.at :].split(b"\n") if ahead > 0 else ():
+            ahead -= bool(_COLUMN.search(line))
+            if ahead < 0:
+                break
+            number += 1
+        return ArtifactError(f"{self._path} is no sound ARPA file: line {number}: {what}", remedy)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Name the line in what the block finds wrong with it."""
+        """Name the line in what the block finds wrong with it; a ValueError brings that, and maybe the remedy."""
         try:
             yield
         except ValueError as error:
-            raise self.wrong(str(error)) from error
+            raise self.wrong(*error.args) from error
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], int, int]]:
-    """The text of a file, about how many bytes it has, and how many it can have."""
+def opened(path: Path) -> Iterator[tuple[Iterator[bytes], int, int]]:
+    """The text of a file, compressed or not, in chunks; about how many bytes it has, and how many it can have.
+
+    Raises:
+        ArtifactError: it cannot be read, or is of another format that is known by its beginning.
+    """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ArtifactError(f"{path} cannot be read (it is no regular file)", "give an ARPA file")
         with path.open("rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
-            zipped = raw.read(2) == b"\x1f\x8b"
+            size, begin = os.fstat(raw.fileno()).st_size, raw.read(8)
             raw.seek(0)
-            if not zipped:
-                yield raw, size, size
-                return
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield file, 4 * size, _SQUEEZED * size  # type: ignore[misc]  # reads as IO does
-    except (OSError, EOFError, zlib.error) as error:
+            packed = begin.startswith(_PACKED)
+            chunks: Iterator[bytes] = iter(lambda: raw.read(_CHUNK), b"")
+            if packed:
+                chunks = inflate(chunks, str(path))
+            yield _recognised(path, chunks), 4 * size if packed else size, _SQUEEZED * size if packed else size
+    except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error})", "get it again, or write it again") from error
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
 
 
-def columns(line: bytes, k: int) -> tuple[float, list[bytes], float]:
-    """Log10 p, the words and log10 b of a line; a ValueError says what is wrong with it."""
+def _recognised(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 64:
+            break
+    for begin, (kind, remedy) in _OTHERS.items():
+        if head.startswith(begin):
+            raise ArtifactError(f"{path} is {kind}", remedy)
+    return chain([head.removeprefix(_BOM)], chunks)
+
+
+def columns(line: bytes, k: int, most: float = 0.0) -> tuple[float, list[bytes], float]:
+    """Log10 p, the words and log10 b of a line.
+
+    Args:
+        line: without its end.
+        k: how many words are due.
+        most: the greatest log10 p allowed; what lies above 0 is taken for 0.
+
+    Raises:
+        ValueError: says what is wrong with the line, and maybe the remedy.
+    """
     found = _COLUMN.findall(line)
     if not found or found[0].startswith(b"\\"):
         raise ValueError(f"there are fewer {k}-grams than the header promises")
     logp = _number(found[0])
-    if not logp <= 0:
-        raise ValueError(f"{shown(found[0])} is no log10 probability, a number up to 0")
+    if not logp <= most:
+        about = f"{shown(found[0])} is no log10 probability, a number up to 0"
+        remedy = ("`lmlab ngram import --positive zero` takes it for 0, as KenLM's -i",) * (logp > 0)
+        raise ValueError(about, *remedy)
     if len(found) - k not in (1, 2):
         raise ValueError(f"it has {len(found)} columns, not the {k + 1} or {k + 2} of a {k}-gram")
     backoff = _number(found[-1]) if len(found) == k + 2 else 0.0
-    if not backoff < 1e9:
-        raise ValueError(f"{shown(found[-1])} is no log10 backoff weight")
-    return logp, found[1 : k + 1], backoff
+    if not abs(backoff) < 1e9:
+        raise ValueError(f"{shown(found[-1])} is no log10 backoff weight, a number between -1e9 and 1e9")
+    return min(logp, 0.0), found[1 : k + 1], backoff
 
 
+@functools.lru_cache(1 << 10)  # rare words share theirs
 def _number(column: bytes) -> float:
-    """NaN where it is no number; -inf for what stands for a probability of 0."""
-    value = float(column) if _NUMBER.fullmatch(column) else np.nan
-    return -np.inf if value == -99 else value
+    """NaN where it is no number."""
+    return float(column) if _NUMBER.fullmatch(column) else np.nan
 
 
 def known(words: list[bytes], ids: Mapping[bytes, int]) -> list[int]:

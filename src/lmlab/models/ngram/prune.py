@@ -142,7 +142,7 @@ def _normalised(trie: Trie, suffixes: list[np.ndarray], dropped: list[np.ndarray
         with np.errstate(divide="ignore"):
             log_b_F = np.log((unknown_F + more_unknown_F) / (left_F + more_left_F)).astype(np.float32)
         levels[k - 1] = replace(below, backoff_G=np.where(changed_F, log_b_F, below.backoff_G))
-    return Trie(tuple(levels), trie.absent)
+    return Trie(tuple(levels), trie.absent, bos_logp=trie.bos_logp)
 
 
 def _left(level: Level, below: Level, suffix_G: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import Contexts, Counts, Level, context_lengths, high, low, pack
 from lmlab.memory import forget
 from lmlab.models.ngram.smoothing import Smoothed
-from lmlab.vocabulary import BOS
+from lmlab.vocabulary import BOS, EOS
 
 if TYPE_CHECKING:
     from lmlab.kernels.ngram.rows import RowTables
@@ -46,11 +46,14 @@ class Trie:
         absent: ln of the backoff weight of a context that was never seen.
         verify: raises an ArtifactError where levels in files are not as they were written; called before compiled
             loops, which a flipped bit could lead astray, read them. None where they are known to be sound.
+        bos_logp: what ARPA files say of `<s>` where it stands as a word: ln p, 0 if lmplz wrote them; None where it is
+            missing. In `levels`, its probability is 0.
     """
 
     levels: tuple[Level, ...]
     absent: float
     verify: Callable[[], None] | None = None
+    bos_logp: float | None = 0.0
     _asked: _Asked = field(default_factory=_Asked, init=False, repr=False, compare=False)
 
     @classmethod
@@ -81,7 +84,13 @@ class Trie:
             levels.append(Level(key_G, suffix_G, level.logp_G[kept_G], backoff_G))
             forget(level.key_G, level.suffix_G, level.logp_G, level.backoff_G)
             place_F = None if dropped_G is None else np.cumsum(kept_G, dtype=np.uint32) - np.uint32(1)
-        return Trie(tuple(levels), self.absent)
+        return Trie(tuple(levels), self.absent, bos_logp=self.bos_logp)
+
+    @property
+    def lacks(self) -> list[int]:
+        """Which of `<s>` and `</s>` the model does not know; only imported ones do not."""
+        bos = [BOS] if self.bos_logp is None else []
+        return bos + [EOS] * bool(self.levels[0].logp_G[EOS] == -np.inf)
 
     @property
     def order(self) -> int:
