@@ -150,6 +150,13 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
         header = file.read(min(max(size, 0), _SMALL))
     if len(header) != size or zlib.crc32(header) != checksums[0]:
         raise ValueError("its header or its length is not as it was written")
+    said = io.BytesIO(header)
+    np.lib.format.read_magic(said)
+    shape, _, said_dtype = np.lib.format.read_array_header_1_0(said)
+    if (shape, said_dtype, said.tell()) != ((length,), np.dtype(dtype), size):
+        raise ValueError(f"it holds {said_dtype} of shape {shape}, not {dtype} of shape {(length,)}")
+    if len(checksums) != 1 + -(-length // _CHECKED):
+        raise ValueError(f"it has {len(checksums)} checksums, which do not fit its length")
     if not length:
         return np.empty(0, dtype)
     array = np.asarray(np.memmap(path, dtype, "r", size, (length,)))

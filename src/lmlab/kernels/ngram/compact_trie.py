@@ -20,6 +20,7 @@ Shapes: N tokens of all documents, M of a piece; B contexts, K lengths of them; 
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -186,6 +187,10 @@ class CompactTrie:
                     total, mass = kernels.sums(self.levels[k], self.levels[k + 1], int(node), start, stop)
                     weight, total = (mass / total, total) if total > 0 else (1.0, 1.0)
                     code_Q, count_Q = self._unpack(k + 1, start, stop - start)
+                    if code_Q.max(initial=0) >= len(word_Q):
+                        raise ArtifactError(
+                            f"a compact level names word {code_Q.max():,} of {len(word_Q):,}", "make it again"
+                        )
                     kept_Q = count_Q - _rule(self.levels[k + 1])[np.minimum(count_Q, 3)]
                     word_Q, p_Q = word_Q[code_Q], kept_Q / total + weight * p_Q[code_Q]
                     logp_V += np.float32(self.absent) or log_of(np.array([weight]))
@@ -224,8 +229,10 @@ class CompactTrie:
                     raise _damaged(folder, f"{_file_name(k)} is not as it was written")
                 levels.append(fixed(np.load(folder / _file_name(k), mmap_mode="r", allow_pickle=False)))
             absent, notes = float(about["absent"]), tuple(map(str, about["notes"]))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+        if not -math.inf < absent <= 0:
+            raise _damaged(folder, f"its log {absent} is none up to 0")
         if not levels or any(level.dtype != "<u8" or level.ndim != 1 or len(level) < HEAD + _SLACK for level in levels):
             raise _damaged(folder, "its levels are none")
         sizes = [int(level[kernels.SIZE]) for level in levels]
@@ -256,6 +263,8 @@ def _fits(level: np.ndarray, k: int, children: int) -> bool:
         or runs != directory + 2 * blocks + 2
         or runs + _SLACK > len(level)
         or not steps_fit
+        or level[LEAST] > 1
+        or not _sums_fit(level, wides, directory)
     ):
         return False
     entry_K, code_K = level[directory:runs:2].copy(), level[directory + 1 : runs : 2]
@@ -269,6 +278,14 @@ def _fits(level: np.ndarray, k: int, children: int) -> bool:
         and bool(np.all(bytes_K * 8 >= degrees_K) and np.all(bytes_K >= 0))
         and runs + (int(high(entry_K[-1:])[0]) >> 3) + _SLACK <= len(level)
     )
+
+
+def _sums_fit(level: np.ndarray, wides: int, directory: int) -> bool:
+    """Whether discounts take no more than there is, and no context with many children gives more than it has."""
+    rule, sums_W2 = _rule(level), level[wides:directory].reshape(-1, 3)[:, 1:].view(np.float64)
+    total_W, mass_W = sums_W2.T
+    rule_fits = np.all(rule >= 0) and np.all(rule[:4] <= np.arange(4)) and np.all(rule[4:] < np.inf)
+    return bool(rule_fits and np.all((mass_W >= 0) & (mass_W <= total_W) & (total_W >= 1) & (total_W < np.inf)))
 
 
 def _file_name(k: int) -> str:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmlab.errors import ArtifactError
 from lmlab.vocabulary import BOS
 
 NONE = 0xFFFFFFFF
@@ -28,6 +29,8 @@ UNSEEN = 0xFFFFFFFE
 """In place of a node: the k-gram is not stored."""
 MAX_ORDER = 255
 """The longest n-grams: where compiled loops score, a byte holds the length of the one found."""
+_CHECKED = 1 << 14  # k-grams checked together
+_MOST_BACKOFF = 1e10  # ln
 _SORT_FROM = 1 << 16  # a level this long is searched faster with the questions in order
 
 
@@ -137,6 +140,34 @@ class Level:
             np.searchsorted(self.key_G, pack(context_Q, nothing_Q)),
             np.searchsorted(self.key_G, pack(context_Q + 1, nothing_Q)),
         )
+
+
+def check_arrays(levels: Sequence[Level]) -> None:
+    """Raise unless all that reads these levels stays inside their arrays and finds numbers there.
+
+    Nodes and words are in range, keys ascend, no log-probability is NaN or above 0, no backoff weight is NaN or absurd.
+
+    Raises:
+        ArtifactError: names the array, the value and the bound.
+    """
+    words, contexts = len(levels[0].key_G), 1
+    for k, level in enumerate(levels, 1):
+        for start in range(0, len(level.key_G), _CHECKED):  # in pieces that stay in the second-level cache
+            piece = slice(start, start + _CHECKED)
+            key_M = level.key_G[max(0, start - 1) : start + _CHECKED]
+            if not np.all(key_M[1:] > key_M[:-1]):
+                raise ArtifactError(f"key_{k} does not ascend from number {start:,} on")
+            _check_most(f"the word in key_{k}", low(key_M), words - 1)
+            _check_most(f"suffix_{k}", level.suffix_G[piece], contexts - 1)
+            _check_most(f"logp_{k}", level.logp_G[piece], 0.0)
+            _check_most(f"backoff_{k}", level.backoff_G[piece], _MOST_BACKOFF)
+        _check_most(f"the context in key_{k}", high(level.key_G[-1:]), contexts - 1)
+        contexts = len(level.key_G)
+
+
+def _check_most(name: str, array: np.ndarray, most: float) -> None:
+    if len(array) and not (found := array.max()) <= most:  # NaN is the greatest
+        raise ArtifactError(f"{name} has {found}, and {most:,} is the most there can be")
 
 
 @dataclass(frozen=True)

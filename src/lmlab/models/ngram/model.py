@@ -11,6 +11,7 @@ Shapes: N tokens of all documents, B contexts, T positions, V words, K selected 
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ import numpy as np
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.errors import ArtifactError, SettingError, UsageError
+from lmlab.errors import ArtifactError, SettingError, UsageError, shown
 from lmlab.kernels import engine
-from lmlab.kernels.ngram.layout import Counts, Level
+from lmlab.kernels.ngram.layout import MAX_ORDER, UNSEEN, Counts, Level, check_arrays
 from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.base import Scorer
 from lmlab.models.ngram import prune
@@ -68,7 +69,7 @@ class Ngram:
     class Settings(config.Settings):
         """What an n-gram model is made by."""
 
-        order: int = setting(5, "the longest n-grams counted", ge=1)
+        order: int = setting(5, "the longest n-grams counted", ge=1, le=MAX_ORDER)
         smoothing: str = setting(
             "kneser-ney", "how unseen words get their probability", choices=(*SMOOTHINGS, IMPORTED)
         )
@@ -235,7 +236,8 @@ class Ngram:
             for k, level in enumerate(self.trie.levels, 1)
             for name in _DTYPES
         }
-        about = {"ngrams": self.ngrams, "absent": self.trie.absent, "notes": self.notes, "crc32": checksums}
+        about = {"ngrams": self.ngrams, "absent": self.trie.absent, "bos": self.trie.bos_logp}
+        about |= {"notes": self.notes, "crc32": checksums}
         content = {"model": about, "crc32": _crc32(about)}
         (folder / "ngram.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -269,22 +271,22 @@ class Ngram:
         except (OSError, ValueError, RecursionError) as error:
             raise _damaged(folder, f"ngram.json cannot be read ({error})") from error
         match content:
-            case {
-                "model": {
-                    "ngrams": [_, *_] as sizes,
-                    "absent": float(absent),
-                    "notes": notes,
-                    "crc32": checksums,
-                } as about
-            }:
+            case {"model": {"ngrams": list(), "absent": float(), "notes": list(), "crc32": dict()} as about}:
                 if content.get("crc32") != _crc32(about):
                     raise _damaged(folder, "ngram.json is not as it was written")
             case _:
                 raise _damaged(folder, "ngram.json lacks what belongs there")
+        sizes, absent, bos_logp = about["ngrams"], about["absent"], about.get("bos", 0.0)
         _check_shape(folder, sizes, settings, vocab_size)
+        if not -math.inf < absent <= 0 or not (bos_logp is None or (type(bos_logp) is float and bos_logp <= 0)):
+            raise _damaged(folder, f"its logs {absent} and {bos_logp} are none up to 0")
         whole = sum(sizes) * _NGRAM <= _WHOLE
-        levels = tuple(_load_level(folder, k, sizes, checksums, whole=whole) for k in range(1, len(sizes) + 1))
-        return cls(settings, Trie(levels, absent, None if whole else _Files(folder, levels, checksums)), notes)
+        levels = tuple(_load_level(folder, k, sizes, about["crc32"], whole=whole) for k in range(1, len(sizes) + 1))
+        files = _Files(folder, levels, about["crc32"])
+        if whole:
+            files.check()
+        trie = Trie(levels, absent, None if whole else files, bos_logp)
+        return cls(settings, trie, tuple(map(str, about["notes"])))
 
 
 @dataclass(frozen=True)
@@ -309,13 +311,23 @@ class _Files:
                 raise _damaged(self.folder, f"{file_name}: {error}") from error
 
         engine.each(check, [(k, name) for k in range(1, len(self.levels) + 1) for name in _DTYPES])
+        self.check()
         return True
+
+    def check(self) -> None:
+        """Check what the files say, be it as it was written or not."""
+        try:
+            check_arrays(self.levels)
+        except ArtifactError as error:
+            raise _damaged(self.folder, str(error)) from error
 
 
 def _check_shape(folder: Path, sizes: Sequence[int], settings: Ngram.Settings, vocab_size: int) -> None:
     if len(sizes) != settings.order or sizes[0] != vocab_size:
         wanted = f"order {settings.order} with {vocab_size} words"
-        raise _damaged(folder, f"it holds order {len(sizes)} with {sizes[0]} words, not {wanted}")
+        raise _damaged(folder, f"it holds order {len(sizes)} with {shown(sizes[:1])} words, not {wanted}")
+    if any(type(size) is not int or not 0 <= size < UNSEEN for size in sizes):
+        raise _damaged(folder, f"{shown(sizes)} are no numbers of n-grams up to {UNSEEN:,}")
 
 
 def _crc32(about: Mapping[str, Any]) -> int:
@@ -334,7 +346,7 @@ def _load_level(folder: Path, k: int, sizes: list[int], checksums: Mapping[str, 
         length = 0 if longest_only else sizes[k - 1]
         try:
             arrays[name] = map_array(folder / file_name, dtype, length, checksums[file_name], whole=whole)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, f"{file_name} cannot be read ({error})") from error
     return Level(**arrays)
 

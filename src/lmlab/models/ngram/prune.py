@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lmlab.errors import SettingError, UsageError
+from lmlab.errors import ArtifactError, SettingError, UsageError
 from lmlab.kernels.ngram.layout import Counts, Level, high, low
 from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS
@@ -96,7 +96,10 @@ def _longest_suffixes(trie: Trie) -> np.ndarray:
     for piece in _pieces(level, 1 << 20):
         word_g = low(level.key_G[piece])
         if trie.order > 2:
-            suffix_G[piece] = below.find(below.suffix_G[high(level.key_G[piece])], word_g)
+            found_g = below.find(below.suffix_G[high(level.key_G[piece])], word_g)
+            if found_g.min(initial=0) < 0:
+                raise ArtifactError(f"the model has a {trie.order}-gram without its suffix", "train it again")
+            suffix_G[piece] = found_g
         else:
             suffix_G[piece] = word_g
     return suffix_G
