@@ -187,10 +187,8 @@ class CompactTrie:
                     total, mass = kernels.sums(self.levels[k], self.levels[k + 1], int(node), start, stop)
                     weight, total = (mass / total, total) if total > 0 else (1.0, 1.0)
                     code_Q, count_Q = self._unpack(k + 1, start, stop - start)
-                    if code_Q.max(initial=0) >= len(word_Q):
-                        raise ArtifactError(
-                            f"a compact level names word {code_Q.max():,} of {len(word_Q):,}", "make it again"
-                        )
+                    if (code := int(code_Q.max(initial=-1))) >= len(word_Q):
+                        raise ArtifactError(f"a compact level names child {code:,} of {len(word_Q):,}", "make it again")
                     kept_Q = count_Q - _rule(self.levels[k + 1])[np.minimum(count_Q, 3)]
                     word_Q, p_Q = word_Q[code_Q], kept_Q / total + weight * p_Q[code_Q]
                     logp_V += np.float32(self.absent) or log_of(np.array([weight]))
