@@ -77,7 +77,7 @@ def check(file: File, theirs: list[list[float]] | None, path: Path, number: int)
 
 
 def test_a_model_directory_keeps_what_the_file_said(tmp_path: Path) -> None:
-    """Read, imported, pruned to the same, and written again: the same scores, `<s>` as a word too."""
+    """Imported, and written again: the same scores, `<s>` as a word too."""
     for number in range(0, MANY, 12):
         file = made(number)
         if file.refused:

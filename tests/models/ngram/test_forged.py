@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lmlab
 from lmlab.errors import ArtifactError
+from lmlab.facade.estimate import ngram_of, with_trie
 from lmlab.kernels import engine
 from lmlab.kernels.ngram import calls
 from lmlab.kernels.ngram.compact_trie import CompactTrie
@@ -95,6 +100,7 @@ def attack(folder: Path, save: Callable[[], None], layout: str) -> str:
     save()
     try:
         model = Ngram.load(folder, Ngram.Settings(3, layout=layout), 4 + len(WORDS))
+        model.check()
         with engine.only(True):
             used(model)
     except ArtifactError as error:
@@ -150,14 +156,44 @@ def test_forged_compact_tries(tmp_path: Path) -> None:
 COMPACT = [made("compact"), made("compact", (0, 0, 1))]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("ngrams", value) for value in ([], [64], [64, -1, 5], [64, "x", 5], [64, 1 << 62, 1], [64.0, 1.0, 1.0], 3)),
+        *(("absent", value) for value in (math.nan, -math.inf, 0.5, "x", None)),
+        *(("bos", value) for value in (math.nan, 0.5, "x", [])),
+        *(("crc32", value) for value in ({}, [], {"key_1.npy": 3}, {"key_1.npy": []})),
+        ("notes", 3),
+    ],
+)
+def test_forged_descriptions(tmp_path: Path, name: str, value: object) -> None:
+    made("fast").save(tmp_path)
+    about = json.loads((tmp_path / "ngram.json").read_text())["model"] | {name: value}
+    (tmp_path / "ngram.json").write_text(json.dumps({"model": about, "crc32": zlib.crc32(json.dumps(about).encode())}))
+    with pytest.raises(ArtifactError, match="is no sound n-gram model") as caught:
+        Ngram.load(tmp_path, Ngram.Settings(3), 4 + len(WORDS))
+    assert "\n" not in str(caught.value)
+
+
+def test_opening_a_forged_directory(tmp_path: Path) -> None:
+    """The arrays are looked through when a model directory is opened, however well its sums fit."""
+    (tmp_path / "text").write_text("a b a b c\nb c a\n" * 5)
+    lm = lmlab.estimate(tmp_path / "text", order=3)
+    levels = list(ngram_of(lm).fast_trie.levels)
+    levels[1] = replace(levels[1], suffix_G=levels[1].suffix_G + np.uint32(1000))
+    with_trie(lm, Trie(tuple(levels), 0.0), "forged").save(tmp_path / "m")
+    with pytest.raises(ArtifactError, match="suffix_2 of the n-gram model has 1,00"):
+        lmlab.load(tmp_path / "m")
+
+
 def test_what_a_refusal_names() -> None:
     levels = made("fast").trie.levels
     changes = [
-        (1, "suffix_G", 64, "suffix_2 has 64, and 63 is the most"),
-        (1, "key_G", 1 << 40, "key_2 does not ascend from number 0 on"),
-        (1, "logp_G", np.nan, "logp_2 has nan, and 0.0 is the most"),
-        (1, "backoff_G", np.inf, "backoff_2 has inf, and 10,000,000,000.0 is the most"),
-        (0, "suffix_G", 1, "suffix_1 has 1, and 0 is the most"),
+        (1, "suffix_G", 64, "suffix_2 of the n-gram model has 64, but must be at most 63"),
+        (1, "key_G", 1 << 40, "key_2 of the n-gram model does not ascend from number 0 on"),
+        (1, "logp_G", np.nan, "logp_2 of the n-gram model has nan, but must be at most 0"),
+        (1, "backoff_G", np.inf, "backoff_2 .* has inf, but must be at most 10,000,000,000"),
+        (0, "suffix_G", 1, "suffix_1 .* has 1, but must be at most 0"),
     ]
     for k, name, value, message in changes:
         array = np.array(getattr(levels[k], name))

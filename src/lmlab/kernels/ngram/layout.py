@@ -31,6 +31,7 @@ MAX_ORDER = 255
 """The longest n-grams: where compiled loops score, a byte holds the length of the one found."""
 _CHECKED = 1 << 14  # k-grams checked together
 _MOST_BACKOFF = 1e10  # ln
+_AGAIN = "train it again"
 _SORT_FROM = 1 << 16  # a level this long is searched faster with the questions in order
 
 
@@ -156,7 +157,7 @@ def check_arrays(levels: Sequence[Level]) -> None:
             piece = slice(start, start + _CHECKED)
             key_M = level.key_G[max(0, start - 1) : start + _CHECKED]
             if not np.all(key_M[1:] > key_M[:-1]):
-                raise ArtifactError(f"key_{k} does not ascend from number {start:,} on")
+                raise ArtifactError(f"key_{k} of the n-gram model does not ascend from number {start:,} on", _AGAIN)
             _check_most(f"the word in key_{k}", low(key_M), words - 1)
             _check_most(f"suffix_{k}", level.suffix_G[piece], contexts - 1)
             _check_most(f"logp_{k}", level.logp_G[piece], 0.0)
@@ -167,7 +168,7 @@ def check_arrays(levels: Sequence[Level]) -> None:
 
 def _check_most(name: str, array: np.ndarray, most: float) -> None:
     if len(array) and not (found := array.max()) <= most:  # NaN is the greatest
-        raise ArtifactError(f"{name} has {found}, and {most:,} is the most there can be")
+        raise ArtifactError(f"{name} of the n-gram model has {found:,}, but must be at most {most:,}", _AGAIN)
 
 
 @dataclass(frozen=True)
