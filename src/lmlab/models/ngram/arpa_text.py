@@ -22,7 +22,6 @@ from lmlab.errors import ArtifactError, DataError
 _CHUNK = 1 << 18
 _LONGEST = 1 << 24  # bytes of a line
 _SQUEEZED = 1032  # bytes that one byte of gzip can become; no list of different n-grams is packed tighter by others
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _BOM = b"\xef\xbb\xbf"
 _COLUMN = re.compile(rb"[^\0\t\r ]+")
 _BLANK = re.compile(rb"[\0\t\n\r ]*")
@@ -134,13 +133,10 @@ def opened(path: Path) -> Iterator[tuple[Iterator[bytes], int, int]]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ArtifactError(f"{path} cannot be read (it is no regular file)", "give an ARPA file")
         with path.open("rb") as raw:
-            size, begin = os.fstat(raw.fileno()).st_size, raw.read(8)
+            size, squeezed = os.fstat(raw.fileno()).st_size, packed([raw.read(64)])
             raw.seek(0)
-            packed = begin.startswith(_PACKED)
-            chunks: Iterator[bytes] = iter(lambda: raw.read(_CHUNK), b"")
-            if packed:
-                chunks = inflate(chunks, str(path))
-            yield _recognised(path, chunks), 4 * size if packed else size, _SQUEEZED * size if packed else size
+            chunks = inflate(iter(lambda: raw.read(_CHUNK), b""), str(path))
+            yield _recognised(path, chunks), 4 * size if squeezed else size, _SQUEEZED * size if squeezed else size
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error})", "get it again, or write it again") from error
     except DataError as error:
