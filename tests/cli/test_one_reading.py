@@ -29,6 +29,7 @@ import lmlab
 from lmlab.cli import main
 from lmlab.compat.kenlm import Model
 from lmlab.corpora import reading
+from lmlab.corpora.reading import decode, inflate, lines
 from lmlab.facade.estimate import ngram_of
 from lmlab.kernels import engine
 from lmlab.progress import Silent
@@ -132,6 +133,21 @@ def test_a_whole_text_is_the_sum_of_its_lines(folder: Path, capsys: Any, compile
         assert math.isclose(float(text[name].split("\t")[1]), value, rel_tol=1e-6), name
     assert (whole["oovs"], whole["tokens"]) == (unknown, tokens)
     assert math.isclose(whole["perplexity_with_oovs"], 10 ** (-log10 / tokens), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_that_learned_a_marker_as_a_word(compiled: bool, tmp_path: Path, capsys: Any) -> None:
+    tokenizer = {"kind": "word", "split": "space", "vocab_size": None}
+    data = {"data": {"unit": "line", "split": "none"}}
+    text = "<s> a b\nb a </s> c\nc <s> a\n" * 3
+    lmlab.train(text=text, tokenizer=tokenizer, model="ngram", order=2, settings=data, reporter=Silent()).save(
+        tmp_path / "m"
+    )
+    (tmp_path / "text").write_text(text + "d </s> b\n")
+    query = ("ngram", "query", tmp_path / "m", tmp_path / "text", "--json")
+    with engine.only(compiled):
+        by_line, whole = call(capsys, *query).json, call(capsys, *query, "-v", "summary").json
+    assert {name: by_line[name] for name in whole} == pytest.approx(whole, rel=1e-6)
 
 
 def test_without_marks_too(folder: Path, capsys: Any) -> None:
@@ -333,6 +349,19 @@ def test_standard_input_is_read_alike(small: Path, capsys: Any, monkeypatch: pyt
     monkeypatch.setattr("sys.stdin", None)
     called = call(capsys, "ngram", "query", small / "m")
     assert (called.code, called.err) == (1, "lmlab: standard input is closed: name a file, or pipe a text in\n")
+
+
+def test_an_answer_comes_before_the_next_line_is_typed(small: Path) -> None:
+    asked = iter([b"a\n", b"the end\n"])
+    texts = decode(inflate(asked, "-"), "-", "strict")
+    assert next(lines(texts, "-")) == "a"
+    assert next(asked) == b"the end\n"
+
+
+def test_a_stream_is_not_read_twice(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    called = call(capsys, "ngram", "estimate", "-", "-o", tmp_path / "m", "--min-count", "2")
+    assert (called.code, "a stream can be read only once" in called.err) == (2, True)
 
 
 @pytest.mark.parametrize("how", readers(Path(), Path()))

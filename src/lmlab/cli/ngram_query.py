@@ -138,7 +138,7 @@ def _sentences(options: argparse.Namespace, origin: Origin, sums: _Sums, *, spel
     from lmlab.compat.kenlm import Model
 
     model, marked = Model(options.model), not options.no_marks
-    ids = {word.decode(): id for id, word in enumerate(model.words, len(SPECIALS))} | _MARKERS
+    ids = _MARKERS | {word.decode(): id for id, word in enumerate(model.words, len(SPECIALS))}
     texts = decode(inflate(origin.read(), origin.name), origin.name, options.errors)
     for line in lines(texts, origin.name):
         scores = list(model.full_scores(line, bos=marked, eos=marked))
@@ -162,8 +162,9 @@ def _score_whole(options: argparse.Namespace, origin: Origin, sums: _Sums) -> No
     check_marks(trie.lacks)
     size = None if origin.size is None or packed(origin.read()) else origin.size
     score = trie.scorer(None if size is None else size // _BYTES_A_WORD)
-    words = scanner(size, [*(word.decode() for word in spelled), *_MARKERS], learn=False)
-    markers = _Markers(options.model, spelled)
+    known = [word.decode() for word in spelled]
+    markers = _Markers(options.model, known)
+    words = scanner(size, [*known, *markers.ids], learn=False)
     tail_N = np.empty(0, dtype=np.uint32)
     pieces = utf8(inflate(origin.read(), origin.name), origin.name, options.errors)
     for fed_N in _fed(words, whole_words(pieces, origin.name)):
@@ -186,24 +187,25 @@ def _fed(words: Any, pieces: Iterator[bytes]) -> Iterator[np.ndarray]:
 
 
 class _Markers:
-    """`<s>` and `</s>` as words of a text, which are those of the model, as in KenLM.
+    """`<s>` and `</s>` as words of a text, which are those of the model, as in KenLM, unless it learned them as words.
 
-    The scanner knows them by the first two ids beyond the vocabulary. After them models read on as after `<bos>` and
+    The scanner knows them by the first ids beyond the vocabulary. After them models read on as after `<bos>` and
     `<eos>`; but to predict `<s>` itself is for them to know alone, so the KenLM interface is asked what that costs.
     """
 
-    def __init__(self, path: str, words: Any) -> None:
+    def __init__(self, path: str, words: list[str]) -> None:
         self._path, self._words, self._first = path, words, len(SPECIALS) + len(words)
+        self.ids = {marker: id for id, marker in enumerate((m for m in _MARKERS if m not in words), self._first)}
         self._model: Model | None = None
 
     def read(self, ids_N: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """The ids with those of the model in place of the scanner's, and where `<s>` stands as a word."""
         if not len(ids_N) or ids_N.max() < self._first:
             return ids_N, []
-        begins_N, ends_N = ids_N == self._first, ids_N == self._first + 1
-        return np.where(begins_N, BOS, np.where(ends_N, EOS, ids_N)).astype(np.uint32), np.flatnonzero(
-            begins_N
-        ).tolist()
+        places = {marker: np.flatnonzero(ids_N == id) for marker, id in self.ids.items()}
+        for marker, at_M in places.items():
+            ids_N[at_M] = _MARKERS[marker]
+        return ids_N, places["<s>"].tolist() if "<s>" in places else []
 
     def begin_log10(self, before_N: np.ndarray, order: int) -> float:
         """Log10 p of `<s>` after ids."""
@@ -216,8 +218,6 @@ class _Markers:
             if id == BOS:
                 self._model.BeginSentenceWrite(state)
             else:
-                self._model.BaseScore(state, self._spelling(id), state)
+                word = self._words[id - len(SPECIALS)] if id >= len(SPECIALS) else ("</s>" if id == EOS else "<unk>")
+                self._model.BaseScore(state, word, state)
         return self._model.BaseScore(state, "<s>", state)
-
-    def _spelling(self, id: int) -> bytes | str:
-        return self._words[id - len(SPECIALS)] if id >= len(SPECIALS) else ("</s>" if id == EOS else "<unk>")

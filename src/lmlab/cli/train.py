@@ -1,7 +1,7 @@
 """Train a language model on any text.
 
-SOURCE is a text file, a folder of source code, records (*.jsonl, *.csv, *.parquet, also .gz and .zst), a named corpus
-(`lmlab corpora`), or - for standard input.
+SOURCE is a text file, a folder of source code, records (*.jsonl, *.csv, *.tsv, *.parquet), all of them packed or not, a
+named corpus (`lmlab corpora`), or - for standard input.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     for document in corpus.documents("valid"):     # again and again, in bounded memory
         document.text
 
-The story runs through `raw` (bytes), `records` (text and documents), `splits`, `corpus`; `named`, `download`, `cache`
-and `stdlib` provide the corpora that have a name. Nothing is imported before it is used.
+The story runs through `raw` (bytes), `reading` (text), `records` (documents), `splits`, `corpus`; `named`, `download`,
+`cache` and `stdlib` provide the corpora that have a name. Nothing is imported before it is used.
 """
 
 from __future__ import annotations

@@ -183,11 +183,14 @@ def too_long(name: str, what: str, remedy: str) -> DataError:
 
 
 def _peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes of a stream, as many as tell what it is, and the whole stream."""
+    """The first bytes of a stream, as many as tell what it is, and the whole stream.
+
+    A newline is in no format's first bytes, and who types lines wants answers before the next one.
+    """
     chunks, head = iter(chunks), b""
     for chunk in chunks:
         head += chunk
-        if len(head) >= _MAGIC:
+        if len(head) >= _MAGIC or b"\n" in head:
             break
     return head[:_MAGIC], itertools.chain([head] if head else [], chunks)
 

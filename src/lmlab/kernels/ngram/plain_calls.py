@@ -80,7 +80,7 @@ def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes], bos_log
         words: the spellings of the ids from 4 on.
         bos_logp: ln p of `<s>` as a word; None where the model has none.
     """
-    ids = {word: id for id, word in enumerate(words, len(SPECIALS))} | marks(levels, bos_logp)
+    ids = marks(levels, bos_logp) | {word: id for id, word in enumerate(words, len(SPECIALS))}
     levels, order, record = tidied(levels), len(levels), struct.Struct(RECORD)
     keys = [level.key_G.data for level in levels]
 
