@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from lmlab.corpora import DataSettings
 from lmlab.corpora.raw import Origin, named_origin
 from lmlab.corpora.reading import decode, inflate, lines, packed, utf8, whole_words
 from lmlab.tokens.scan import scanner
-from lmlab.vocabulary import BOS, EOS, SPACES, SPECIALS, UNK
+from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 
 if TYPE_CHECKING:
     from lmlab.compat.kenlm import Model
@@ -34,7 +33,6 @@ EXAMPLES = """\
 _LEVELS = ("word", "sentence", "summary")
 _MARKERS = {"<s>": BOS, "</s>": EOS}
 _BYTES_A_WORD = 5  # or thereabouts
-_WORD = re.compile(f"[^{SPACES}]+")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -138,9 +136,9 @@ def _sentences(options: argparse.Namespace, origin: Origin, sums: _Sums, *, spel
     from lmlab.compat.kenlm import Model
 
     model, marked = Model(options.model), not options.no_marks
-    ids = _MARKERS | {word.decode(): id for id, word in enumerate(model.words, len(SPECIALS))}
+    ids = {b"<s>": BOS, b"</s>": EOS} | {word: id for id, word in enumerate(model.words, len(SPECIALS))}
     texts = decode(inflate(origin.read(), origin.name), origin.name, options.errors)
-    for line in lines(texts, origin.name):
+    for line in map(str.encode, lines(texts, origin.name)):
         scores = list(model.full_scores(line, bos=marked, eos=marked))
         total, unknown = math.fsum(logp for logp, _, _ in scores), sum(oov for _, _, oov in scores)
         sums.tokens += len(scores)
@@ -149,8 +147,8 @@ def _sentences(options: argparse.Namespace, origin: Origin, sums: _Sums, *, spel
         sums.known += math.fsum(logp for logp, _, oov in scores if not oov)
         words: list[tuple[str, int, int, float]] = []
         if spelled:
-            named = zip([*_WORD.findall(line), "</s>"], scores, strict=False)
-            words = [(word, 0 if oov else ids[word], length, logp) for word, (logp, length, oov) in named]
+            named = zip([*line.split(), b"</s>"], scores, strict=False)  # bytes split at `SPACES`, as str do not
+            words = [(word.decode(), 0 if oov else ids[word], length, logp) for word, (logp, length, oov) in named]
         yield _Sentence(total, unknown, words)
 
 
