@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _LONGEST_SHOWN = 120  # characters of a value in a message
+_LONGEST_LIST = 250  # characters of the names there are
 
 
 class LmlabError(Exception):
@@ -90,7 +91,10 @@ class UnknownNameError(UsageError):
         known = sorted(known)
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        super().__init__(f"no {kind} is called {shown(name)}", f"{hint}There are {', '.join(known)}")
+        listed = ", ".join(known)
+        if len(listed) > _LONGEST_LIST:
+            listed = listed[:_LONGEST_LIST].rpartition(", ")[0] + " …"
+        super().__init__(f"no {kind} is called {shown(name)}", f"{hint}There are {listed}")
 
 
 class RunExistsError(UsageError):
