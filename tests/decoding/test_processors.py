@@ -95,8 +95,26 @@ def test_typical_prefers_the_tokens_near_the_entropy_to_the_likeliest():
     assert run(Typical(1.0), NOTEBOOK) == NOTEBOOK
 
 
-def test_repetition_penalty_squares_the_probability_of_what_was_seen():
-    assert run(RepetitionPenalty(2), [0.5, 0.25, 0.25], ids=[[1, 1]]) == [0.5 / 0.8125, 0.0625 / 0.8125, 0.25 / 0.8125]
+def test_repetition_penalty_divides_once_for_each_time():
+    assert run(RepetitionPenalty(2), [0.5, 0.25, 0.25], ids=[[1, 1]]) == [8 / 13, 1 / 13, 4 / 13]
+    assert run(RepetitionPenalty(1), [0.5, 0.25, 0.25], ids=[[1, 1]]) == [0.5, 0.25, 0.25]
+
+
+def test_the_usual_repetition_penalty_halves_a_logit_above_the_mean_and_doubles_one_below():
+    logits = torch.tensor([3.0, 1.0, -4.0, -math.inf])  # their mean is 0
+    found = RepetitionPenalty(2, rule="logits")([[0, 2, 3]], logits[None].log_softmax(-1))
+    assert found[0].tolist() == pytest.approx(torch.tensor([1.5, 1.0, -8.0, -math.inf]).log_softmax(-1).tolist())
+
+
+@pytest.mark.parametrize("p", [0.974, 0.999999])
+def test_a_repetition_penalty_stops_a_loop(p):
+    """One token of that probability, 30 others share the rest. Twice its log-probability would leave it at p."""
+    logp, written = torch.tensor([[p, *[(1 - p) / 30] * 30]]).log(), []
+    for _ in range(40):
+        written.append(int(RepetitionPenalty(2)([written], logp).argmax()))
+    assert written.count(0) < 30
+    assert len(set(written)) > 10
+    assert run(RepetitionPenalty(2), [0.974, 0.026], ids=[[0]]) == [0.974 / 1.026, 0.052 / 1.026]
 
 
 def test_no_repeat_ngram_forbids_what_followed_the_same_opening():
@@ -139,7 +157,7 @@ def test_out_of_range_names_the_setting(make, name):
 
 
 PROCESSORS = [Temperature(0), Temperature(0.3), TopK(2), TopP(0.5), TopP(0.5, keep="below"), MinP(0.3), Typical(0.4)]
-PROCESSORS += [RepetitionPenalty(1.5), NoRepeatNgram(1), NoRepeatNgram(2)]
+PROCESSORS += [RepetitionPenalty(1.5), RepetitionPenalty(1.5, rule="logits"), NoRepeatNgram(1), NoRepeatNgram(2)]
 
 
 @given(

@@ -12,7 +12,7 @@ from lmlab.decoding import Beam, Greedy, Sample, StopIds, Temperature, TopK, Top
 from lmlab.decoding.strategies import _draw
 from lmlab.errors import LmlabError, SettingError, UnknownNameError, UsageError
 from lmlab.models.toy import Scripted, Uniform
-from lmlab.vocabulary import EOS
+from lmlab.vocabulary import EOS, UNK
 
 A, B, C = 4, 5, 6
 
@@ -313,3 +313,12 @@ def test_the_rows_of_the_model_are_not_edited():
     finish(decode(Watched(9), [], Sample(temperature=0.5, top_k=3, seed=0), max_tokens=2))
     [(now, then)] = kept
     assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(seed=0), Beam(width=2)], ids=str)
+def test_what_is_forbidden_is_not_written_unless_nothing_else_is_possible(strategy):
+    model = Scripted.make({(): [0, 0.9, 0, 0, 0.1, 0], (4,): [0, 1, 0, 0, 0, 0]}, default=[0, 0, 0, 1, 0, 0])
+    (branch,) = finish(decode(model, [], strategy, forbidden=[UNK]))
+    assert branch.ids() == [4, UNK]
+    assert branch.total == pytest.approx(math.log(0.1))  # the model's own
+    assert finish(decode(model, [], Greedy()))[0].ids() == [UNK]

@@ -101,15 +101,30 @@ class Typical(Settings):
 
 @dataclass(frozen=True)
 class RepetitionPenalty(Settings):
-    """Multiplies the log-probability of every token seen before, prompt included (after Keskar et al. 2019, 4.1)."""
+    """Makes tokens that came before less likely, prompt included.
+
+    `rule="count"` divides a token's probability by the penalty once for each time it came, so that every loop ends.
+    `rule="logits"` is the usual rule (Keskar et al. 2019, section 4.1): a logit above 0 is divided by the penalty, one
+    below 0 multiplied, however often the token came. Log-probabilities are logits but for a constant, which a language
+    model here does not hand out: it is taken such that the logits of a row have the mean 0.
+    """
 
     repetition_penalty: float = setting(1.2, "above 1 shuns tokens seen before, 1 is none", gt=0, lt=math.inf)
+    rule: str = setting("count", "for each time a token came, or the usual rule", choices=("count", "logits"))
 
     def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
         """Penalise what each row has seen."""
-        normal_BV = logp_BV.log_softmax(-1)
-        penalised_BV = normal_BV * self.repetition_penalty
-        return torch.where(_marked(logp_BV, ids), penalised_BV, normal_BV).log_softmax(-1)
+        if self.rule == "count":
+            count_BV = torch.zeros_like(logp_BV)
+            for row, seen in enumerate(ids):
+                came = torch.tensor(list(seen), dtype=torch.int64, device=logp_BV.device)
+                count_BV[row].index_add_(0, came, torch.ones_like(came, dtype=logp_BV.dtype))
+            return (logp_BV - count_BV * math.log(self.repetition_penalty)).log_softmax(-1)
+        possible_BV = logp_BV.isfinite()
+        sums_B1 = logp_BV.where(possible_BV, 0.0).sum(-1, keepdim=True)
+        logits_BV = logp_BV - sums_B1 / possible_BV.sum(-1, keepdim=True)
+        factor_BV = torch.where(logits_BV > 0, 1 / self.repetition_penalty, self.repetition_penalty)
+        return torch.where(_marked(logp_BV, ids), logits_BV * factor_BV, logits_BV).log_softmax(-1)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ def decode(
     n: int = 1,
     max_tokens: int = 200,
     stop: Stop | None = None,
+    forbidden: Sequence[int] = (),
 ) -> Iterator[Step]:
     """Generate, one step a token.
 
@@ -165,6 +166,7 @@ def decode(
         n: how many results; a beam gives fewer only where fewer texts are possible.
         max_tokens: where a text is cut, `<eos>` counted.
         stop: asked about each new branch; yes ends it.
+        forbidden: ids that are never chosen, unless no other can be.
 
     Raises:
         SettingError: n, max_tokens or a prompt id outside its bound, or no strategy (at once, before the first step).
@@ -178,7 +180,7 @@ def decode(
     for token in prompt_ids:
         if not 0 <= token < model.vocab_size:
             raise SettingError("prompt id", token, f"an id of the vocabulary, 0 to {model.vocab_size - 1}")
-    return _steps(model, prompt_ids, strategy.search(prompt_ids, n, max_tokens), max_tokens, stop)
+    return _steps(model, prompt_ids, strategy.search(prompt_ids, n, max_tokens), max_tokens, stop, list(forbidden))
 
 
 def finish(steps: Iterable[Step]) -> list[Branch]:
@@ -188,7 +190,12 @@ def finish(steps: Iterable[Step]) -> list[Branch]:
 
 @torch.no_grad()
 def _steps(
-    model: LanguageModel, prompt_ids: list[int], search: Search, max_tokens: int, stop: Stop | None
+    model: LanguageModel,
+    prompt_ids: list[int],
+    search: Search,
+    max_tokens: int,
+    stop: Stop | None,
+    forbidden: list[int],
 ) -> Iterator[Step]:
     logp_BV, state = model.start([prompt_ids])
     live = (Branch.root(),) * search.rows
@@ -197,7 +204,7 @@ def _steps(
         if not logp_BV.amax(-1).isfinite().all():  # amax hands NaN on
             problem = "the model gave NaN or no token at all"
             raise LmlabError(problem, "its weights are damaged or its training diverged")
-        logp_LV = logp_BV.double().expand(len(live), -1)
+        logp_LV = _without(logp_BV.double(), forbidden).expand(len(live), -1)
         rows_K, tokens_K, drawn_K = search.choose(live, logp_LV)
         rows, tokens = rows_K.tolist(), tokens_K.tolist()
         children = []
@@ -219,6 +226,14 @@ def _steps(
             state = state.select(torch.tensor(needed, device=tokens_K.device))
         logp_BV, state = model.step(state, tokens_K[kept])
         origin = list(range(len(live)))
+
+
+def _without(logp_BV: Tensor, forbidden: list[int]) -> Tensor:
+    """The rows with these ids at -inf, but for rows that have no other."""
+    if not forbidden:
+        return logp_BV
+    rest_BV = logp_BV.index_fill(-1, torch.tensor(forbidden, device=logp_BV.device), -torch.inf)
+    return rest_BV.where(rest_BV.isfinite().any(-1, keepdim=True), logp_BV)
 
 
 def _ended(branch: Branch, eos: int, max_tokens: int, stop: Stop | None) -> Branch:
