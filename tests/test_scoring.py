@@ -1,24 +1,28 @@
 """Shapes: B documents, T positions, V the vocabulary, N ids."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lmlab.corpora.document import Document
-from lmlab.errors import EmptyDataError, UsageError
+from lmlab.errors import EmptyDataError, LmlabError, UsageError
 from lmlab.models import scorers
 from lmlab.models.adaptive.dynamic import Dynamic
+from lmlab.models.adaptive.gate import Gate, Gated
+from lmlab.models.adaptive.neural_cache import NeuralCache
 from lmlab.models.adaptive.recount import Recount
+from lmlab.models.cache import Cache
 from lmlab.models.mixture import Mixture
 from lmlab.models.ngram import Ngram
 from lmlab.models.scorers import Arrays, Blend, Padded, Stepwise, Stream, scorer_of
 from lmlab.models.toy import Scripted, Uniform
-from lmlab.scoring import evaluate, token_logp, token_scores
+from lmlab.scoring import evaluate, score_tokens, token_logp
 from lmlab.tokens import build_tokenizer
 from lmlab.tokens.id_store import TokenStore
-from lmlab.vocabulary import EOS, UNK
+from lmlab.vocabulary import BOS, UNK
 from tests.models.neural.acceptance import make
 from tests.stores import of_documents
 
@@ -105,7 +109,7 @@ def test_every_path_gives_the_same_figures(name):
 
 
 def in_pieces_of(size, monkeypatch):
-    for name in ("_ARRAY_IDS", "_SORTED_IDS", "_BATCH_TOKENS"):
+    for name in ("_ARRAY_IDS", "_SORTED_IDS", "_BATCH_TOKENS", "_ROW_TOKENS"):
         monkeypatch.setattr(scorers, name, size)
 
 
@@ -143,19 +147,9 @@ def test_nothing_to_score_is_refused():
 
 def test_tokens_are_ranked_among_all_and_ties_share_the_better_rank():
     model = Scripted.make({(): [0, 0.1, 0, 0.1, 0.2, 0.6], (5,): [0, 0.25, 0, 0.25, 0.25, 0.25]})
-    found = list(token_scores(model, [5, EOS]))
-    assert [token.id for token in found] == [5, EOS]
-    assert [token.rank for token in found] == [1, 1]
-    assert [token.logp for token in found] == pytest.approx([math.log(0.6), math.log(0.25)])
-    assert [next(token_scores(model, [id])).rank for id in (5, 4, EOS, UNK)] == [1, 2, 3, 3]
-    assert next(token_scores(model, [0])).logp == -math.inf
-
-
-def test_token_scores_sum_to_the_report():
-    model = MODELS["parallel"][0]
-    store = of_documents([[4, 5, 6, 7]], V)
-    total = -sum(token.logp for token in token_scores(model, [4, 5, 6, 7, EOS]))
-    assert evaluate(model, store).total_nats == pytest.approx(total, rel=1e-5)
+    logp_N, rank_N = score_tokens(model, of_documents([[5], [4], [], [UNK]], 6))
+    assert rank_N[[0, 1, 2, 4, 5]].tolist() == [1, 1, 2, 3, 3]
+    assert logp_N[:2] == pytest.approx([math.log(0.6), math.log(0.25)])
 
 
 def test_scoring_keeps_nothing_for_learning():
@@ -172,13 +166,91 @@ def dynamic(lr=0.05):
 ORDERED = {**{name: model for name, (model, _) in MODELS.items()}, "stepwise": Plain(COUNTED), "stream": dynamic(0)}
 
 
+def mixtures():
+    linear, inner = Mixture.Settings("linear"), [COUNTED, make("cnn")]
+    rng = np.random.default_rng(0)
+    gate = Gate(rng.normal(size=(7, 3)), rng.normal(size=(4, 2)))
+    return {
+        "linear": Mixture(linear, [*inner, Plain(make("gru"))]),
+        "log-linear": Mixture(Mixture.Settings("log-linear"), inner),
+        "gated": Gated(inner, gate),
+        "recount": Recount(Mixture(linear, inner), Recount.Settings(shortest=1, longest=3)),
+        "recount from nothing": Recount(COUNTED, Recount.Settings(shortest=0, longest=2)),
+        "dynamic": dynamic(),
+        "neural cache": NeuralCache(dynamic(0), NeuralCache.Settings(window=5, theta=1, lam=0.3)),
+        "learning in a mixture": Mixture(linear, [COUNTED, dynamic()]),
+        "cache": Cache(V, Cache.Settings(window=4)),
+        "adaptive softmax": make("lstm", softmax="adaptive"),
+    }
+
+
+RANKED = {**ORDERED, **{kind: make(kind) for kind in ("rnn", "gru", "transformer")}, **mixtures()}
+
+
 @pytest.mark.parametrize("name", ORDERED)
 @pytest.mark.parametrize("size", [1, 12, 1000])
 def test_tokens_are_scored_in_the_order_of_the_store(monkeypatch, name, size):
     in_pieces_of(size, monkeypatch)
-    documents = [STORE.document(number)[1:] for number in range(len(STORE))]
-    expected = [token.logp for document in documents for token in token_scores(ORDERED[name], document)]
-    assert token_logp(ORDERED[name], STORE) == pytest.approx(np.array(expected), abs=1e-5)
+    expected = np.concatenate([*Stepwise(ORDERED[name]).token_logp(STORE.ids)])
+    assert token_logp(ORDERED[name], STORE) == pytest.approx(expected, abs=1e-5)
+
+
+def stepwise(model, store):
+    """One document after the other through `start` and `step`: log-probabilities, and rows."""
+    rows_NV = np.concatenate([*Stepwise(model).token_rows(store.ids)])
+    ids_N = np.array(store.ids[store.ids != BOS], np.int64)
+    return rows_NV[np.arange(len(ids_N)), ids_N], rows_NV
+
+
+@pytest.mark.parametrize("name", RANKED)
+@pytest.mark.parametrize("size", [1, 12, 1000])
+def test_ranks_are_those_of_the_rows_step_by_step(monkeypatch, name, size):
+    """Where a model learns from the documents before, the first one alone."""
+    in_pieces_of(size, monkeypatch)
+    model = RANKED[name]
+    store = of_documents([[4, 5, 6, 7, 4, 5, 6, 4] * 3], V) if scorer_of(model).adapts else STORE
+    logp_N, rank_N = score_tokens(model, store)
+    expected_N, rows_NV = stepwise(model, store)
+    assert logp_N == pytest.approx(expected_N, abs=1e-5)
+    least_N, most_N = (1 + (rows_NV > expected_N[:, None] + gap).sum(1) for gap in (1e-5, -1e-5))
+    assert ((least_N <= rank_N) & (rank_N <= most_N)).all()
+
+
+@pytest.mark.parametrize("name", RANKED)
+@pytest.mark.parametrize("size", [7, 1000])
+def test_score_agrees_with_eval(monkeypatch, name, size):
+    """All documents, also where one learns from those before: to 1e-6 nats a token, exactly for most."""
+    in_pieces_of(size, monkeypatch)
+    logp_N, _ = score_tokens(RANKED[name], STORE)
+    assert logp_N == pytest.approx(token_logp(RANKED[name], STORE), abs=1e-5)
+    assert -logp_N.sum() / STORE.tokens == pytest.approx(
+        (evaluate(RANKED[name], STORE, spelling=False)).nats_per_token, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", [*MODELS, "dynamic", "linear"])
+def test_what_says_nothing_of_rows_is_ranked_step_by_step(name):
+    scorer = scorer_of(RANKED[name])
+    fields = {"rows": None, "rows_stream": None, "blend_rows": None, "rank_array": None}
+    mute = Plain(RANKED[name])
+    mute.scorer = lambda: replace(scorer, **{field: None for field in fields if hasattr(scorer, field)})
+    one = of_documents([[4, 5, 6]], V)
+    assert score_tokens(mute, one)[1].tolist() == score_tokens(RANKED[name], one)[1].tolist()
+
+
+@pytest.mark.parametrize("way", [evaluate, score_tokens])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["lstm", "cnn", "transformer", "ngram"])
+def test_what_is_no_number_is_refused(way, wrong, kind):
+    if kind == "ngram":
+        model = Ngram.estimate(Ngram.Settings(order=1), V, np.array(STORE.ids))
+        model.trie.levels[0].logp_G[5] = wrong
+    else:
+        model = make(kind)
+        with torch.no_grad():
+            model.output.bias[5] = wrong
+    with pytest.raises(LmlabError, match=r"the model gives .*(nan|NaN|inf).*: its weights are damaged"):
+        way(model, STORE)
 
 
 def test_a_mixture_is_scored_component_by_component():

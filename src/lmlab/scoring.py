@@ -11,15 +11,14 @@ Shapes: V the vocabulary, N tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from lmlab.errors import EmptyDataError, UsageError
+from lmlab.errors import EmptyDataError, LmlabError, UsageError
 from lmlab.models.base import LanguageModel
-from lmlab.models.scorers import scorer_of
+from lmlab.models.scorers import ranks_of, scorer_of
 from lmlab.tokens.id_store import TokenStore
 from lmlab.vocabulary import spelling_nats
 
@@ -63,42 +62,77 @@ PROTOCOL = {
     "unknown": "[UNK] is predicted, then spelled in UTF-8: (bytes + 1) * ln 257 nats each",
 }
 """How every figure of a `Report` is taken."""
+UNSPELLED = "[UNK] is predicted as a class, its spelling is free: not comparable between vocabularies"
+"""What the protocol says of unknown tokens where their spelling is not charged."""
 ADAPTED = "carried from document to document, in order; each token predicted before it is learned from"
 """What happens to what a model learns while it is scored."""
 
+Progress = Callable[[int], None] | None
 
-def evaluate(model: LanguageModel, store: TokenStore, progress: Callable[[int], None] | None = None) -> Report:
+
+def evaluate(model: LanguageModel, store: TokenStore, progress: Progress = None, *, spelling: bool = True) -> Report:
     """Score every document of a store.
 
     Args:
         model: any language model.
         store: the encoded documents.
         progress: called with the number of tokens scored so far.
+        spelling: whether the spelling of unknown tokens is charged.
 
     Raises:
         UsageError: the model's scores are not probabilities (stupid backoff).
         EmptyDataError: nothing to score.
+        LmlabError: a log-probability is NaN or +inf.
     """
-    scorer = scorer_of(model)
-    if not scorer.normalised:
+    _check(model, store)
+    nats, done = 0.0, 0
+    for logp_N in scorer_of(model).token_logp(store.ids):
+        nats -= _sum(logp_N)
+        done += len(logp_N)
+        if progress is not None:
+            progress(done)
+    return report_of(nats, store, spelling=spelling)
+
+
+def score_tokens(model: LanguageModel, store: TokenStore, progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability of every token of a store, logp_N in float64, and its rank among all tokens, rank_N.
+
+    Rank 1 is the likeliest; equals share the better rank. Spelling is not charged. Arguments and errors are those of
+    `evaluate`.
+    """
+    _check(model, store)
+    logp_N, rank_N = np.empty(store.tokens), np.empty(store.tokens, np.int64)
+    done = 0
+    for logp_M, rank_M in ranks_of(model, store.ids):
+        _sum(logp_M)
+        logp_N[done : done + len(logp_M)], rank_N[done : done + len(rank_M)] = logp_M, rank_M
+        done += len(logp_M)
+        if progress is not None:
+            progress(done)
+    return logp_N, rank_N
+
+
+def _check(model: LanguageModel, store: TokenStore) -> None:
+    if not scorer_of(model).normalised:
         raise UsageError(
             "this model's scores do not sum to one (stupid backoff), so it has no perplexity",
             "train with another smoothing, or use it to generate and rank",
         )
     if not len(store):
         raise EmptyDataError("there is no document to score", "give it a text that is not empty")
-    nats, done = 0.0, 0
-    for logp_N in scorer.token_logp(store.ids):
-        nats -= float(logp_N.sum(dtype=np.float64))
-        done += len(logp_N)
-        if progress is not None:
-            progress(done)
-    return _report(nats, store)
 
 
-def _report(model_nats: float, store: TokenStore) -> Report:
-    spelling = spelling_nats(store.unknown_tokens, store.unknown_bytes)
-    total = model_nats + spelling
+def _sum(logp_N: np.ndarray) -> float:
+    total = float(logp_N.sum(dtype=np.float64))
+    if math.isnan(total) or total == math.inf:
+        raise LmlabError(f"the model gives a log-probability of {total}", "its weights are damaged; train it again")
+    return total
+
+
+def report_of(nats: float, store: TokenStore, *, spelling: bool = True) -> Report:
+    """The figures of a store of which the model's own share, in nats, is known."""
+    spelled = spelling_nats(store.unknown_tokens, store.unknown_bytes)
+    total = nats + spelled if spelling else nats
     bits = total / math.log(2)
     return Report(
         documents=len(store),
@@ -109,8 +143,8 @@ def _report(model_nats: float, store: TokenStore) -> Report:
         bits_per_char=bits / max(1, store.text_chars),
         bits_per_byte=bits / max(1, store.text_bytes),
         unk_tokens=store.unknown_tokens,
-        unk_spelling_nats=spelling,
-        perplexity_unk_as_class=_exp(model_nats / store.tokens),
+        unk_spelling_nats=spelled if spelling else 0.0,
+        perplexity_unk_as_class=_exp(nats / store.tokens),
         chars=store.text_chars,
         bytes=store.text_bytes,
     )
@@ -123,28 +157,3 @@ def _exp(nats: float) -> float:
 def token_logp(model: LanguageModel, store: TokenStore) -> np.ndarray:
     """logp_N of every predicted token of a store, in its order; spelling is not charged."""
     return np.concatenate([np.empty(0, np.float32), *scorer_of(model).token_logp(store.ids)])
-
-
-@dataclass(frozen=True)
-class TokenScore:
-    """One token of a scored text: its log-probability (nats) and its rank among all tokens, 1 the likeliest."""
-
-    id: int
-    logp: float
-    rank: int
-
-
-def token_scores(model: LanguageModel, ids: Any) -> Iterator[TokenScore]:
-    """Score a sequence token by token through `start` and `step`.
-
-    Args:
-        model: any language model.
-        ids: the tokens after `<bos>`; give `<eos>` last to have the end scored.
-    """
-    import torch
-
-    logp_BV, state = model.start([[]])
-    for id in map(int, ids):
-        logp_V = logp_BV[0]
-        yield TokenScore(id, float(logp_V[id]), 1 + int((logp_V > logp_V[id]).sum()))
-        logp_BV, state = model.step(state, torch.tensor([id]))

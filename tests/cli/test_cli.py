@@ -205,7 +205,10 @@ def test_score_reads_standard_input(lmlab, monkeypatch):
     scored = lmlab("score", "runs/lstm", "-", "--json").json
     assert "".join(row["text"] for row in scored["scores"]) == "the cat\n<eos>"
     assert scored["scores"][-1]["cumulative_bits"] == pytest.approx(scored["bits_per_char"] * scored["chars"])
-    assert set(scored["scores"][0]) == {"text", "bits", "rank", "cumulative_bits", "unknown"}
+    assert list(scored["scores"][0]) == [
+        "document", "id", "sentence", "word", "start", "end", "text", "bits", "bits_without_spelling", "rank",
+        "cumulative_bits", "unknown",
+    ]  # fmt: skip
 
 
 def test_score_shows_a_table(lmlab, here):
@@ -213,6 +216,65 @@ def test_score_shows_a_table(lmlab, here):
     out = lmlab("score", "runs/lstm", "poem").out
     assert len([line for line in out.splitlines() if re.search(r" (yes|no) +$", line)]) == 12
     assert r"\n" in out
+
+
+def test_score_shows_as_much_as_can_be_read(lmlab, here):
+    (here / "long.txt").write_text("the cat " * 200)
+    out = lmlab("score", "runs/lstm", "long.txt").out
+    assert len([line for line in out.splitlines() if re.search(r" (yes|no) +$", line)]) == 1000
+    assert "601 rows more: write them all with -o FILE.csv" in out
+
+
+UNITS = {
+    "sentences.txt": "the cat saw.\nan owl\n\n the dog \n",
+    "records.jsonl": '{"text": "the cat"}\n{"text": "an owl\\nsaw"}\n',
+    "records.csv": "text,n\nthe cat,1\n",
+    "folder/a.txt": "the cat",
+}
+
+
+@pytest.mark.parametrize("unit", ["document", "line", "record", "auto"])
+@pytest.mark.parametrize("given", [[], ["--unit", "line"], ["--unit", "document"], ["--max-chars", "5"]], ids=str)
+def test_score_reads_what_eval_reads(lmlab, here, unit, given):
+    """Every unit that a run may have, and every source: the same documents, tokens and nats."""
+    lmlab("train", "poem.txt", "--order", "2", "-o", f"runs/{unit}", "--unit", unit if unit != "record" else "auto")
+    (here / "folder").mkdir()
+    for name, text in UNITS.items():
+        (here / name).write_text(text)
+    for name in (*UNITS, "folder"):
+        (figures,) = lmlab("eval", f"runs/{unit}", "--on", name, *given, "--json").json
+        scored = lmlab("score", f"runs/{unit}", name, *given, "--json").json
+        assert {**scored, "scores": 0} == {**{k: pytest.approx(v) for k, v in figures.items() if k != "protocol"},
+                                           "protocol": figures["protocol"], "scores": 0}  # fmt: skip
+        assert len(scored["scores"]) == figures["tokens"]
+
+
+def test_score_sums_up_by_word_into_a_file(lmlab, here):
+    (here / "a.txt").write_text("the cat. an owl")
+    for by, rows in (("token", 16), ("word", 5), ("sentence", 2), ("document", 1)):
+        called = lmlab("score", "runs/lstm", "a.txt", "--by", by, "-o", f"{by}.csv")
+        assert called.code == 0
+        assert f"{rows} rows written to {by}.csv" in called.out
+        assert len((here / f"{by}.csv").read_text().splitlines()) == rows + 1
+    assert lmlab("score", "runs/lstm", "a.txt", "--by", "line").code == 2
+    called = lmlab("score", "runs/lstm", "a.txt", "-o", "a.tsv")
+    assert (called.code, "is none of .csv, .jsonl, .parquet" in called.err) == (2, True)
+    assert "scores" not in lmlab("score", "runs/lstm", "a.txt", "-o", "a.jsonl", "--json").json
+    assert not (here / "a.tsv").exists()
+
+
+@pytest.mark.parametrize("verb", [["eval", "runs/words", "--on"], ["score", "runs/words"]])
+def test_what_unknown_words_cost_is_told_beside_what_they_would_as_a_class(lmlab, here, verb):
+    lmlab("train", "poem.txt", "--tokenizer", "word", "--order", "2", "-o", "runs/words")
+    (here / "rare.txt").write_text("the wombat saw an aardvark")
+    out = " ".join(lmlab(*verb, "rare.txt").out.split())
+    assert re.search(r"\d+ % of the bits spell 2 unknown of 6 tokens: that compares between vocabularies", out)
+    plain = lmlab(*verb, "rare.txt", "--no-spelling")
+    assert "of the bits spell" not in plain.out
+    figures = lmlab(*verb, "rare.txt", "--no-spelling", "--json").json
+    figures = figures[0] if isinstance(figures, list) else figures
+    assert figures["perplexity"] == figures["perplexity_unk_as_class"]
+    assert "not comparable between vocabularies" in figures["protocol"]["unknown"]
 
 
 def test_compare_shows_one_table_and_keeps_the_runs(lmlab, here):

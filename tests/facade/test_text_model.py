@@ -63,7 +63,9 @@ def test_rank_one_is_what_greedy_writes(models):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_text_is_read_as_a_file_would_be(models, tokenizer):
     plain = models[tokenizer].score("the cat\nsaw\na dog")
-    assert models[tokenizer].score("\ufeffthe cat\r\nsaw\r\na dog") == plain
+    other = models[tokenizer].score("\ufeffthe cat\r\nsaw\r\na dog")
+    assert other.total == plain.total
+    assert other.columns["bits"].tolist() == plain.columns["bits"].tolist()
 
 
 def test_no_text_is_refused(models):
@@ -214,14 +216,52 @@ def test_a_word_after_the_prompt_keeps_its_space(models):
 
 
 @pytest.mark.parametrize("wrong", [None, 5, ["a", "b"], b"text", {"text": "a"}])
-def test_what_is_no_text_is_told(models, wrong):
-    lm = next(iter(models.values()))
-    for call in (lm.score, lm.generate, lambda text: lmlab.train(text=text, model="ngram") if text else lm.score(text)):
-        with pytest.raises(SettingError, match=r"is .*, but must be a string"):
-            call(wrong)
+def test_what_is_no_prompt_is_told(models, wrong):
+    with pytest.raises(SettingError, match=r"is .*, but must be a string"):
+        models["char"].generate(wrong)
 
 
-@pytest.mark.parametrize("wrong", ["greedy", 5, lmlab.Greedy])
+@pytest.mark.parametrize("wrong", [5, lmlab.Greedy, object()])
 def test_what_is_no_strategy_is_told(models, wrong):
     with pytest.raises(SettingError, match=r"strategy is .*, but must be a strategy"):
-        next(iter(models.values())).generate("", wrong)
+        models["char"].generate("", wrong)
+
+
+def test_a_strategy_may_be_named(models):
+    lm, asked = models["char"], {"max_tokens": 8}
+    assert lm.generate("the", "greedy", **asked) == lm.generate("the", lmlab.Greedy(), **asked)
+    assert lm.generate("the", "beam", width=3, n=2, **asked) == lm.generate("the", lmlab.Beam(3), n=2, **asked)
+    same = lm.generate("the", lmlab.Sample(temperature=0.5, seed=1), **asked)
+    assert lm.generate("the", temperature=0.5, seed=1, **asked) == same
+    assert lm.generate("the", "sample", temperature=0.5, seed=1, **asked) == same
+    assert [step.new for step in lm.stream("the", temperature=0.5, seed=1, **asked)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "named", "said"),
+    [
+        ("greddy", {}, "no strategy is called 'greddy': did you mean 'greedy'"),
+        (None, {"temprature": 0.5}, "no keyword of Sample is called 'temprature': did you mean 'temperature'"),
+        (None, {"temperature": "hot"}, "temperature is 'hot', but must be"),
+        (None, {"temperature": -1}, "temperature is -1, but must be"),
+        ("greedy", {"temperature": 0.5}, "greedy decoding takes no temperature"),
+        ("beam", {"temperature": 0.5}, "no setting of beam is called 'temperature'"),
+        ("beam", {"width": 0}, r"beam.width is 0, but must be"),
+        (lmlab.Greedy(), {"temperature": 0.5}, "temperature stands beside a strategy"),
+    ],
+)
+def test_what_a_strategy_does_not_take_is_told(models, strategy, named, said):
+    for call in (models["char"].generate, lambda *given, **named: next(models["char"].stream(*given, **named))):
+        with pytest.raises(UsageError, match=said):
+            call("the", strategy, **named)
+
+
+@pytest.mark.parametrize("strategy", [lmlab.Greedy(), lmlab.Sample(seed=1), lmlab.Beam(width=4)], ids=str)
+def test_unknown_is_not_written_unless_allowed(strategy):
+    """Half of what follows "the" in the text is unknown to a vocabulary of seven."""
+    rare = "".join(f"the w{number} the cat " for number in range(200))
+    lm = lmlab.train(text=rare, tokenizer="word", model="ngram", order=2, vocab_size=6)
+    assert "[UNK]" in lm.generate("the", strategy, max_tokens=30, allow_unknown=True)[0].text
+    (generated,) = lm.generate("the", strategy, max_tokens=30)
+    assert "[UNK]" not in generated.text
+    assert generated.logp < 0  # the model's own: less than all of its mass

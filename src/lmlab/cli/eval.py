@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from lmlab.cli.parser import Parser, in_group, reporter_of
-from lmlab.cli.show import composition_lines, figures_row, print_json, print_table
+from lmlab.cli.show import composition_lines, figures_row, print_json, print_table, unknown_lines
 from lmlab.errors import UsageError
 
 EXAMPLES = """\
@@ -23,6 +23,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="model directories")
     parser.add_argument("--on", metavar="SOURCE", help="a text that they were not trained on")
     parser.add_argument("--split", metavar="NAME", help="of the corpus: train, valid, test or all")
+    parser.add_spelling()
     parser.add_composition()
     parser.add_data(shares=False)
 
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if data and options.on is None:
         raise UsageError(f"{', '.join(data)} say how a text is read, but --on names none", "name one with --on")
     models = [TextModel.load(path).composed(options.adapt, options.mix, reporter) for path in options.runs]
-    figures = [lm.evaluate(options.on, split=options.split, data=data, reporter=reporter) for lm in models]
+    asked = {"split": options.split, "data": data, "spelling": options.spelling, "reporter": reporter}
+    figures = [lm.evaluate(options.on, **asked) for lm in models]
     if options.json:
         print_json(figures)
         return 0
@@ -47,12 +49,16 @@ def run(options: argparse.Namespace) -> int:
     if len(set(texts)) > 1:
         rows = [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
     protocol = figures[0]["protocol"]
-    composed = [f"{each['run']}: {line}" for each in figures for line in composition_lines(each["protocol"])]
+    lines = [
+        f"{each['run']}: {line}"
+        for each in figures
+        for line in (*unknown_lines(each), *composition_lines(each["protocol"]))
+    ]
     print_table(
         rows,
         title=texts[0] if len(set(texts)) == 1 else "each on its own text: only bits/byte compare, and roughly",
         note=f"{protocol['boundaries']}; {protocol['context']}; unknown tokens: {protocol['unknown']}"
-        + "".join(f"\n{line}" for line in composed),
+        + "".join(f"\n{line}" for line in lines),
     )
     return 0
 

@@ -94,6 +94,15 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_ngram()
 
+    def add_spelling(self) -> None:
+        """Whether the spelling of unknown tokens is charged."""
+        self.add_argument(
+            "--no-spelling",
+            dest="spelling",
+            action="store_false",
+            help="take [UNK] as a class, its spelling for free: does not compare between vocabularies",
+        )
+
     def add_composition(self) -> None:
         """A model that adapts to what it reads, or is mixed with others."""
         group = self.add_argument_group("adaptation and mixture")
@@ -147,27 +156,3 @@ def reporter_of(options: argparse.Namespace) -> Any:
     from lmlab.progress import Console, Silent
 
     return Silent() if options.quiet else Console()
-
-
-def read_text(path: str, errors: str = "strict") -> str:
-    """A text file, or standard input for "-", under the same rules as a corpus.
-
-    Raises:
-        DataError: missing, binary, not UTF-8, or too long to be held whole.
-        EmptyDataError: there is not one character in it.
-    """
-    from lmlab.corpora import DataSettings
-    from lmlab.corpora.raw import named_origin
-    from lmlab.corpora.reading import LONGEST, decode, inflate, too_long
-    from lmlab.errors import EmptyDataError
-
-    DataSettings(errors=errors)
-    origin, pieces, size = named_origin(path), list[str](), 0
-    for piece in decode(inflate(origin.read(), origin.name), origin.name, errors):
-        pieces.append(piece)
-        size += len(piece)
-        if size > LONGEST:
-            raise too_long(origin.name, "text", "lmlab eval scores texts of any length")
-    if not size:
-        raise EmptyDataError(f"{origin.name} holds no text", "give at least one character")
-    return "".join(pieces)

@@ -1,46 +1,73 @@
 """Surprisal of every token of a text: how unexpected it is, its rank among all tokens, the bits so far.
 
-The text is read as one document; its end (<eos>) is predicted too. An unknown token pays for its spelling.
+A text is read as the run's own text was, unless --unit says otherwise; each document's end (<eos>) is predicted too. An
+unknown token pays for its spelling. A word takes in the white space before it.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from lmlab.cli.parser import Parser, read_text, reporter_of
-from lmlab.cli.show import composition_lines, print_json, print_table
+from lmlab.cli.parser import Parser, in_group, reporter_of
+from lmlab.cli.show import composition_lines, print_json, print_table, unknown_lines
 
 EXAMPLES = """\
   lmlab score runs/lstm poem.txt
+  lmlab score runs/lstm sentences.txt --unit line --by word -o surprisal.csv
+  lmlab score runs/news papers.jsonl --template "{title} ; {summary}" --by document
   lmlab score runs/lstm poem.txt --adapt cache --mix runs/kn6:0.3
   echo "To be, or not to be" | lmlab score runs/lstm - --json"""
+
+_MOST_SHOWN = 1000
+_HIDDEN = ("sentence", "word", "start", "end")  # what the table for people leaves out
 
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("run_folder", metavar="RUN", help="a model directory")
-    parser.add_argument("text", metavar="FILE", help="a UTF-8 text file, or - for standard input")
-    parser.add_argument("--errors", metavar="HOW", default="strict", help="bytes that are no UTF-8: strict or replace")
+    parser.add_argument("text", metavar="FILE", help="a text file, folder or named corpus, or - for standard input")
+    parser.add_argument("--by", default="token", metavar="UNIT", help="a row a token, word, sentence or document")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write the rows: .csv, .jsonl or .parquet")
+    parser.add_spelling()
     parser.add_composition()
+    parser.add_data(shares=False)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score, print the table and the totals."""
+    """Score, print the table and the totals, or write the rows."""
+    from lmlab.facade.surprisal import check_path, check_unit
     from lmlab.facade.text_model import TextModel
 
-    text = read_text(options.text, options.errors)
-    lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
-    scores = lm.score(text)
+    check_unit(options.by)
+    if options.out is not None:
+        check_path(options.out)
+    reporter = reporter_of(options)
+    lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter)
+    data = in_group(options, "data")
+    scores = lm.score(on=options.text, data=data, spelling=options.spelling, reporter=reporter)
+    table = scores.by(options.by)
+    if options.out is not None:
+        table.write(options.out)
     if options.json:
-        print_json({**scores.total, "scores": scores.rows})
+        print_json({**scores.total, **({} if options.out else {"scores": table.rows})})
         return 0
-    rows = [{**row, "text": repr(row["text"])[1:-1]} for row in scores.rows]
-    total = scores.total
-    print_table(
-        rows,
-        title=f"{options.text} by {options.run_folder}",
-        note=f"{total['tokens']} tokens, {total['nats_per_token']:.4f} nats/token, perplexity "
-        f"{total['perplexity']:.4g} per token, {total['bits_per_byte']:.4f} bits/byte; {total['unk_tokens']} unknown"
-        + "".join(f"\n{line}" for line in composition_lines(total["protocol"])),
-    )
+    total, rows = scores.total, table.rows
+    notes = [
+        f"{total['tokens']} tokens, {total['nats_per_token']:.4f} nats/token, perplexity "
+        f"{total['perplexity']:.4g} per token, {total['bits_per_byte']:.4f} bits/byte; {total['unk_tokens']} unknown",
+        *unknown_lines(total),
+        *composition_lines(total["protocol"]),
+    ]
+    if options.out is not None:
+        print("\n".join([*notes, f"{len(rows):,} rows written to {options.out}"]))
+        return 0
+    hidden = {*_HIDDEN, *(() if total["unk_tokens"] else ("bits_without_spelling",))}
+    hidden |= {"document", "id"} if total["documents"] == 1 and options.by != "document" else {"document"}
+    shown = [
+        {name: repr(value)[1:-1] if name == "text" else value for name, value in row.items() if name not in hidden}
+        for row in rows[:_MOST_SHOWN]
+    ]
+    if len(shown) < len(rows):
+        notes.insert(0, f"{len(rows) - len(shown):,} rows more: write them all with -o FILE.csv")
+    print_table(shown, title=f"{options.text} by {options.run_folder}", note="\n".join(notes))
     return 0

@@ -88,6 +88,18 @@ def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str,
     }
 
 
+def unknown_lines(figures: Mapping[str, Any]) -> list[str]:
+    """What the spelling of unknown tokens does to the figures, where it is charged: a line, or none."""
+    if not figures["unk_spelling_nats"]:
+        return []
+    share = 100 * figures["unk_spelling_nats"] / figures["total_nats"]
+    return [
+        f"{share:.0f} % of the bits spell {figures['unk_tokens']:,} unknown of {figures['tokens']:,} tokens: that "
+        f"compares between vocabularies; with [UNK] as a class, which does not, perplexity is "
+        f"{figures['perplexity_unk_as_class']:.4g}"
+    ]
+
+
 def composition_lines(protocol: Mapping[str, Any]) -> list[str]:
     """What a protocol says of adaptation and mixture, a line each."""
     lines = []

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lmlab import corpora, store
-from lmlab.errors import EmptyDataError, SettingError, UsageError
+from lmlab.corpora import records
+from lmlab.corpora.document import Document, text_pieces
+from lmlab.errors import EmptyDataError, SettingError, UnknownNameError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
-from lmlab.tokens.base import Tokenizer
+from lmlab.tokens.base import Located, Tokenizer
 from lmlab.tokens.stream import TextStream
-from lmlab.vocabulary import EOS, UNK, spelling_nats
+from lmlab.vocabulary import BOS, UNK
 
 if TYPE_CHECKING:
     from lmlab.corpora import Corpus
     from lmlab.decoding import Branch, Step
     from lmlab.decoding.strategies import Strategy
+    from lmlab.facade.surprisal import Scores, Text
     from lmlab.run_config import RunConfig
+    from lmlab.scoring import Report
     from lmlab.tokens.id_store import TokenStore
-
-
-class Scores(NamedTuple):
-    """A text scored token by token.
-
-    Attributes:
-        total: the same figures as `TextModel.evaluate` gives.
-        rows: a dict a token: text, bits (surprisal), rank (1 is the likeliest), cumulative_bits, unknown.
-    """
-
-    total: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
-
-    @property
-    def table(self) -> Any:
-        """The rows as a pandas DataFrame where pandas is installed, else as they are."""
-        if importlib.util.find_spec("pandas") is None:
-            return self.rows
-        import pandas
-
-        return pandas.DataFrame(self.rows)
 
 
 @dataclass(frozen=True)
@@ -142,35 +125,71 @@ class TextModel:
 
     # -- scoring --------------------------------------------------------------------------------------------------
 
-    def score(self, text: str) -> Scores:
-        """Surprisal of every token of a text, read as one document: `<bos>` before it, `<eos>` predicted after it.
+    def score(
+        self,
+        text: str | Iterable[str] | None = None,
+        *,
+        on: str | None = None,
+        split: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        spelling: bool = True,
+        reporter: Reporter | None = None,
+    ) -> Scores:
+        """Surprisal and rank of every token of a text: `<bos>` before it, `<eos>` predicted after it.
+
+        Args:
+            text: a text, or several; each is a document.
+            on: in its place a file, folder, named corpus or "-", read as `evaluate` reads it.
+            split: of the corpus `on`.
+            data: how `on` is read, where it is not read as the run's own text was.
+            spelling: whether the spelling of unknown tokens is charged; without, `[UNK]` is a class of its own.
+            reporter: shows progress.
+
+        Returns:
+            A row a token; `by` sums them up by word, sentence or document, `write` keeps them in a file.
 
         Raises:
-            EmptyDataError: the text is empty.
+            UsageError: no text.
+            EmptyDataError: a text is empty.
+            LmlabError: the model gives NaN.
         """
         from lmlab import scoring
+        from lmlab.facade.surprisal import scores_of
         from lmlab.tokens.id_store import TokenStore
 
-        corpus = corpora.open_text(text, corpora.DataSettings(unit="document", split="none"))
-        tokens = TokenStore.from_documents(self.tokenizer, corpus.documents("all"))
-        ids = tokens.document(0)[1:]
-        pieces = [piece for document in corpus.documents("all") for piece in self.tokenizer.spans(document.text)] + [""]
-        rows, cumulative = [], 0.0
-        for scored, piece in zip(scoring.token_scores(self.model, ids), pieces, strict=True):
-            nats = -scored.logp
-            if scored.id == UNK:
-                nats += spelling_nats(1, len(piece.encode()))
-            cumulative += nats / math.log(2)
-            rows.append(
-                {
-                    "text": "<eos>" if scored.id == EOS else piece,
-                    "bits": nats / math.log(2),
-                    "rank": scored.rank,
-                    "cumulative_bits": cumulative,
-                    "unknown": scored.id == UNK,
-                }
-            )
-        return Scores(self._figures(tokens, corpus.sha256, "text"), rows)
+        reporter = reporter or Silent()
+        if on is None:
+            given, sha256, name, pieces = _in_hand(text)
+        elif text is None:
+            corpus = self._open_other(on, split, data or {}, reporter)
+            given, sha256, name, pieces = None, corpus.sha256, corpus.name, list(corpus.documents(split or "all"))
+        else:
+            raise UsageError("score was given a text and a source", "leave one of them out")
+        with reporter.stage(f"encoding {name}"):
+            tokens = TokenStore.from_documents(self.tokenizer, pieces)
+            texts = _located(self.tokenizer, pieces, given)
+        with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
+            logp_N, rank_N = scoring.score_tokens(self.model, tokens, advance)
+        report = scoring.report_of(-float(logp_N.sum()), tokens, spelling=spelling)
+        total = self._figures(report, tokens, sha256, name, split or "all", spelling=spelling)
+        return scores_of(texts, tokens.ids[tokens.ids != BOS], logp_N, rank_N, total)
+
+    def surprisal(self, text: str, span: tuple[int, int] | None = None) -> float:
+        """The bits of a text, its end included; or of those of its tokens that stand in a span of it, even in part.
+
+        Args:
+            text: read as one document.
+            span: its first character and the one after its last; white space before a token is no part of it.
+
+        Raises:
+            SettingError: no text, or no span of it.
+        """
+        from lmlab.facade.surprisal import bits_of_span
+
+        if not isinstance(text, str):
+            raise SettingError("the text", text, "a string")
+        scores = self.score(text)
+        return float(scores.columns["cumulative_bits"][-1]) if span is None else bits_of_span(scores, span)
 
     def evaluate(
         self,
@@ -178,6 +197,7 @@ class TextModel:
         *,
         split: str | None = None,
         data: Mapping[str, Any] | None = None,
+        spelling: bool = True,
         reporter: Reporter | None = None,
     ) -> dict[str, Any]:
         """Figures on a text that the model was not trained on.
@@ -186,6 +206,7 @@ class TextModel:
             on: a file, folder, named corpus or "-"; None is the run's own corpus.
             split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
             data: how `on` is read, where it is not read as the run's own text was.
+            spelling: whether the spelling of unknown tokens is charged; without, `[UNK]` is a class of its own.
             reporter: shows progress.
 
         Returns:
@@ -205,10 +226,10 @@ class TextModel:
             split = split or self._held_out_split()
             if split in self._held_out:
                 own = self.manifest["data"]
-                return self._scored(self._held_out[split], own["sha256"], own["name"], split, reporter)
+                return self._scored(self._held_out[split], own["sha256"], own["name"], split, spelling, reporter)
             corpus = open_again(self.config, self.manifest, reporter)
         tokens = encode_held_out(corpus, self.tokenizer, split, reporter)
-        return self._scored(tokens, corpus.sha256, corpus.name, split, reporter)
+        return self._scored(tokens, corpus.sha256, corpus.name, split, spelling, reporter)
 
     def held_out(self, split: str, reporter: Reporter | None = None, chars: float = math.inf) -> TokenStore | None:
         """An encoded split of the run's own text, or about so many characters of it; None where nothing keeps it.
@@ -240,23 +261,23 @@ class TextModel:
             raise EmptyDataError("this run held no text out", "name a text with --on, or leave a share with --split")
         return held_out[0]
 
-    def _scored(self, tokens: TokenStore, sha256: str, name: str, split: str, reporter: Reporter) -> dict[str, Any]:
-        with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
-            return self._figures(tokens, sha256, name, split, advance)
-
-    def _figures(
-        self,
-        tokens: TokenStore,
-        sha256: str,
-        name: str,
-        split: str = "all",
-        advance: Callable[[int], None] | None = None,
+    def _scored(
+        self, tokens: TokenStore, sha256: str, name: str, split: str, spelling: bool, reporter: Reporter
     ) -> dict[str, Any]:
         from lmlab import scoring
 
-        report = scoring.evaluate(self.model, tokens, advance)
+        with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
+            report = scoring.evaluate(self.model, tokens, advance, spelling=spelling)
+        return self._figures(report, tokens, sha256, name, split, spelling=spelling)
+
+    def _figures(
+        self, report: Report, tokens: TokenStore, sha256: str, name: str, split: str, *, spelling: bool
+    ) -> dict[str, Any]:
+        from lmlab import scoring
+
         protocol = {
             **scoring.PROTOCOL,
+            **({} if spelling else {"unknown": scoring.UNSPELLED}),
             "normalisation": self.tokenizer.normalisation or "none",
             "data": name,
             "split": split,
@@ -272,53 +293,55 @@ class TextModel:
     def generate(
         self,
         prompt: str = "",
-        strategy: Strategy | None = None,
+        strategy: Strategy | str | None = None,
         *,
         n: int = 1,
         max_tokens: int = 200,
         stop: Sequence[str] = (),
         allow_unknown: bool = False,
+        **named: Any,
     ) -> list[Generation]:
         """Continue a prompt.
 
         Args:
             prompt: text to go on from; may be empty.
-            strategy: `Greedy()`, `Sample(...)` (the default) or `Beam(...)`.
+            strategy: `Greedy()`, `Sample(...)` (the default) or `Beam(...)`; or "greedy", "sample" or "beam".
             n: how many continuations.
             max_tokens: at most so many tokens each.
             stop: end a continuation where one of these strings appears; it is left out.
-            allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prompt.
+            allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prompt, and write `[UNK]`
+                where it is drawn instead of never.
+            **named: what the strategy takes, where it is named or left out: `temperature=0.5`, `width=3`.
 
         Raises:
-            UsageError: the prompt has characters or words that the model does not know.
+            UsageError: the prompt has characters or words that the model does not know, or no such strategy.
         """
-        from lmlab.decoding import Sample, finish
+        from lmlab.decoding import finish
 
-        strategy = strategy or Sample()
+        strategy = _strategy(strategy, named)
         ids = self._prompt(prompt, allow_unknown)
-        branches = finish(self._steps(ids, strategy, n, max_tokens, stop))
+        branches = finish(self._steps(ids, strategy, n, max_tokens, stop, allow_unknown))
         return [self._generation(prompt, ids, branch, stop) for branch in branches]
 
     def stream(
         self,
         prompt: str = "",
-        strategy: Strategy | None = None,
+        strategy: Strategy | str | None = None,
         *,
         n: int = 1,
         max_tokens: int = 200,
         stop: Sequence[str] = (),
         allow_unknown: bool = False,
+        **named: Any,
     ) -> Iterator[TextStep]:
         """Continue a prompt step by step; `generate` takes the same arguments and is this iterator drained."""
-        from lmlab.decoding import Sample
-
-        strategy = strategy or Sample()
+        strategy = _strategy(strategy, named)
         ids = self._prompt(prompt, allow_unknown)
         certain = TextStream(self.tokenizer)
         for id in ids:
             certain.push(id)
         said, shown, followed = "", 0, None  # of the first row
-        for step in self._steps(ids, strategy, n, max_tokens, stop):
+        for step in self._steps(ids, strategy, n, max_tokens, stop, allow_unknown):
             if not strategy.revises:
                 if step.best[0] is not followed:
                     followed = step.best[0]
@@ -331,12 +354,19 @@ class TextModel:
                 yield TextStep(step, self.tokenizer, ids, "")
 
     def _steps(
-        self, ids: Sequence[int], strategy: Strategy, n: int, max_tokens: int, stop: Sequence[str]
+        self,
+        ids: Sequence[int],
+        strategy: Strategy,
+        n: int,
+        max_tokens: int,
+        stop: Sequence[str],
+        allow_unknown: bool,
     ) -> Iterator[Step]:
         from lmlab.decoding import StopText, decode
 
         stopper = StopText(self.tokenizer.decode, tuple(stop)) if stop else None
-        return decode(self.model, ids, strategy, n=n, max_tokens=max_tokens, stop=stopper)
+        forbidden = () if allow_unknown else (UNK,)
+        return decode(self.model, ids, strategy, n=n, max_tokens=max_tokens, stop=stopper, forbidden=forbidden)
 
     def _prompt(self, prompt: str, allow_unknown: bool) -> list[int]:
         if not isinstance(prompt, str):
@@ -384,6 +414,28 @@ class TextModel:
         return cls(stored.model, stored.tokenizer, stored.config, stored.manifest, Path(path))
 
 
+def _strategy(strategy: Any, named: Mapping[str, Any]) -> Strategy:
+    """A strategy, or one by its name with what it takes."""
+    from lmlab.decoding import Beam, Greedy, Sample
+
+    if strategy is not None and not isinstance(strategy, str):
+        if named:
+            given = ", ".join(named)
+            raise UsageError(f"{given} stands beside a strategy", f"write it into that, as in Sample({given}=...)")
+        return cast("Strategy", strategy)
+    match strategy or "sample":
+        case "sample":
+            return Sample(**named)
+        case "beam":
+            return Beam.make(named, "beam")
+        case "greedy":
+            if named:
+                raise UsageError(f"greedy decoding takes no {', '.join(named)}", "leave it out, or sample")
+            return Greedy()
+        case other:
+            raise UnknownNameError("strategy", other, ("beam", "greedy", "sample"))
+
+
 def _certain_until(text: str, stop: Sequence[str], *, ended: bool) -> int:
     """How much of a text will stand: up to the first stop string, or what may yet become one.
 
@@ -404,3 +456,35 @@ def _continuation(tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence
     before = tokenizer.decode(prompt_ids)
     whole = tokenizer.decode([*prompt_ids, *ids])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids)
+
+
+def _in_hand(text: Any) -> tuple[list[str], str, str, list[Document]]:
+    """Texts in hand under the rules for text in a file: as given, the sha256 of what is read, their name, documents."""
+    from lmlab.facade.surprisal import checked_texts
+
+    given, pieces, content = checked_texts(text), [], hashlib.sha256()
+    for number, one in enumerate(given):
+        name = "text" if isinstance(text, str) else f"text {number}"
+        read = records.clean(one.removeprefix("\ufeff"), name, "strict")
+        if not read:
+            raise EmptyDataError(f"{name} holds no text", "give at least one character")
+        pieces += [Document(piece, last=last) for piece, last in text_pieces([read])]
+        content.update(read.encode() + b"\xff")
+    if not pieces:
+        raise EmptyDataError("there is no text to score", "give at least one")
+    return given, content.hexdigest(), "text" if len(given) == 1 else f"{len(given)} texts", pieces
+
+
+def _located(tokenizer: Tokenizer, pieces: Iterable[Document], given: Sequence[str] | None) -> list[Text]:
+    """Whole texts from the pieces of documents, and where their tokens stand."""
+    from lmlab.facade.surprisal import Text
+
+    texts: list[Text] = []
+    held: list[tuple[str, Located]] = []
+    for piece in pieces:
+        held.append((piece.text, tokenizer.locate(piece)))
+        if piece.last:
+            read, located = "".join(text for text, _ in held), Located.joined(held)
+            texts.append(Text(given[len(texts)] if given else read, read, located, piece.id))
+            held = []
+    return texts

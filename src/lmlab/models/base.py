@@ -55,6 +55,10 @@ class LanguageModel(Protocol):
         ...
 
 
+Ranked = tuple[np.ndarray, np.ndarray]
+"""The natural log-probabilities of known tokens, and their ranks among all tokens: 1 is the likeliest."""
+
+
 class Scorer(Protocol):
     """How a model scores known text; `lmlab.models.scorers` has one for each way.
 
@@ -77,6 +81,14 @@ class Scorer(Protocol):
             ids_N: documents laid end to end, each opened by `<bos>`; memory-mapped or not. The context ends with a
                 document. Each token is predicted before it is learned from.
         """
+        ...
+
+    def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
+        """What `token_logp` gives, beside the rank of each token; None where this model has no way but step by step."""
+        ...
+
+    def token_rows(self, ids_N: np.ndarray) -> Iterator[np.ndarray] | None:
+        """The log-probabilities of all tokens where `token_logp` gives that of one: rows_NV, in pieces; or None."""
         ...
 
 

@@ -14,7 +14,7 @@ Shapes: B contexts, T positions, V words, W recent words, W1 those and the one b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from lmlab.models.scorers import Padded
 from lmlab.vocabulary import BOS, NEVER_PREDICTED, PAD
 
 _PIECE = 256  # positions scored together
+_FLOATS = 1 << 22  # numbers of rows held at once
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,23 @@ class Cache(Fixed):
         return self._answer(torch.cat([state.recent_BW1[:, 1:], tokens_B[:, None]], dim=1))
 
     def _answer(self, recent_BW1: Tensor) -> tuple[Tensor, CacheState]:
-        def spread(weight_BW: Tensor) -> Tensor:
-            return torch.zeros(len(recent_BW1), self.vocab_size).scatter_add(1, recent_BW1[:, 1:], weight_BW)
+        return self._row(recent_BW1), CacheState(recent_BW1)
 
-        return self._predict(recent_BW1, spread, self._uniform_V).log(), CacheState(recent_BW1)
+    def _row(self, recent_XW1: Tensor) -> Tensor:
+        def spread(weight_XW: Tensor) -> Tensor:
+            return torch.zeros(*weight_XW.shape[:-1], self.vocab_size).scatter_add(-1, recent_XW1[..., 1:], weight_XW)
+
+        return self._predict(recent_XW1, spread, self._uniform_V).log()
 
     def scorer(self) -> Scorer:
         """Scores padded batches."""
-        return Padded(self.logp)
+        return Padded(self.logp, self.rows)
 
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """logp_BT of each token after `<bos>` and the tokens before it; 0 where the mask is False."""
-        window = self.settings.window
         ids_BT = torch.where(mask_BT, ids_BT, PAD)
-        before_BT = torch.nn.functional.pad(ids_BT[:, :-1], (1, 0), value=BOS)
-        recent_BTW1 = torch.nn.functional.pad(before_BT, (window, 0), value=PAD).unfold(1, window + 1, 1)
         pieces = [torch.zeros(len(ids_BT), 0)]
-        for ids_BP, recent_BPW1 in zip(ids_BT.split(_PIECE, 1), recent_BTW1.split(_PIECE, 1), strict=False):
+        for ids_BP, recent_BPW1 in zip(ids_BT.split(_PIECE, 1), self._recent(ids_BT).split(_PIECE, 1), strict=False):
             again_BPW = recent_BPW1[..., 1:] == ids_BP[..., None]
 
             def matching(weight_BPW: Tensor, again_BPW: Tensor = again_BPW) -> Tensor:
@@ -100,6 +101,17 @@ class Cache(Fixed):
             p_BP1 = self._predict(recent_BPW1, matching, self._uniform_V[ids_BP[..., None]])
             pieces.append(p_BP1.log()[..., 0])
         return torch.cat(pieces, dim=1).masked_fill(~mask_BT, 0.0)
+
+    def rows(self, ids_BT: Tensor) -> Iterator[Tensor]:
+        """The log-probabilities of all tokens where `logp` gives that of one: rows_BSV, segment by segment."""
+        size = max(1, _FLOATS // (len(ids_BT) * max(self.vocab_size, self.settings.window)))
+        return map(self._row, self._recent(ids_BT).split(size, 1))
+
+    def _recent(self, ids_BT: Tensor) -> Tensor:
+        """The last words before each position, and the one before them: a view, (B, T, W1)."""
+        window = self.settings.window
+        before_BT = torch.nn.functional.pad(ids_BT[:, :-1], (1, 0), value=BOS)
+        return torch.nn.functional.pad(before_BT, (window, 0), value=PAD).unfold(1, window + 1, 1)
 
     def _predict(self, recent_XW1: Tensor, gather: Callable[[Tensor], Tensor], p: Tensor) -> Tensor:
         """Probabilities from the uniform ones, `p`, where `gather` sums the weights of equal words up."""

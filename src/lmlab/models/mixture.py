@@ -139,7 +139,7 @@ class Mixture(Components):
 
     def scorer(self) -> Scorer:
         """Scores component by component where the form is linear, else step by step."""
-        return Blend(self.components, self.blend) if self.settings.form == "linear" else Stepwise(self)
+        return Blend(self.components, self.blend, self.blend_rows) if self.settings.form == "linear" else Stepwise(self)
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The linear mixture of known scores: from pieces of logp_MN to pieces of logp_N."""
@@ -147,6 +147,10 @@ class Mixture(Components):
         log_weights_M1 = np.log(np.array(self.weights)[used_M])[:, None]
         for logp_MN in logp:
             yield np.logaddexp.reduce(logp_MN[used_M] + log_weights_M1)
+
+    def blend_rows(self, documents: Iterable[np.ndarray], rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The linear mixture of whole rows: from pieces of rows_MNV to pieces of rows_NV."""
+        return (self._mixed(torch.from_numpy(rows_MNV)).numpy() for rows_MNV in rows)
 
     def save(self, folder: Path) -> None:
         """Write each component into its own subfolder, and a list of what they are.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -68,9 +68,13 @@ class Uniform(Fixed):
         """logp_BT of known text; 0 where the mask is False."""
         return torch.where(mask_BT, self._row_V[ids_BT], 0.0)
 
+    def rows(self, ids_BT: Tensor) -> Iterator[Tensor]:
+        """The uniform row at each position, rows_BTV."""
+        yield self._row_V.expand(*ids_BT.shape, self.vocab_size)
+
     def scorer(self) -> Scorer:
         """Scores padded batches."""
-        return Padded(self.logp)
+        return Padded(self.logp, self.rows)
 
 
 @dataclass(frozen=True)

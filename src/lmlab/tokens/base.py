@@ -49,6 +49,31 @@ class Encoded(NamedTuple):
         return int(np.count_nonzero(self.ids == UNK))
 
 
+class Located(NamedTuple):
+    """The tokens of a text as `Tokenizer.spans` shows them, and where each begins and ends in it, in characters."""
+
+    spans: list[str]
+    start_N: np.ndarray
+    end_N: np.ndarray
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[str, int, int]]) -> Self:
+        """From tokens one by one."""
+        spans, starts, ends = zip(*found, strict=True) if (found := list(found)) else ((), (), ())
+        return cls(list(spans), np.array(starts, np.int64), np.array(ends, np.int64))
+
+    @classmethod
+    def joined(cls, pieces: Sequence[tuple[str, Self]]) -> Self:
+        """Of a text from its pieces, each with its tokens."""
+        spans, starts, ends, before = [], [], [], 0
+        for text, located in pieces:
+            spans += located.spans
+            starts.append(located.start_N + before)
+            ends.append(located.end_N + before)
+            before += len(text)
+        return cls(spans, np.concatenate(starts), np.concatenate(ends))
+
+
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
@@ -104,6 +129,18 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def spans(self, text: str) -> list[str]:
         r"""The part of the (normalised) text behind every id of `encode(text)`; a part of a character as `\xNN`."""
+
+    def locate(self, document: Document) -> Located:
+        """Every token of `encode_document(document)`, and where it stands in the document's text.
+
+        A token of a tokenizer that changes the text stands where what it was made from does.
+        """
+        found, end, text = [], 0, document.text
+        for span in self.spans(text):
+            start = max(end, text.find(span, end))
+            end = min(start + len(span), len(text))
+            found.append((span, start, end))
+        return Located.of(found)
 
     @abc.abstractmethod
     def reference(self) -> HFTokenizer:

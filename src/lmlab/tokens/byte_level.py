@@ -25,7 +25,7 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, clean
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, clean
 from lmlab.vocabulary import SPECIALS
 
 SLICE_CHARS = 1 << 14
@@ -64,6 +64,14 @@ class ByteLevelTokenizer(Tokenizer):
 
     def spans(self, text: str) -> list[str]:
         return list(map(self.token_text, self.encode(text).ids.tolist()))
+
+    def locate(self, document: Document) -> Located:
+        ids = self.encode(document.text).ids.tolist()
+        ends_N = np.cumsum([len(self._bytes_V[id]) for id in ids], dtype=np.int64)
+        bytes_B = np.frombuffer(clean(document.text).encode(), np.uint8)
+        character_B = np.cumsum(bytes_B & 0xC0 != 0x80) - 1  # all but the first byte of a character are 10xxxxxx
+        start_N, end_N = character_B[np.append(0, ends_N[:-1])[: len(ids)]], character_B[ends_N - 1] + 1
+        return Located(list(map(self.token_text, ids)), start_N, end_N)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.corpora.document import PIECE_CHARS, Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, clean, lower, vocabulary
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, clean, lower, vocabulary
 from lmlab.vocabulary import SPECIALS, UNK
 
 CODE_POINTS = 0x110000
@@ -84,6 +84,13 @@ class CharTokenizer(Tokenizer):
 
     def spans(self, text: str) -> list[str]:
         return list(self.normalise(text))
+
+    def locate(self, document: Document) -> Located:
+        spans = list(document.text)
+        if self.normalise(document.text) != document.text:
+            spans = list(map(self.normalise, spans))  # İ is two in lower case
+        at_N = np.repeat(np.arange(len(spans)), list(map(len, spans)))
+        return Located(list("".join(spans)), at_N, at_N + 1)
 
     def reference(self) -> HFTokenizer:
         tokenizer = HFTokenizer(models.WordLevel({t: i for i, t in enumerate(self.tokens)}, unk_token=SPECIALS[UNK]))

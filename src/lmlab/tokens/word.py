@@ -14,7 +14,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, repeat, zip_longest
@@ -25,7 +25,7 @@ import numpy as np
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.tokens.base import FILE, SILENT, Encoded, Tokenizer, clean, lower, vocabulary
+from lmlab.tokens.base import FILE, SILENT, Encoded, Located, Tokenizer, clean, lower, vocabulary
 from lmlab.vocabulary import SPACES, SPECIALS, UNK
 
 if TYPE_CHECKING:
@@ -74,6 +74,10 @@ class WordsTokenizer(Tokenizer):
     @abc.abstractmethod
     def tokenise(self, text: str) -> list[str]:
         """The words of a text."""
+
+    @abc.abstractmethod
+    def matches(self, text: str) -> Iterator[tuple[str, int, int]]:
+        """The words of a text, and where in it each begins and ends."""
 
     def adopt(self, tokens: Iterable[str]) -> list[str]:
         """The words of a record that came tokenised: its tokens, but for the settings."""
@@ -130,6 +134,15 @@ class WordsTokenizer(Tokenizer):
 
     def spans(self, text: str) -> list[str]:
         return self.tokenise(text)
+
+    def locate(self, document: Document) -> Located:
+        if document.tokens is None:
+            return Located.of(self.matches(document.text))
+        found, end = [], -1  # they are joined by one space
+        for token in document.tokens:
+            start, end = end + 1, end + 1 + len(token)
+            found += [(word, start, end) for word in self.adopt([clean(token)] if token else [])]
+        return Located.of(found)
 
     def reference(self) -> HFTokenizer:
         from tokenizers import Regex, models, normalizers
@@ -198,6 +211,16 @@ class WordTokenizer(WordsTokenizer):
         if self.settings.strip_punctuation and self.settings.split == "space":
             text = _punctuation().sub("", text)
         return self._find.findall(text)
+
+    def matches(self, text: str) -> Iterator[tuple[str, int, int]]:
+        text = clean(text)
+        cased = [lower(character) for character in text] if self.settings.lower else text
+        place = list(chain.from_iterable([at] * len(letters) for at, letters in enumerate(cased)))  # İ is two letters
+        marks = _punctuation() if self.settings.strip_punctuation and self.settings.split == "space" else None
+        for match in self._find.finditer("".join(cased)):
+            word = marks.sub("", match[0]) if marks else match[0]
+            if word:
+                yield word, place[match.start()], place[match.end() - 1] + 1
 
     def adopt(self, tokens: Iterable[str]) -> list[str]:
         if self.settings.lower:
@@ -284,3 +307,6 @@ class CodeTokenizer(WordsTokenizer):
 
     def tokenise(self, text: str) -> list[str]:
         return list(filter(None, _TOKEN.findall(clean(text))))
+
+    def matches(self, text: str) -> Iterator[tuple[str, int, int]]:
+        return ((match[1], *match.span(1)) for match in _TOKEN.finditer(clean(text)) if match[1])

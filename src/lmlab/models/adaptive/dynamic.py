@@ -132,21 +132,31 @@ class Dynamic:
 
     def scorer(self) -> Scorer:
         """Scores documents in order, the weights carried on."""
-        return Stream(self.logp_stream)
+        return Stream(self.logp_stream, self.rows_stream)
 
     def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The log-probabilities of all tokens of documents (ids_N, `<bos>` first) but `<bos>`, piece by piece."""
         for logp_T, _, _ in self.observe(documents):
             yield logp_T.numpy()
 
+    def rows_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The log-probabilities of all tokens where `logp_stream` gives that of one: rows_TV, piece by piece."""
+        for logits_TV, _, _ in self.observe_logits(documents):
+            yield logits_TV.float().log_softmax(-1).numpy()
+
     def observe(self, documents: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Read documents in order, piece by piece: logp_T of the tokens, the features_TH before them, their ids_T."""
+        for logits_TV, features_TH, ids_T in self.observe_logits(documents):
+            yield -F.cross_entropy(logits_TV.float(), ids_T, reduction="none"), features_TH, ids_T
+
+    def observe_logits(self, documents: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Read documents in order, piece by piece: logits_TV, features_TH, and the ids_T that follow."""
         weights_P = self._trained_P
         for ids_N in documents:
             ids, at, reading = ids_N.tolist(), 1, Reading(weights_P)
             for logits_TV, features_TH, after in self.read(ids[:-1], reading, then=ids[-1]):
                 ids_T = torch.tensor(ids[at : at + len(logits_TV)])
-                yield -F.cross_entropy(logits_TV.float(), ids_T, reduction="none"), features_TH, ids_T
+                yield logits_TV, features_TH, ids_T
                 at, weights_P = at + len(ids_T), after.weights_P
 
     @torch.inference_mode(False)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from lmlab.errors import SettingError
 from lmlab.models.base import LanguageModel, Scorer
 from lmlab.models.mixture import Components, MixtureState, fit_weights
-from lmlab.models.scorers import Blend
+from lmlab.models.scorers import Blend, beside
 
 _WINDOW = 32  # tokens W that a gate looks back
 _DECAYS = (0.0, 0.5, 0.9)  # factor on a token's weight for each token after it
@@ -117,12 +118,20 @@ class Gated(Components):
 
     def scorer(self) -> Scorer:
         """Scores component by component; the last scores count across documents."""
-        return Blend(self.components, self.blend, learns=True)
+        return Blend(self.components, self.blend, self.blend_rows, learns=True)
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The gated mixture of known scores: from pieces of logp_MN to pieces of logp_N."""
         for recent_NMW, logp_MN in _with_recent(logp):
             yield np.logaddexp.reduce(logp_MN + self._gate.log_weights(recent_NMW).T)
+
+    def blend_rows(self, documents: Iterable[np.ndarray], rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The gated mixture of whole rows: from pieces of rows_MNV to pieces of rows_NV."""
+        known, mixed = tee(beside(documents, rows))
+        logp = (rows_MNV[:, np.arange(len(ids_N)), ids_N] for ids_N, rows_MNV in known)
+        for (recent_NMW, _), (_, rows_MNV) in zip(_with_recent(logp), mixed, strict=True):
+            log_weights_MN1 = torch.from_numpy(self._gate.log_weights(recent_NMW).T[..., None])
+            yield (torch.from_numpy(rows_MNV) + log_weights_MN1.to(torch.float32)).logsumexp(0).numpy()
 
 
 def _with_recent(logp: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

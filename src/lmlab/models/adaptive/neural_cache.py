@@ -119,11 +119,23 @@ class NeuralCache:
 
     def scorer(self) -> Scorer:
         """Scores documents in order, the kept positions carried on."""
-        return Stream(self.logp_stream)
+        return Stream(self.logp_stream, self.rows_stream)
 
     def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The log-probabilities of all tokens of documents (ids_N, `<bos>` first) but `<bos>`, piece by piece."""
         return self.rescored(self.model.observe(documents))
+
+    def rows_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The log-probabilities of all tokens where `logp_stream` gives that of one: rows_TV, piece by piece."""
+        window = _EMPTY
+        for logits_TV, features_TH, ids_T in self.model.observe_logits(documents):
+            pieces = zip(logits_TV.split(_PIECE), features_TH.split(_PIECE), ids_T.split(_PIECE), strict=True)
+            for logits_PV, features_PH, ids_P in pieces:
+                logp_PV = logits_PV.float().log_softmax(-1)
+                share_PC, ids_C, seen_P = self._shares(window, features_PH, ids_P)
+                cached_PV = torch.zeros_like(logp_PV).index_add_(1, ids_C, share_PC).log()
+                yield torch.where(seen_P[:, None], self._both(logp_PV, cached_PV), logp_PV).numpy()
+                window = window.grown(features_PH, ids_P, self.settings.window)
 
     def rescored(self, observed: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[np.ndarray]:
         """Log-probabilities with the cache, in order, from what `Dynamic.observe` gives or gave earlier."""
@@ -131,18 +143,20 @@ class NeuralCache:
         for logp_T, features_TH, ids_T in observed:
             pieces = zip(logp_T.split(_PIECE), features_TH.split(_PIECE), ids_T.split(_PIECE), strict=True)
             for logp_P, features_PH, ids_P in pieces:
-                yield self._scored(window, logp_P, features_PH, ids_P).numpy()
+                share_PC, ids_C, seen_P = self._shares(window, features_PH, ids_P)
+                cached_P = (share_PC * (ids_C == ids_P[:, None])).sum(-1).log()
+                yield torch.where(seen_P, self._both(logp_P, cached_P), logp_P).numpy()
                 window = window.grown(features_PH, ids_P, self.settings.window)
 
-    def _scored(self, window: Window, logp_T: Tensor, features_TH: Tensor, ids_T: Tensor) -> Tensor:
-        """logp_T with the cache, which at each position holds what is before it."""
+    def _shares(self, window: Window, features_TH: Tensor, ids_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """At each position: the share of every kept one, their ids_C, and whether the cache holds any yet."""
         before = len(window.ids_C)
         with_these = window.grown(features_TH, ids_T, before + len(ids_T))
         age_TC = torch.arange(before, before + len(ids_T))[:, None] - torch.arange(before + len(ids_T))
         seen_TC = (age_TC > 0) & (age_TC <= self.settings.window)
         score_TC = (self.settings.theta * features_TH @ with_these.keys_CH.T).masked_fill_(~seen_TC, -torch.inf)
-        cached_T = (score_TC.softmax(-1) * (with_these.ids_C == ids_T[:, None])).sum(-1).log()
-        return torch.where(seen_TC.any(-1), self._both(logp_T, cached_T), logp_T)
+        seen_T = seen_TC.any(-1)
+        return score_TC.softmax(-1).where(seen_T[:, None], 0.0), with_these.ids_C, seen_T
 
 
 _EMPTY = Window(torch.zeros(0), torch.zeros(0, dtype=torch.int64))

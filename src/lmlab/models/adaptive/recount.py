@@ -17,6 +17,8 @@ Shapes: B texts, V words, N tokens, K lengths of contexts.
 
 from __future__ import annotations
 
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -96,26 +98,41 @@ class Recount:
         return torch.from_numpy(np.stack(rows)).to(logp_BV.dtype)
 
     def _row(self, logp_V: np.ndarray, said_N: np.ndarray) -> np.ndarray:
-        """The plain reading of the formula, for a whole row."""
+        """A whole row after the text said so far, of one document."""
+        followed = np.arange(1, len(said_N))  # where a token follows the context, as yet empty
+        inside_N = np.arange(len(said_N) + 1)
+        for length in range(1, self.settings.shortest + 1):
+            followed = _still(followed, length, said_N, inside_N)
+        return self._counted(logp_V, said_N, inside_N, followed)
+
+    def _counted(
+        self, logp_V: np.ndarray, said_N: np.ndarray, inside_N: np.ndarray, followed: np.ndarray
+    ) -> np.ndarray:
+        """The plain reading of the formula, for a whole row.
+
+        Args:
+            logp_V: of the model.
+            said_N: what was said so far.
+            inside_N: how many tokens lie before each, and before the one to come, in its document.
+            followed: the places of the tokens that followed the shortest context.
+        """
         settings, model_V = self.settings, np.exp(logp_V)
-        row_V, followed = model_V, np.arange(1, len(said_N))  # where a token follows the context, as yet empty
-        for length in range(settings.longest + 1):
-            if length:
-                followed = followed[followed >= length]  # none is, where the text is no longer than that
-                followed = followed[said_N[followed - length] == said_N[-min(length, len(said_N))]]
+        row_V = model_V
+        for length in range(settings.shortest, settings.longest + 1):
+            if length > settings.shortest:
+                followed = _still(followed, length, said_N, inside_N)
             if not len(followed):
                 break
-            if length >= settings.shortest:
-                count_V = np.bincount(said_N[followed], minlength=self.vocab_size)
-                kept_V = np.maximum(count_V - settings.discount, 0)
-                backed = settings.strength + settings.discount * np.count_nonzero(count_V)
-                row_V = (kept_V + backed * row_V) / (len(followed) + settings.strength)
+            count_V = np.bincount(said_N[followed], minlength=self.vocab_size)
+            kept_V = np.maximum(count_V - settings.discount, 0)
+            backed = settings.strength + settings.discount * np.count_nonzero(count_V)
+            row_V = (kept_V + backed * row_V) / (len(followed) + settings.strength)
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(settings.weight * row_V + (1 - settings.weight) * model_V))
 
     def scorer(self) -> Scorer:
         """Scores from the model's own scores; the counts go on from document to document."""
-        return Blend([self.inner], self.blend, learns=True)
+        return Blend([self.inner], self.blend, self.blend_rows, learns=True)
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """From what the model gives the tokens of these documents, pieces of logp_1N, to pieces of logp_N."""
@@ -131,6 +148,28 @@ class Recount:
                     counted_N, model_N = np.log(given_N[at : at + take]), np.log(kept_N[at : at + take])
                 yield np.logaddexp(counted_N, model_N + left_N[:take])
                 left_N, at = left_N[take:], at + take
+
+    def blend_rows(self, documents: Iterable[np.ndarray], rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """From the model's rows at these documents' tokens, pieces of rows_1NV, to pieces of rows_NV."""
+        row = (logp_V for (rows_NV,) in rows for logp_V in rows_NV)
+        for ids_N in _spans(documents):
+            ids_N, shortest = ids_N.astype(np.int64), self.settings.shortest
+            inside_N = _inside(ids_N)
+            after: defaultdict[bytes, array[int]] = defaultdict(lambda: array("q"))  # places that followed a context
+            for place in np.flatnonzero(ids_N != BOS).tolist():
+                known = after[ids_N[place - shortest : place].tobytes()] if inside_N[place] >= shortest else array("q")
+                logp_V = next(row).astype(np.float64)
+                yield self._counted(logp_V, ids_N[:place], inside_N[: place + 1], np.array(known, np.int64))[None]
+                if inside_N[place]:
+                    known.append(place)
+
+
+def _still(followed: np.ndarray, length: int, said_N: np.ndarray, inside_N: np.ndarray) -> np.ndarray:
+    """Those of the followers of a context that also follow the one a token longer, of this length."""
+    if length > inside_N[-1]:
+        return followed[:0]
+    followed = followed[inside_N[followed] >= length]
+    return np.asarray(followed[said_N[followed - length] == said_N[-length]])
 
 
 def shares(ids_N: np.ndarray, settings: Recount.Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -212,8 +251,7 @@ def _followers(ids_N: np.ndarray, shortest: int, longest: int) -> Iterator[tuple
     """
     ids_N = ids_N.astype(np.int64)
     size = int(ids_N.max()) + 1
-    place_N = np.arange(len(ids_N))
-    inside_N = place_N - np.maximum.accumulate(np.where(ids_N == BOS, place_N, 0))  # tokens before it in its document
+    inside_N = _inside(ids_N)
     context_N = np.zeros(len(ids_N), np.int64)
     for length in range(longest + 1):
         if length:
@@ -222,6 +260,12 @@ def _followers(ids_N: np.ndarray, shortest: int, longest: int) -> Iterator[tuple
         if length >= shortest:
             counted_N = (inside_N >= max(1, length)) & (ids_N != BOS)
             yield _ranks(context_N, ids_N, counted_N, size)
+
+
+def _inside(ids_N: np.ndarray) -> np.ndarray:
+    """How many tokens lie before each in its document; where a span cut it, in the span."""
+    place_N = np.arange(len(ids_N))
+    return np.asarray(place_N - np.maximum.accumulate(np.where(ids_N == BOS, place_N, 0)))
 
 
 def _ranks(

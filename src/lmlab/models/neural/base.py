@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import abc
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.errors import ArtifactError, UsageError
+from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.integrity import plain
 from lmlab.kernels.neural import embedding as rows_of_table
 from lmlab.models.base import Scorer
@@ -226,23 +226,47 @@ class NeuralModel(nn.Module, abc.ABC):
 
     def scorer(self) -> Scorer:
         """Scores padded batches."""
-        return Padded(self.logp)
+        return Padded(self.logp, self.rows)
 
     @torch.inference_mode()
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """logp_BT of each token after `<bos>` and what precedes it; 0 where the mask is False (padding on the right).
 
         Texts of any length: read in segments, the state carried, so that memory stays bounded.
+
+        Raises:
+            LmlabError: the model gives NaN or infinite numbers.
         """
+        parts, at = [torch.zeros(len(ids_BT), 0)], 0
+        for logits_BSV, norm_BS1 in self._segments(ids_BT):
+            chosen_BS1 = logits_BSV.gather(-1, ids_BT[:, at : at + logits_BSV.shape[1], None])
+            parts.append((chosen_BS1.float() - norm_BS1)[..., 0])
+            at += logits_BSV.shape[1]
+        return torch.cat(parts, 1).masked_fill(~mask_BT, 0.0)
+
+    @torch.inference_mode()
+    def rows(self, ids_BT: Tensor) -> Iterator[Tensor]:
+        """The log-probabilities of all tokens where `logp` gives that of one: rows_BSV, segment by segment.
+
+        Raises:
+            LmlabError: the model gives NaN or infinite numbers.
+        """
+        for logits_BSV, norm_BS1 in self._segments(ids_BT):
+            yield logits_BSV.float().sub_(norm_BS1)
+
+    def _segments(self, ids_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """logits_BSV of segments of a text, and the logarithms of their sums."""
         rows, length = ids_BT.shape
         inputs_BT = F.pad(ids_BT[:, :-1], (1, 0), value=self.bos)
         segment = min(self.segment, max(1, _SEGMENT_FLOATS // (rows * self.vocab_size)))
-        state, parts = None, []
+        state = None
         for at in range(0, length, segment):
-            logits_BTV, state = self.forward(inputs_BT[:, at : at + segment], state)
-            chosen_BT1 = logits_BTV.gather(-1, ids_BT[:, at : at + segment, None])
-            parts.append(chosen_BT1[..., 0].float() - logits_BTV.float().logsumexp(-1))
-        return torch.cat(parts, 1).masked_fill(~mask_BT, 0.0) if parts else torch.zeros(ids_BT.shape)
+            logits_BSV, state = self.forward(inputs_BT[:, at : at + segment], state)
+            norm_BS1 = logits_BSV.float().logsumexp(-1, keepdim=True)
+            if not norm_BS1.isfinite().all():
+                remedy = "its weights are damaged, or its training diverged; train it again"
+                raise LmlabError("the model gives NaN or infinite log-probabilities", remedy)
+            yield logits_BSV, norm_BS1
 
     def save(self, folder: Path) -> None:
         """Write the weights, as safetensors, and the temperature where it is not 1."""

@@ -15,7 +15,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,7 @@ from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.base import Scorer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
+from lmlab.models.ngram.ranks import rank_array, rows
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, absent_of, rules_of, smooth
 from lmlab.models.ngram.trie import Trie
 from lmlab.models.scorers import Arrays
@@ -190,7 +191,8 @@ class Ngram:
 
     def scorer(self) -> Scorer:
         """Scores documents laid end to end, without torch."""
-        return Arrays(self.logp_array, normalised=not self.unnormalised)
+        ranks = partial(rank_array, self.trie) if isinstance(self.trie, Trie) else None
+        return Arrays(self.logp_array, partial(rows, self.trie), ranks, normalised=not self.unnormalised)
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Natural log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""
