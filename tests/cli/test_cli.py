@@ -249,6 +249,15 @@ def test_score_reads_what_eval_reads(lmlab, here, unit, given):
         assert len(scored["scores"]) == figures["tokens"]
 
 
+@pytest.mark.parametrize("unit", ["document", "line", "auto"])
+def test_records_are_read_as_such_by_a_run_on_text(lmlab, here, unit):
+    lmlab("train", "poem.txt", "--order", "2", "-o", "runs/text", "--unit", unit)
+    (here / "records.jsonl").write_text(UNITS["records.jsonl"])
+    assert lmlab("score", "runs/text", "records.jsonl", "--json").json["chars"] == len("the catan owl\nsaw")
+    raw = lmlab("score", "runs/text", "records.jsonl", "--unit", "line", "--json").json
+    assert raw["chars"] == len(UNITS["records.jsonl"]) - 2
+
+
 def test_score_sums_up_by_word_into_a_file(lmlab, here):
     (here / "a.txt").write_text("the cat. an owl")
     for by, rows in (("token", 16), ("word", 5), ("sentence", 2), ("document", 1)):
@@ -268,7 +277,9 @@ def test_what_unknown_words_cost_is_told_beside_what_they_would_as_a_class(lmlab
     lmlab("train", "poem.txt", "--tokenizer", "word", "--order", "2", "-o", "runs/words")
     (here / "rare.txt").write_text("the wombat saw an aardvark")
     out = " ".join(lmlab(*verb, "rare.txt").out.split())
-    assert re.search(r"\d+ % of the bits spell 2 unknown of 6 tokens: that compares between vocabularies", out)
+    assert re.search(
+        r"\d+ % of the bits spell 2 unknown of 6 tokens, so that figures compare between vocabularies", out
+    )
     plain = lmlab(*verb, "rare.txt", "--no-spelling")
     assert "of the bits spell" not in plain.out
     figures = lmlab(*verb, "rare.txt", "--no-spelling", "--json").json

@@ -29,7 +29,7 @@ _PROCESSORS = {
     "top_p": (float, "only the smallest set of tokens whose mass reaches P (nucleus)"),
     "min_p": (float, "only tokens at least P times as likely as the likeliest"),
     "typical": (float, "only the most typical tokens of mass P"),
-    "repetition_penalty": (float, "make tokens that already came less likely"),
+    "repetition_penalty": (float, "divide a token's probability by X for each time it came"),
     "no_repeat_ngram": (int, "never the same N tokens twice"),
 }
 
@@ -59,7 +59,9 @@ def add_arguments(parser: Parser) -> None:
         "--stop", action="append", default=[], metavar="TEXT", help="end where TEXT appears; \\n is a newline"
     )
     parser.add_argument("--stream", action="store_true", help="show the text as it grows")
-    parser.add_argument("--allow-unknown", action="store_true", help="read what the vocabulary lacks as [UNK]")
+    parser.add_argument(
+        "--allow-unknown", action="store_true", help="read and write what the vocabulary lacks as [UNK]"
+    )
     parser.add_composition()
     group = parser.add_argument_group("sampling, applied in the order given")
     for name, (kind, help) in _PROCESSORS.items():

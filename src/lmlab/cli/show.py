@@ -10,6 +10,7 @@ from typing import Any
 
 _LONGEST_WORD = 24  # longer ones, paths for example, may be broken
 _HEADER = 12  # longer headers take several lines
+_LARGE = 1e7  # from here on only the first digits are shown
 _PADDING = 3  # columns of a terminal around a column of a table
 
 
@@ -68,6 +69,8 @@ def _cell(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float) and abs(value) >= _LARGE:
+        return f"{value:.4g}"
     if isinstance(value, float):
         digits = 1 if column in ("seconds", "MB") else 2 if abs(value) >= 100 else 4
         return f"{value:,.{digits}f}"
@@ -94,8 +97,8 @@ def unknown_lines(figures: Mapping[str, Any]) -> list[str]:
         return []
     share = 100 * figures["unk_spelling_nats"] / figures["total_nats"]
     return [
-        f"{share:.0f} % of the bits spell {figures['unk_tokens']:,} unknown of {figures['tokens']:,} tokens: that "
-        f"compares between vocabularies; with [UNK] as a class, which does not, perplexity is "
+        f"{share:.0f} % of the bits spell {figures['unk_tokens']:,} unknown of {figures['tokens']:,} tokens, so that "
+        f"figures compare between vocabularies; perplexity with [UNK] as a class, which does not compare: "
         f"{figures['perplexity_unk_as_class']:.4g}"
     ]
 

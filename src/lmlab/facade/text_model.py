@@ -248,10 +248,13 @@ class TextModel:
         return encode_held_out(corpus, self.tokenizer, split, reporter, chars)
 
     def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
-        """Another text, whole, whatever part of its own text the run was trained on."""
+        """Another text, whole, whatever part of its own text the run was trained on; records as such."""
+        from lmlab.corpora.raw import kind_of
         from lmlab.facade.prepare import open_source
 
-        whole = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
+        whole: dict[str, Any] = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
+        if kind_of(str(on)) not in ("text", kind_of(self.config.source or "")):
+            whole["unit"] = "auto"
         settings = corpora.DataSettings.make({**self.config.data.dump(), **whole, **data}, "data")
         return open_source(on, settings, reporter)
 
