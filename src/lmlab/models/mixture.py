@@ -13,6 +13,7 @@ Shapes: M components, B contexts, V words, N tokens.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +44,12 @@ class MixtureState:
     def select(self, rows_K: Tensor) -> MixtureState:
         """The state of these rows, component by component."""
         return MixtureState(tuple(state.select(rows_K) for state in self.components))
+
+
+def log_sum(logp_MX: Tensor) -> Tensor:
+    """The logarithm of the sum of probabilities over the first axis; several times as fast as torch's `logsumexp`."""
+    logp_X: Tensor = functools.reduce(torch.logaddexp, logp_MX)
+    return logp_X
 
 
 class Components:
@@ -130,7 +137,7 @@ class Mixture(Components):
         weights_M = torch.tensor(self.weights, dtype=logp_MBV.dtype)
         logp_MBV, weights_M11 = logp_MBV[weights_M > 0], weights_M[weights_M > 0][:, None, None]
         if self.settings.form == "linear":
-            return (logp_MBV + weights_M11.log()).logsumexp(dim=0)
+            return log_sum(logp_MBV + weights_M11.log())
         total_BV = (logp_MBV * weights_M11).sum(dim=0)
         norm_B1 = total_BV.logsumexp(dim=-1, keepdim=True)
         if torch.isneginf(norm_B1).any():

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 _ARRAY_IDS = 1 << 22  # ids scored at once as an array
 _SORTED_IDS = 1 << 18  # ids whose documents are sorted by length
 _BATCH_TOKENS = 1 << 14  # padded tokens scored at once
-_ROW_TOKENS = 1 << 9  # padded tokens whose rows are held at once
+_ROW_TOKENS = 1 << 8  # padded tokens whose rows are held at once
+_TOGETHER = 1 << 20  # numbers of each component that are blended at once
+_MOST_DOCUMENTS = 1 << 9  # side by side: at one position, a row each
 
 
 def scorer_of(model: LanguageModel) -> Scorer:
@@ -296,7 +298,7 @@ def _batches(
     length_D = np.diff(begin_D, append=len(part_N)) - 1
     order_D, at = np.argsort(length_D, kind="stable") if by_length else np.arange(len(length_D)), 0
     while at < len(order_D):
-        widest_D = np.maximum.accumulate(length_D[order_D[at : at + tokens]])
+        widest_D = np.maximum.accumulate(length_D[order_D[at : at + min(tokens, _MOST_DOCUMENTS)]])
         fitting = np.searchsorted(widest_D * np.arange(1, len(widest_D) + 1), tokens, side="right")
         chosen_B = order_D[at : at + max(1, int(fitting))]
         at += len(chosen_B)
@@ -315,6 +317,6 @@ def _together(streams: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
                 if (piece := next(stream, None)) is None:
                     return
                 ready[number] = piece
-        size = min(map(len, ready))
+        size = min(*map(len, ready), max(1, _TOGETHER // ready[0][0].size))
         yield np.stack([piece[:size] for piece in ready])
         ready = [piece[size:] for piece in ready]

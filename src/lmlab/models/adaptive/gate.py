@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lmlab.errors import SettingError
 from lmlab.models.base import LanguageModel, Scorer
-from lmlab.models.mixture import Components, MixtureState, fit_weights
+from lmlab.models.mixture import Components, MixtureState, fit_weights, log_sum
 from lmlab.models.scorers import Blend, beside
 
 _WINDOW = 32  # tokens W that a gate looks back
@@ -103,7 +103,7 @@ class Gated(Components):
 
     def _gated(self, logp_MBV: Tensor, components: MixtureState, recent_BMW: Tensor) -> tuple[Tensor, GatedState]:
         log_weights_BM = torch.from_numpy(self._gate.log_weights(recent_BMW.numpy())).to(logp_MBV.dtype)
-        logp_BV = (logp_MBV + log_weights_BM.T[..., None]).logsumexp(dim=0)
+        logp_BV = log_sum(logp_MBV + log_weights_BM.T[..., None])
         return logp_BV, GatedState(components, recent_BMW, logp_MBV)
 
     def _recent(self, prompt: Sequence[int]) -> Tensor:
@@ -131,7 +131,7 @@ class Gated(Components):
         logp = (rows_MNV[:, np.arange(len(ids_N)), ids_N] for ids_N, rows_MNV in known)
         for (recent_NMW, _), (_, rows_MNV) in zip(_with_recent(logp), mixed, strict=True):
             log_weights_MN1 = torch.from_numpy(self._gate.log_weights(recent_NMW).T[..., None])
-            yield (torch.from_numpy(rows_MNV) + log_weights_MN1.to(torch.float32)).logsumexp(0).numpy()
+            yield log_sum(torch.from_numpy(rows_MNV) + log_weights_MN1.to(torch.float32)).numpy()
 
 
 def _with_recent(logp: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
