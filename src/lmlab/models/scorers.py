@@ -17,6 +17,7 @@ Shapes: B documents, T positions, S of a segment, N ids or tokens, M components,
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,6 +54,18 @@ def rows_of(model: LanguageModel, ids_N: np.ndarray) -> Iterator[np.ndarray]:
     return scorer_of(model).token_rows(ids_N) or Stepwise(model).token_rows(ids_N)
 
 
+class _ByRows(abc.ABC):
+    """Finds ranks from whole rows."""
+
+    @abc.abstractmethod
+    def token_rows(self, ids_N: np.ndarray) -> Iterator[np.ndarray] | None:
+        """Whole rows, or None."""
+
+    def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
+        """Log-probabilities and ranks, in pieces of any length."""
+        return None if (rows := self.token_rows(ids_N)) is None else _ranked(documents(ids_N), rows)
+
+
 @dataclass(frozen=True)
 class Stepwise:
     """Scores one token at a time; any model can. `normalised`: whether its rows sum to one."""
@@ -82,7 +95,7 @@ class Stepwise:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(_ByRows):
     """Scores some millions of ids at a time by `logp_array`.
 
     It maps ids_N to logp_N; every `<bos>` opens a new document, and what it itself scores is ignored. `rows` maps ids_N
@@ -103,7 +116,7 @@ class Arrays:
     def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
         """Log-probabilities and ranks of some whole documents after the other."""
         if (rank_array := self.rank_array) is None:
-            return None if (rows := self.token_rows(ids_N)) is None else _ranked(documents(ids_N), rows)
+            return super().token_ranks(ids_N)
         parts = ((part_N, part_N != BOS) for part_N in _groups(ids_N, _ARRAY_IDS))
         return ((self.logp_array(ids_N)[kept_N], rank_array(ids_N)[kept_N]) for ids_N, kept_N in parts)
 
@@ -176,7 +189,7 @@ class Padded:
 
 
 @dataclass(frozen=True)
-class Stream:
+class Stream(_ByRows):
     """Scores documents in order by `logp_stream`, for a model that learns from them.
 
     It maps documents (ids_N each, `<bos>` first) to the log-probabilities of their other tokens, in order, in pieces of
@@ -192,17 +205,13 @@ class Stream:
         """The log-probabilities, in pieces as the model gives them."""
         return self.logp_stream(documents(ids_N))
 
-    def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
-        """Log-probabilities and ranks, in pieces as the model gives them."""
-        return None if (rows := self.token_rows(ids_N)) is None else _ranked(documents(ids_N), rows)
-
     def token_rows(self, ids_N: np.ndarray) -> Iterator[np.ndarray] | None:
         """Rows, in pieces as the model gives them."""
         return None if self.rows_stream is None else self.rows_stream(documents(ids_N))
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(_ByRows):
     """Scores by `blend` from the scores of other models, each found in that model's own way.
 
     It maps documents (ids_N each, `<bos>` first) and what the components give the same tokens (logp_MN, in order, in
@@ -229,10 +238,6 @@ class Blend:
         """The blended log-probabilities, in pieces as long as all components are ready."""
         pieces = [scorer_of(component).token_logp(ids_N) for component in self.components]
         return self.blend(documents(ids_N), _together(pieces))
-
-    def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
-        """Log-probabilities and ranks, in pieces as long as all components are ready."""
-        return None if (rows := self.token_rows(ids_N)) is None else _ranked(documents(ids_N), rows)
 
     def token_rows(self, ids_N: np.ndarray) -> Iterator[np.ndarray] | None:
         """The blended rows, in pieces as long as all components are ready."""
