@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lmlab import corpora, store
-from lmlab.corpora import records
-from lmlab.corpora.document import Document, text_pieces
 from lmlab.errors import EmptyDataError, SettingError, UnknownNameError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
@@ -21,7 +19,7 @@ from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, UNK
 
 if TYPE_CHECKING:
-    from lmlab.corpora import Corpus
+    from lmlab.corpora import Corpus, Document
     from lmlab.decoding import Branch, Step
     from lmlab.decoding.strategies import Strategy
     from lmlab.facade.surprisal import Scores, Text
@@ -463,12 +461,14 @@ def _continuation(tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence
 
 def _in_hand(text: Any) -> tuple[list[str], str, str, list[Document]]:
     """Texts in hand under the rules for text in a file: as given, the sha256 of what is read, their name, documents."""
+    from lmlab.corpora.document import Document, text_pieces
+    from lmlab.corpora.records import clean
     from lmlab.facade.surprisal import checked_texts
 
     given, pieces, content = checked_texts(text), [], hashlib.sha256()
     for number, one in enumerate(given):
         name = "text" if isinstance(text, str) else f"text {number}"
-        read = records.clean(one.removeprefix("\ufeff"), name, "strict")
+        read = clean(one.removeprefix("\ufeff"), name, "strict")
         if not read:
             raise EmptyDataError(f"{name} holds no text", "give at least one character")
         pieces += [Document(piece, last=last) for piece, last in text_pieces([read])]
