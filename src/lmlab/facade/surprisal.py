@@ -13,6 +13,7 @@ Shapes: N tokens, C characters, W words, G groups of tokens.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import io
 import json
@@ -26,8 +27,10 @@ from typing import Any
 import numpy as np
 
 from lmlab import disk
-from lmlab.errors import MissingExtraError, SettingError, UnknownNameError, UsageError
-from lmlab.tokens.base import Located
+from lmlab.corpora.document import Document, text_pieces
+from lmlab.corpora.records import clean
+from lmlab.errors import EmptyDataError, MissingExtraError, SettingError, UnknownNameError, UsageError
+from lmlab.tokens.base import Located, Tokenizer
 from lmlab.vocabulary import UNK, spelling_nats
 
 _ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -270,7 +273,7 @@ def bits_of_span(scores: Scores, span: Any) -> float:
     return bits
 
 
-def checked_texts(texts: Any) -> list[str]:
+def _checked(texts: Any) -> list[str]:
     """One text or several as a list.
 
     Raises:
@@ -285,3 +288,31 @@ def checked_texts(texts: Any) -> list[str]:
         if not isinstance(text, str):
             raise SettingError(f"text {number}", text, "a string", "leave it out")
     return listed
+
+
+def in_hand(text: Any) -> tuple[list[str], str, str, list[Document]]:
+    """Texts in hand under the rules for text in a file: as given, the sha256 of what is read, their name, documents."""
+    given, pieces, content = _checked(text), [], hashlib.sha256()
+    for number, one in enumerate(given):
+        name = "text" if isinstance(text, str) else f"text {number}"
+        read = clean(one.removeprefix("\ufeff"), name, "strict")
+        if not read:
+            raise EmptyDataError(f"{name} holds no text", "give at least one character")
+        pieces += [Document(piece, last=last) for piece, last in text_pieces([read])]
+        content.update(read.encode() + b"\xff")
+    if not pieces:
+        raise EmptyDataError("there is no text to score", "give at least one")
+    return given, content.hexdigest(), "text" if len(given) == 1 else f"{len(given)} texts", pieces
+
+
+def located_texts(tokenizer: Tokenizer, pieces: Iterable[Document], given: Sequence[str] | None) -> list[Text]:
+    """Whole texts from the pieces of documents, and where their tokens stand."""
+    texts: list[Text] = []
+    held: list[tuple[str, Located]] = []
+    for piece in pieces:
+        held.append((piece.text, tokenizer.locate(piece)))
+        if piece.last:
+            read, located = "".join(text for text, _ in held), Located.joined(held)
+            texts.append(Text(given[len(texts)] if given else read, read, located, piece.id))
+            held = []
+    return texts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,15 +13,15 @@ from lmlab import corpora, store
 from lmlab.errors import EmptyDataError, SettingError, UnknownNameError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
-from lmlab.tokens.base import Located, Tokenizer
+from lmlab.tokens.base import Tokenizer
 from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, UNK
 
 if TYPE_CHECKING:
-    from lmlab.corpora import Corpus, Document
+    from lmlab.corpora import Corpus
     from lmlab.decoding import Branch, Step
     from lmlab.decoding.strategies import Strategy
-    from lmlab.facade.surprisal import Scores, Text
+    from lmlab.facade.surprisal import Scores
     from lmlab.run_config import RunConfig
     from lmlab.scoring import Report
     from lmlab.tokens.id_store import TokenStore
@@ -152,12 +151,12 @@ class TextModel:
             LmlabError: the model gives NaN.
         """
         from lmlab import scoring
-        from lmlab.facade.surprisal import scores_of
+        from lmlab.facade.surprisal import in_hand, located_texts, scores_of
         from lmlab.tokens.id_store import TokenStore
 
         reporter = reporter or Silent()
         if on is None:
-            given, sha256, name, pieces = _in_hand(text)
+            given, sha256, name, pieces = in_hand(text)
         elif text is None:
             corpus = self._open_other(on, split, data or {}, reporter)
             given, sha256, name, pieces = None, corpus.sha256, corpus.name, list(corpus.documents(split or "all"))
@@ -165,7 +164,7 @@ class TextModel:
             raise UsageError("score was given a text and a source", "leave one of them out")
         with reporter.stage(f"encoding {name}"):
             tokens = TokenStore.from_documents(self.tokenizer, pieces)
-            texts = _located(self.tokenizer, pieces, given)
+            texts = located_texts(self.tokenizer, pieces, given)
         with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
             logp_N, rank_N = scoring.score_tokens(self.model, tokens, advance)
         report = scoring.report_of(-float(logp_N.sum()), tokens, spelling=spelling)
@@ -457,37 +456,3 @@ def _continuation(tokenizer: Tokenizer, prompt_ids: Sequence[int], ids: Sequence
     before = tokenizer.decode(prompt_ids)
     whole = tokenizer.decode([*prompt_ids, *ids])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids)
-
-
-def _in_hand(text: Any) -> tuple[list[str], str, str, list[Document]]:
-    """Texts in hand under the rules for text in a file: as given, the sha256 of what is read, their name, documents."""
-    from lmlab.corpora.document import Document, text_pieces
-    from lmlab.corpora.records import clean
-    from lmlab.facade.surprisal import checked_texts
-
-    given, pieces, content = checked_texts(text), [], hashlib.sha256()
-    for number, one in enumerate(given):
-        name = "text" if isinstance(text, str) else f"text {number}"
-        read = clean(one.removeprefix("\ufeff"), name, "strict")
-        if not read:
-            raise EmptyDataError(f"{name} holds no text", "give at least one character")
-        pieces += [Document(piece, last=last) for piece, last in text_pieces([read])]
-        content.update(read.encode() + b"\xff")
-    if not pieces:
-        raise EmptyDataError("there is no text to score", "give at least one")
-    return given, content.hexdigest(), "text" if len(given) == 1 else f"{len(given)} texts", pieces
-
-
-def _located(tokenizer: Tokenizer, pieces: Iterable[Document], given: Sequence[str] | None) -> list[Text]:
-    """Whole texts from the pieces of documents, and where their tokens stand."""
-    from lmlab.facade.surprisal import Text
-
-    texts: list[Text] = []
-    held: list[tuple[str, Located]] = []
-    for piece in pieces:
-        held.append((piece.text, tokenizer.locate(piece)))
-        if piece.last:
-            read, located = "".join(text for text, _ in held), Located.joined(held)
-            texts.append(Text(given[len(texts)] if given else read, read, located, piece.id))
-            held = []
-    return texts
