@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lmlab import corpora, store
-from lmlab.errors import EmptyDataError, SettingError, UnknownNameError, UsageError
+from lmlab.errors import DataError, EmptyDataError, SettingError, UnknownNameError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.tokens.base import Tokenizer
@@ -151,6 +151,7 @@ class TextModel:
             LmlabError: the model gives NaN.
         """
         from lmlab import scoring
+        from lmlab.corpora import reading
         from lmlab.facade.surprisal import in_hand, located_texts, scores_of
         from lmlab.tokens.id_store import TokenStore
 
@@ -159,6 +160,12 @@ class TextModel:
             given, sha256, name, pieces = in_hand(text)
         elif text is None:
             corpus = self._open_other(on, split, data or {}, reporter)
+            size = corpus.sizes.get(split or "all")
+            if size is not None and size.chars > reading.LONGEST:
+                problem = (
+                    f"{corpus.name} has {size.chars:,} characters, but {reading.LONGEST:,} at most are told one by one"
+                )
+                raise DataError(problem, "lmlab eval scores any length; --limit or --max-chars cut a text")
             given, sha256, name, pieces = None, corpus.sha256, corpus.name, list(corpus.documents(split or "all"))
         else:
             raise UsageError("score was given a text and a source", "leave one of them out")
