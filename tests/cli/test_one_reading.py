@@ -279,7 +279,9 @@ def figures(said: Any) -> Any:
     """What does not depend on the file's name or on the clock."""
     if isinstance(said, dict):
         kept = {key: value for key, value in said.items() if key not in ("protocol", "run", "train_seconds")}
-        return {key: figures(value) for key, value in kept.items() if key not in ("chars", "bytes", "data_sha256", "id")}
+        return {
+            key: figures(value) for key, value in kept.items() if key not in ("chars", "bytes", "data_sha256", "id")
+        }
     return [figures(each) for each in said] if isinstance(said, list) else said
 
 
