@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lmlab.errors import SettingError
 from lmlab.tokens.batches import Batches
-from lmlab.train_settings import TrainSettings
+from lmlab.train_settings import MOST_STEPS, TrainSettings
 from lmlab.training.ranks import Ranks
 
 _MINUTES = 3.0  # where no budget is named
@@ -64,13 +64,14 @@ class Plan:
         except ValueError as error:
             raise SettingError("train.plan", text, "pairs step:total, such as 0:900,450:880") from error
         if changes[0][0] != 0 or not _rising(changes):
-            raise SettingError("train.plan", text, "pairs step:total that begin at step 0 and rise")
+            bound = f"pairs step:total that begin at step 0, rise, and end at {MOST_STEPS:g} at most"
+            raise SettingError("train.plan", text, bound)
         return Plan(changes)
 
 
 def _rising(changes: Sequence[tuple[int, int]]) -> bool:
     steps = [step for step, _ in changes]
-    return steps == sorted(set(steps)) and all(step < total for step, total in changes)
+    return steps == sorted(set(steps)) and all(step < total <= MOST_STEPS for step, total in changes)
 
 
 def named_plan(settings: TrainSettings, batches: Batches) -> Plan | None:
@@ -81,7 +82,7 @@ def named_plan(settings: TrainSettings, batches: Batches) -> Plan | None:
         return Plan(((0, settings.steps),))
     if settings.epochs:
         steps = len(batches.epoch(0)) * settings.epochs / settings.accumulate
-        return Plan(((0, max(1, math.ceil(steps))),))
+        return Plan(((0, min(MOST_STEPS, max(1, math.ceil(steps)))),))
     return None
 
 
