@@ -1,11 +1,14 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from lmlab import disk
-from lmlab.errors import LmlabError, RunExistsError, StorageError
+from lmlab.disk import held
+from lmlab.errors import HeldError, LmlabError, RunExistsError, StorageError
 from lmlab.integrity import read_json
 from lmlab.models.neural.cnn import CNN
 
@@ -157,3 +160,30 @@ def test_what_is_no_plain_file_is_not_replaced(tmp_path):
         with pytest.raises(StorageError, match="no plain file"):
             disk.write_file(tmp_path / name, "x")
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+HOLDS = """
+import sys, time
+from lmlab import disk
+with disk.held(disk.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_holds_at_a_time_and_its_end_frees_the_lock(tmp_path):
+    path = tmp_path / "new" / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    with (
+        pytest.raises(HeldError, match=rf"run is in use by process {holder.pid} on .*: wait until it ends"),
+        held(path),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with held(path), pytest.raises(HeldError, match=f"process {os.getpid()} on"), held(path):
+        pass
+    assert not list(path.parent.iterdir())

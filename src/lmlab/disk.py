@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from lmlab.errors import RunExistsError, StorageError
+from lmlab.errors import HeldError, RunExistsError, StorageError
 
 _ROOM = "free some space, or write elsewhere (-o; for the cache LMLAB_CACHE)"
+_LONGEST_HOLDER = 200  # characters shown
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
     None: _ROOM,  # how NumPy says that its file was cut short
@@ -88,6 +89,41 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_file(path, text.encode("utf-8", "backslashreplace"))  # JSON escapes so what a file name's odd bytes became
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Let nobody else hold a file or folder, there or still to be made, while the block runs.
+
+    The lock lies beside it, `.NAME.lock`, and says who holds it; however the process ends, the system frees it.
+
+    Raises:
+        HeldError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield
+        return
+    path = path.resolve()
+    beside = path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        with writing(beside):
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                file = stack.enter_context(beside.open("a+"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    raise HeldError(path, file.read(_LONGEST_HOLDER).strip()) from None
+                if beside.exists() and os.path.samestat(os.fstat(file.fileno()), beside.stat()):
+                    break  # else who held it has just removed it
+            stack.callback(beside.unlink, missing_ok=True)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+        yield
 
 
 @contextlib.contextmanager

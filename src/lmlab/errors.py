@@ -11,6 +11,7 @@
     │   └── DownloadError      a named corpus could not be fetched or verified
     ├── ArtifactError          a directory is no model, or a damaged one
     ├── StorageError           the disk refuses: full, not allowed, a file in the way
+    │   └── HeldError          another process is at work on it
     └── TrainingError          training could not go on
         └── NonFiniteError     the loss became NaN or infinite
 
@@ -129,6 +130,13 @@ class ArtifactError(LmlabError):
 
 class StorageError(LmlabError):
     """The disk refuses: full, not allowed, a file in the way. What stood there before still stands."""
+
+
+class HeldError(StorageError):
+    """Another process is at work on it."""
+
+    def __init__(self, path: object, holder: str) -> None:
+        super().__init__(f"{path} is in use by {holder or 'another process'}", "wait until it ends, or end it")
 
 
 class TrainingError(LmlabError):

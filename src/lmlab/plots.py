@@ -5,7 +5,6 @@ matplotlib is imported when the first picture is drawn, and used through its obj
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.disk import write_file
+from lmlab.training.events import read_metrics
 
 Curve = Mapping[str, Sequence[tuple[float, float]]]  # of "train" and of "valid": seconds and nats/token
 _REDRAW_SECONDS = 10.0
@@ -24,8 +24,7 @@ _COLOURS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8c5aa8", "#b8902f", "#5f6b73")
 def read_curve(metrics: Path) -> dict[str, list[tuple[float, float]]]:
     """Points (seconds, nats/token) of "train" and "valid", from a `metrics.jsonl`."""
     curve: dict[str, list[tuple[float, float]]] = {"train": [], "valid": []}
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
+    for _, event in read_metrics(metrics):
         if event["event"] == "stepped":
             curve["train"].append((event["seconds"], event["train_nats"]))
         elif event["event"] == "evaluated":

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 import lmlab
-from lmlab import registry
+from lmlab import disk, registry
 from lmlab.config import recipe_names
-from lmlab.errors import EmptyDataError, RunExistsError, UnknownNameError, UsageError
+from lmlab.errors import EmptyDataError, HeldError, RunExistsError, UnknownNameError, UsageError
 from lmlab.facade.compare import compare
 from lmlab.kernels import engine
 from lmlab.progress import Silent
@@ -105,6 +105,18 @@ def test_text_in_hand_stands_in_for_a_recipes_source():
     assert lm.config.train.lr == 0.01
 
 
+def test_one_run_has_one_process(tmp_path, poem):
+    with disk.held(tmp_path / "run"):
+        for begin in (lambda out: lmlab.train(poem, out=out, **TINY), lambda out: compare(poem, ["ngram"], out=out)):
+            with pytest.raises(HeldError, match=f"run is in use by process {os.getpid()}"):
+                begin(tmp_path / "run")
+    lmlab.train(poem, out=tmp_path / "run", reporter=CtrlC(1), **TINY)
+    with disk.held(tmp_path / "run"), pytest.raises(HeldError):
+        lmlab.resume(tmp_path / "run")
+    assert lmlab.resume(tmp_path / "run").manifest["status"] == "done"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["poem.txt", "run"]
+
+
 def test_what_is_there_is_never_overwritten(tmp_path, poem):
     out = tmp_path / "run"
     lmlab.train(poem, model="ngram", order=2, out=out)
@@ -153,6 +165,21 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, poem):
     assert lmlab.resume(broken).manifest["results"]["steps"] == 8  # nothing is left to do
     assert written(broken) == written(whole)
     assert [what for what, _, _ in written(broken)].count("ended") == 1
+
+
+DAMAGED = [b"\xff\xfe\n", b"[" * 10_000, b"[1]\n", b"{}\n", b'{"event": "stepped", "step": 1}\n', b'"step"\n',
+           b'{"event": [], "step": "x"}\n', b"9" * 5000 + b"\n",
+           b'{"event": "evaluated", "step": 1, "seconds": null}\n']  # fmt: skip
+
+
+def test_damaged_metrics_do_not_block_a_resume(tmp_path, poem):
+    lmlab.train(poem, out=tmp_path / "run", reporter=CtrlC(5), **{**TINY, "steps": 8, "evaluations": 2})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    for at, damage in enumerate(DAMAGED):
+        lines = metrics.read_bytes().splitlines(keepends=True)
+        metrics.write_bytes(b"".join([*lines[:at], damage, *lines[at:]]))
+    assert lmlab.resume(tmp_path / "run").manifest["status"] == "done"
+    assert [step for what, step, _ in written(tmp_path / "run") if what == "stepped"][-3:] == [6, 7, 8]
 
 
 def test_a_changed_text_is_not_gone_on_with(tmp_path, poem):

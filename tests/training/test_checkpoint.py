@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmlab import disk
-from lmlab.errors import ArtifactError, StorageError
+from lmlab.errors import ArtifactError, LmlabError, StorageError
 from lmlab.training import checkpoint as module
 from lmlab.training.checkpoint import Checkpoint, newest, write
 from tests.training.runs import fit
@@ -128,7 +129,7 @@ def test_a_checkpoint_holds_all_of_a_run_and_nothing_pickled(tmp_path):
     groups = {name.partition("/")[0] for name in load_file(folder / "training.safetensors")}
     assert groups == {"model", "optimizer", "carried"}
     counters = json.loads((folder / "state.json").read_text())
-    assert counters == {**vars(progress), "seconds": counters["seconds"]}
+    assert counters == {**vars(progress), "seconds": counters["seconds"], "sha256": counters["sha256"]}
 
 
 def test_the_weights_are_kept_in_one_move(tmp_path, monkeypatch):
@@ -152,3 +153,80 @@ def test_what_is_written_may_be_read_by_others(tmp_path):
     fit(tmp_path / "run", steps=1).go()
     for path in (tmp_path / "run").rglob("*"):
         assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+# -- what was damaged -------------------------------------------------------------------------------------------------
+
+
+def flipped(path, at, bit=0):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["training.safetensors", "state.json"])
+def test_every_flipped_bit_is_found(tmp_path, file):
+    write(tmp_path, moment(7))
+    path = tmp_path / "checkpoints" / "step-000000007" / file
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        flipped(path, at, at % 8)
+        with contextlib.suppress(ArtifactError):
+            assert newest(tmp_path).counters == {"step": 7}, at  # white space between counters
+        path.write_bytes(whole)
+
+
+def test_the_one_before_a_damaged_one_is_used_and_that_is_said(tmp_path):
+    write(tmp_path / "other", moment(8))
+    write(tmp_path, moment(7))
+    (tmp_path / "other" / "checkpoints" / "step-000000008").rename(_place(tmp_path, 8))
+    flipped(_place(tmp_path, 8) / "training.safetensors", -1)
+    said = []
+    assert newest(tmp_path, said.append).counters == {"step": 7}
+    assert len(said) == 1
+    assert "step-000000008 is damaged" in said[0]
+    assert "going on from step-000000007" in said[0]
+    flipped(_place(tmp_path, 7) / "training.safetensors", -1)
+    with pytest.raises(ArtifactError, match="step-000000007 is damaged"):
+        newest(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
+    write(tmp_path, moment(7, value))
+    with pytest.raises(ArtifactError, match="model/w holds NaN"):
+        newest(tmp_path)
+
+
+COUNTERS = vars(module.Progress(step=3, threads=1, row_blocks=1, plan="0:24", precision="fp32"))
+FORGED = [None, -1, 10**400, float("inf"), float("nan"), "x", [], {}, 1.5, 0, True]
+
+
+@pytest.mark.parametrize("name", [*COUNTERS, "nope"])
+def test_forged_counters_with_a_right_checksum_run_or_are_refused(tmp_path, name):
+    run = fit(tmp_path / "run", steps=3)
+    run.go()
+    found = newest(tmp_path / "run")
+    for value in FORGED:
+        counters = {**found.counters, name: value}
+        again = fit(tmp_path / "run", steps=4, resume=Checkpoint(found.tensors, counters))
+        again.run = None
+        with contextlib.suppress(LmlabError):
+            again.go()
+    missing = {key: value for key, value in found.counters.items() if key != name}
+    if name in COUNTERS:
+        with pytest.raises(ArtifactError, match=name):
+            fit(steps=4, resume=Checkpoint(found.tensors, missing)).go()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5)])
+def test_tensors_of_another_model_are_refused_in_one_line(tmp_path, shape):
+    fit(tmp_path / "run", steps=2).go()
+    found = newest(tmp_path / "run")
+    for name in found.tensors:
+        for tensors in (
+            {**found.tensors, name: torch.zeros(shape)},
+            {k: found.tensors[k] for k in found.tensors if k != name},
+        ):
+            with contextlib.suppress(LmlabError):
+                fit(steps=3, resume=Checkpoint(tensors, found.counters)).go()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lmlab import registry, scoring
 from lmlab.config import Named
-from lmlab.errors import EmptyDataError, RunExistsError, UsageError
+from lmlab.errors import EmptyDataError, UsageError
 from lmlab.facade.budget import Clock
-from lmlab.facade.learn import lasting, plan_and_learn
+from lmlab.facade.learn import lasting, new_run, plan_and_learn
 from lmlab.facade.prepare import Prepared, open_source, prepare
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
@@ -66,10 +67,15 @@ def compare_named(
     reporter: Reporter | None = None,
 ) -> list[TextModel]:
     """Train and score what is named by path for all models, and for some of them alone (`own`)."""
-    reporter = reporter or default_reporter()
     _check_kinds(models)
-    if out is not None and Path(out).exists():
-        raise RunExistsError(out)
+    folder = Path(out) if out is not None else None
+    with new_run(folder) if folder is not None else contextlib.nullcontext():
+        return _compared(named, models, own, folder, reporter or default_reporter())
+
+
+def _compared(
+    named: Named, models: Sequence[str], own: Mapping[str, Named], out: Path | None, reporter: Reporter
+) -> list[TextModel]:
     shared = {"train.baseline": False, **named}
     configs = [RunConfig.build({**shared, "model.kind": kind, **own.get(kind, {})}) for kind in models]
     source = str(named["source"])
@@ -80,7 +86,7 @@ def compare_named(
     if corpus.pretokenised:
         configs = [config.for_code() for config in configs]
     prepared = prepare(corpus, configs[0].tokenizer, reporter)
-    return [_trained(prepared, config, Path(out) if out is not None else None, reporter) for config in configs]
+    return [_trained(prepared, config, out, reporter) for config in configs]
 
 
 def _check_kinds(kinds: Sequence[str]) -> None:

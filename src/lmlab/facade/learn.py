@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,13 +99,13 @@ def train_named(
     config = RunConfig.build({**named, "source": IN_HAND} if text is not None else dict(named))
     if config.source is None or (text is not None and "source" in named):
         raise UsageError("train needs one source of text", "name a file, a folder, a corpus or a recipe that does")
-    if out is not None and Path(out).exists():
-        raise RunExistsError(out)
-    with joined() as ranks:
+    with joined() as ranks, contextlib.ExitStack() as holding:
         if ranks.count > 1 and config.source == "-":
             raise UsageError("several processes cannot share standard input", "write the text to a file")
         if not ranks.first:
             out, reporter, listeners = None, Silent(), ()
+        if out is not None:
+            holding.enter_context(new_run(Path(out)))
         with ranks.in_turn():
             if text is not None:
                 corpus = open_text(text, config.data)
@@ -117,6 +116,18 @@ def train_named(
             prepared = prepare(corpus, config.tokenizer, reporter)
         folder = Path(out) if out is not None else None
         return plan_and_learn(prepared, config, folder, reporter, clock, listeners, ranks)
+
+
+def new_run(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a model directory that is still to be made.
+
+    Raises:
+        RunExistsError: it is there.
+        HeldError: another process makes it.
+    """
+    if out.exists():
+        raise RunExistsError(out)
+    return disk.held(out)
 
 
 def plan_and_learn(
@@ -191,16 +202,16 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
     from lmlab.training import checkpoint
 
     reporter, folder = reporter or default_reporter(), Path(path)
-    manifest, config = store.read_manifest(folder), store.read_config(folder)
-    if manifest["status"] in ("done", "early"):
-        reporter.say(f"{folder} is finished; nothing is left to do")
-        return TextModel.load(folder)
-    with joined() as ranks:
+    with joined() as ranks, disk.held(folder) if ranks.first else contextlib.nullcontext():
+        manifest, config = store.read_manifest(folder), store.read_config(folder)
+        if manifest["status"] in ("done", "early"):
+            reporter.say(f"{folder} is finished; nothing is left to do")
+            return TextModel.load(folder)
         with ranks.in_turn():
             prepared = prepare(open_again(config, manifest, reporter), config.tokenizer, reporter)
         if not ranks.first:
             reporter, listeners = Silent(), ()
-        out, newest = folder if ranks.first else None, checkpoint.newest(folder)
+        out, newest = folder if ranks.first else None, checkpoint.newest(folder, reporter.say)
         with _compiling_said(reporter):
             return _fit(prepared, config, manifest, out, reporter, listeners, newest, resumed=True, ranks=ranks)
 
@@ -386,17 +397,12 @@ def _recorders(out: Path | None, checkpoint: Checkpoint | None, settings: TrainS
 
 def _forget_after(metrics: Path, step: int) -> None:
     """Drop from the metrics what a stopped run wrote after its last checkpoint, and its end: they will happen again."""
+    from lmlab.training.events import read_metrics
+
     if not metrics.is_file():
         return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-            if event["step"] <= step and event["event"] != "ended":
-                kept.append(line + "\n")
-        except ValueError:
-            continue  # the line that the kill cut short
-    disk.write_file(metrics, "".join(kept))
+    kept = [line for line, event in read_metrics(metrics) if event["step"] <= step and event["event"] != "ended"]
+    disk.write_file(metrics, "".join(f"{line}\n" for line in kept))
 
 
 def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Any], str]:

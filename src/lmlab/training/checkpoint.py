@@ -1,32 +1,35 @@
 """Checkpoints: everything that a run needs to resume as if it had never stopped.
 
-A checkpoint is a folder `checkpoints/step-000000120/` of safetensors (weights, optimiser, carried state)
-and a `state.json` (counters and plan). It appears whole, by a rename; the one before is removed only afterwards. A kill
-at any moment therefore leaves at least one good checkpoint, or none yet and the run begins again from its seed.
+A checkpoint is a folder `checkpoints/step-000000120/` of safetensors (weights, optimiser, carried state) and a
+`state.json` (counters, plan, and a checksum of all, verified before anything is used). It appears whole, by a rename;
+the one before is removed only afterwards. A kill at any moment therefore leaves at least one good checkpoint, or none
+yet and the run begins again from its seed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmlab import disk, store
-from lmlab.errors import ArtifactError
+from lmlab.errors import ArtifactError, shown
 from lmlab.integrity import read_json
 from lmlab.models.neural.base import NeuralModel
 from lmlab.training.ranks import Ranks
 
-_FOLDER = "checkpoints"
+_FOLDER, _CHECKSUM = "checkpoints", "sha256"
 _TENSORS, _COUNTERS, _WEIGHTS = "training.safetensors", "state.json", "model.safetensors"
 _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
 
@@ -48,6 +51,24 @@ class Progress:
     threads: int = 0  # inside each operation
     row_blocks: int = 0  # row blocks a batch
     validation_tokens: int = 0  # scored an evaluation
+
+    @classmethod
+    def of(cls, counters: Mapping[str, Any]) -> Self:
+        """The progress that counters tell.
+
+        Raises:
+            ArtifactError: one is missing, unknown, of another type, or out of bounds.
+        """
+        kinds: dict[str, Any] = get_type_hints(cls) | {"seconds": int | float}
+        for name in kinds.keys() | counters.keys():
+            value = counters.get(name, ...)
+            number = isinstance(value, int | float)
+            least, most = (1, 1000) if name in ("threads", "row_blocks") else (0, 10**18)
+            fits = isinstance(value, kinds.get(name, ())) and not isinstance(value, bool)
+            if not fits or (number and not least <= value <= most):
+                problem = f"the checkpoint is damaged ({name} is {'missing' if value is ... else shown(value)})"
+                raise ArtifactError(problem, "train again without --resume")
+        return cls(**counters)
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,8 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
             save_file(
                 {name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()}, folder / _TENSORS
             )
-            disk.write_json(folder / _COUNTERS, checkpoint.counters)
+            checksum = _checksum(folder / _TENSORS, checkpoint.counters)
+            disk.write_json(folder / _COUNTERS, {**checkpoint.counters, _CHECKSUM: checksum})
     for other in list(path.parent.iterdir()):
         if other != path:
             hidden = other.with_name(f".{other.name.lstrip('.')}")
@@ -80,20 +102,51 @@ def write(run: Path, checkpoint: Checkpoint) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def newest(run: Path) -> Checkpoint | None:
-    """The last checkpoint of a run; None if it was stopped before its first.
+def newest(run: Path, say: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+    """The last checkpoint of a run that is whole; None if it was stopped before its first.
+
+    Args:
+        run: the run's directory.
+        say: is told of damaged ones that are passed over.
 
     Raises:
-        ArtifactError: it is damaged.
+        ArtifactError: all are damaged.
     """
-    paths = sorted(path for path in (run / _FOLDER).glob("step-*"))
-    if not paths:
-        return None
-    counters = read_json(paths[-1] / _COUNTERS, "train again without --resume")
+    damaged = None
+    for path in sorted((run / _FOLDER).glob("step-*"), reverse=True):
+        if damaged is not None:
+            say(f"{damaged}; going on from {path.name}")
+        try:
+            return _read(path)
+        except ArtifactError as error:
+            damaged = error
+    if damaged is not None:
+        raise damaged
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    remedy = "train again without --resume"
+    counters = read_json(path / _COUNTERS, remedy)
     try:
-        return Checkpoint(load_file(paths[-1] / _TENSORS), counters)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{paths[-1]} is damaged ({error})", "train again without --resume") from error
+        checksum = _checksum(path / _TENSORS, {name: counters[name] for name in counters if name != _CHECKSUM})
+        if checksum != counters.pop(_CHECKSUM, None):
+            raise ArtifactError(f"{path} is damaged (its checksum is not that of its content)", remedy)
+        tensors = load_file(path / _TENSORS)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged ({error})", remedy) from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ArtifactError(f"{path} is damaged ({name} holds NaN or infinite numbers)", remedy)
+    return Checkpoint(tensors, counters)
+
+
+def _checksum(tensors: Path, counters: Mapping[str, Any]) -> str:
+    """Of the tensors' file and the counters together."""
+    with tensors.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(counters, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def keep_weights(model: NeuralModel, run: Path) -> None:

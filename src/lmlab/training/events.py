@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,20 @@ class Ended:
 
 Event = Began | Stepped | Evaluated | Sampled | Ended
 Listener = Callable[[Event], None]
+
+
+_READ = {"stepped": ("step", "seconds", "train_nats"), "evaluated": ("step", "seconds", "valid_nats")}
+
+
+def read_metrics(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line of a `metrics.jsonl` and its event; lines that a kill cut short, or that are damaged, are left out."""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            event = json.loads(line)
+            if all(isinstance(event[name], int | float) for name in _READ.get(event["event"], ("step",))):
+                yield line, event
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
 
 
 class MetricsFile:

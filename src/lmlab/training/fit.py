@@ -75,7 +75,7 @@ class Fit:
         Raises:
             NonFiniteError: the loss became NaN or infinite; the last good checkpoint is kept.
         """
-        before = self.resume.counters["seconds"] if self.resume else 0.0
+        before = Progress.of(self.resume.counters).seconds if self.resume else 0.0
         began = self.clock() - before
 
         def seconds() -> float:
@@ -105,7 +105,7 @@ class Fit:
     def _resumed(self) -> tuple[Progress, float | None]:
         """Where the run stands, and the budget that is left to replan if it is timed."""
         assert self.resume is not None
-        progress = Progress(**self.resume.counters)
+        progress = Progress.of(self.resume.counters)
         if self.ranks.count > 1:  # it may have been alone
             progress.threads, progress.row_blocks = min(progress.threads, self.ranks.cores), 1
         timed = named_plan(self.settings, self.batches) is None

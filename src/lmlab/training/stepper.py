@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from lmlab.errors import NonFiniteError
+from lmlab.errors import ArtifactError, NonFiniteError
 from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.tokens.batches import Batch, Batches
 from lmlab.train_settings import TrainSettings
@@ -134,14 +134,24 @@ class Stepper:
         return tensors | {f"carried/{nth}": tensor for nth, tensor in enumerate(carried)}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Load the tensors of a checkpoint, written by however many processes."""
-        self._model.load_state_dict(checkpoint.group("model"))
-        for name, tensor in checkpoint.group("optimizer").items():
-            self._optimizer.memory[name].copy_(tensor)
+        """Load the tensors of a checkpoint, written by however many processes.
+
+        Raises:
+            ArtifactError: it is of another model or another text.
+        """
         carried = checkpoint.group("carried")
-        if carried:
-            whole = TensorState(tuple(carried[str(nth)].to(self._model.device) for nth in range(len(carried))))
-            self._state = rows_of(whole, self._ranks.rank, self._ranks.count)
+        try:
+            self._model.load_state_dict(checkpoint.group("model"))
+            memory = checkpoint.group("optimizer")
+            for name, tensor in self._optimizer.memory.items():
+                tensor.copy_(memory[name])
+            self._epoch[self.progress.index]
+            if carried:
+                whole = TensorState(tuple(carried[str(nth)].to(self._model.device) for nth in range(len(carried))))
+                self._state = rows_of(whole, self._ranks.rank, self._ranks.count)
+        except (KeyError, IndexError, RuntimeError, TypeError) as error:
+            problem = f"the checkpoint of step {self.progress.step} does not fit this run ({error})"
+            raise ArtifactError(problem, "train again without --resume") from error
 
 
 def check_finite(what: str, value: float, step: int, *, saved: bool) -> None:
