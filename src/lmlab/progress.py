@@ -39,13 +39,32 @@ class Silent(Reporter):
     """Says nothing."""
 
 
+class _Forgiving:
+    """A stream that drops what it cannot write: no notice is worth a run."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 class Console(Reporter):
     """Draws on standard error: live bars in a terminal, plain lines where there is none."""
 
     def __init__(self) -> None:
         from rich.console import Console as RichConsole
 
-        self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        stream: Any = _Forgiving(sys.stderr)
+        self._console = RichConsole(file=stream, highlight=False, soft_wrap=True)
         self._training: Any = None  # the bar of a training run, and its task
         self._task: Any = None
         self._valid = ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -108,19 +109,86 @@ record = events.MetricsFile.__call__
 def recorded(self, event):
     record(self, event)
     if isinstance(event, events.Stepped) and event.step == 4:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 
 events.MetricsFile.__call__ = recorded
 sys.exit(main())
 """
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(here, capsys):
-    words = ["train", "poem.txt", "-o", "runs/stopped", "--steps", "9", "--set", "model.hidden=16", "--set",
-             "train.baseline=false", "--set", "train.evaluations=0", "--set", "train.threads=1", "--quiet"]  # fmt: skip
-    done = python(INTERRUPTED, *words, cwd=here)
-    assert done.returncode == 130, done.stderr
-    assert done.stderr == "lmlab: interrupted at step 4, all saved; go on with: lmlab train --resume runs/stopped\n"
-    assert json.loads((here / "runs/stopped/manifest.json").read_text())["status"] == "interrupted"
-    assert main(["train", "--resume", "runs/stopped", "--quiet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 9
+SHORT = ["--steps", "9", "--set", "model.hidden=16", "--set", "train.baseline=false", "--set", "train.evaluations=0",
+         "--set", "train.threads=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(here, capsys, monkeypatch, number):
+    monkeypatch.setenv("SIGNAL", str(int(number)))
+    run = f"runs/stopped-{number}"
+    done = python(INTERRUPTED, "train", "poem.txt", "-o", run, *SHORT, "--quiet", cwd=here)
+    assert done.returncode == 128 + number, done.stderr
+    assert done.stderr == f"lmlab: interrupted at step 4, all saved; go on with: lmlab train --resume {run}\n"
+    assert json.loads((here / run / "manifest.json").read_text())["status"] == "interrupted"
+    assert main(["train", "--resume", run, "--quiet", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert (results["steps"], results["signal"]) == (9, None)
+
+
+def test_hangups_that_nohup_ignores_are_ignored(here, monkeypatch):
+    monkeypatch.setenv("SIGNAL", str(int(signal.SIGHUP)))
+    ignored = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + INTERRUPTED
+    done = python(ignored, "train", "poem.txt", "-o", "runs/nohup", *SHORT, "--quiet", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Sends itself a signal as soon as a function is called.
+SIGNALLED = """
+import os, sys
+from lmlab.cli import main
+from {module} import {holder}
+
+def struck(*words, **named):
+    os.kill(os.getpid(), {number})
+
+{holder}.{name} = struck
+sys.exit(main())
+"""
+GENERATE = ["generate", "runs/kn3", "--prompt", "the", "--allow-unknown", "--stream"]
+ESTIMATE = ["ngram", "estimate", "poem.txt", "-o", "runs/half", "--quiet"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("words", "module", "holder", "name"),
+    [
+        (GENERATE, "lmlab.facade.text_model", "TextModel", "stream"),
+        (ESTIMATE, "lmlab", "store", "write_description"),
+        (["train", "poem.txt", "-o", "runs/half", "--quiet"], "lmlab", "store", "write_description"),
+    ],
+)
+def test_other_work_ends_with_a_line_and_nothing_half_written(here, words, module, holder, name, number):
+    before = sorted(path.name for path in (here / "runs").iterdir())
+    done = python(SIGNALLED.format(module=module, holder=holder, name=name, number=int(number)), *words, cwd=here)
+    assert (done.returncode, done.stderr) == (128 + number, f"lmlab: ended by signal {int(number)}\n")
+    assert sorted(path.name for path in (here / "runs").iterdir()) == before
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_work_is_kept_whatever_stream_is_closed(here, closed):
+    """Nor does a file that is written take the number of a closed stream."""
+    run = "runs/closed" + "".join(map(str, closed))
+    close = " ".join(f"{number}>&-" for number in closed)
+    words = " ".join([*LMLAB, "train", "poem.txt", "-o", run, *SHORT])
+    done = subprocess.run(["sh", "-c", f"{words} {close}"], capture_output=True, text=True, cwd=here, check=False)
+    assert done.returncode == (1 if 1 in closed else 0), done.stderr
+    told = done.stderr.endswith("lmlab: nobody reads the output (it is closed)\n")
+    assert told == (closed == (1,))
+    assert "Traceback" not in done.stdout + done.stderr
+    assert main(["info", run]) == 0
+
+
+def test_work_is_kept_where_progress_is_read_no_more(here):
+    words = [*LMLAB, "train", "poem.txt", "-o", "runs/unread", *SHORT]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=here)
+    process.stderr.close()
+    assert process.wait() == 0
+    assert json.loads((here / "runs/unread/manifest.json").read_text())["status"] == "done"

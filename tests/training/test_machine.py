@@ -69,7 +69,7 @@ def test_handlers_come_back_after_a_failure_and_stay_outside_the_main_thread():
     def fails():
         with Interrupt() as interrupt:
             signal.raise_signal(signal.SIGTERM)
-            assert interrupt.asked
+            assert interrupt.signal == signal.SIGTERM
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -6,12 +6,14 @@ Nothing heavy is imported to show help: a verb's module is loaded when the verb 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lmlab.cli.parser import Parser
 from lmlab.errors import LmlabError, UnknownNameError
@@ -32,7 +34,6 @@ VERBS = {
     "ngram stats": "what an n-gram model holds, length by length",
     "demo": "two minutes: three models on Python's own library, with no download",
 }
-_INTERRUPTED = 130
 _NO_MEMORY = "out of memory: use a smaller model, vocabulary or batch"
 
 
@@ -70,7 +71,7 @@ def overview() -> str:
         "usage: lmlab VERB ...\n\n"
         "From any text to an honest language model, in minutes, on the machine you have.\n\n"
         f"verbs (`lmlab VERB --help` has examples):\n{verbs}\n\n"
-        "exit codes: 0 well, 1 failure, 2 wrong usage, 130 interrupted (saved where it can be)\n"
+        "exit codes: 0 well, 1 failure, 2 wrong usage, 128 + N ended by signal N (130 Ctrl-C; saved where it can be)\n"
     )
 
 
@@ -82,11 +83,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _answer(list(arguments))
-    from lmlab.training.machine import tune_process
+    from lmlab.training.machine import ENDING, tune_process
 
     tune_process(keep_memory=sys.argv[1:2] != ["ngram"])
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores hangups
+            signal.signal(number, _end)
+    unread = sys.stdout is None
+    _open_streams()
     _print_whatever()
-    return _leave(_answer(sys.argv[1:]))
+    code = _answer(sys.argv[1:])
+    return _leave(_fail("nobody reads the output (it is closed)", 1) if unread and not code else code)
+
+
+def _end(number: int, frame: Any) -> NoReturn:
+    """As Ctrl-C ends a program: what is open is closed, what is half-written removed."""
+    raise KeyboardInterrupt(number)
+
+
+def _open_streams() -> None:
+    """Put the null device where a standard stream is closed, lest the next file that is opened take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _answer(words: list[str]) -> int:
@@ -99,8 +122,9 @@ def _answer(words: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
         return _fail("nobody reads the output any more (closed pipe)", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", _INTERRUPTED)
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        return _fail("interrupted" if number == signal.SIGINT else f"ended by signal {number}", 128 + number)
     except MemoryError:
         return _fail(_NO_MEMORY, 1)
     except RuntimeError as error:
@@ -120,7 +144,7 @@ def _leave(code: int) -> NoReturn:
     """End the process, without taking apart all that it holds: that would take longer than a small job."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        with contextlib.suppress(OSError):  # it was told already, where somebody could hear it
             stream.flush()
     os._exit(code)
 

@@ -90,8 +90,9 @@ def _check_same(folder: Path, given: Named, out: str | None) -> None:
 def _show(lm: Any, options: argparse.Namespace) -> int:
     results, kind = lm.manifest["results"], lm.config.model.kind
     interrupted = lm.manifest["status"] == "interrupted"
+    code = 128 + results["signal"] if interrupted else 0
     if not is_first():
-        return 130 if interrupted else 0
+        return code
     if options.json:
         print_json({"run": str(lm.folder), "model": kind, "status": lm.manifest["status"], **results})
     elif not interrupted:
@@ -99,8 +100,7 @@ def _show(lm: Any, options: argparse.Namespace) -> int:
     if interrupted:
         said = f"interrupted at step {results['steps']}, all saved; go on with: lmlab train --resume {lm.folder}"
         print(f"lmlab: {said}", file=sys.stderr)
-        return 130
-    return 0
+    return code
 
 
 def _table(lm: Any, results: dict[str, Any], kind: str) -> None:

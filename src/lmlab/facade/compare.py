@@ -102,7 +102,7 @@ def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: 
     reporter.say(f"{kind}:")
     lm = plan_and_learn(prepared, config, out / kind if out else None, reporter, Clock(time.perf_counter()))
     if lm.manifest["status"] == "interrupted":
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(lm.manifest["results"]["signal"])
     split = "test" if "test" in prepared.stores else "valid"
     tokens = prepared.stores[split]
     with reporter.stage("scoring the held-out split", tokens.tokens, " tokens") as advance:

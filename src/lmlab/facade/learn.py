@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -308,6 +309,7 @@ def _fit(
         "parameters": model.parameter_count,
         "best_step": outcome.progress.best_step,
         "processes": ranks.count,
+        "signal": outcome.signal or signal.SIGINT if outcome.reason == "interrupted" else None,
     }
     if outcome.reason != "interrupted" and ranks.first:
         temperature = _calibrated(model, settings.calibration_temperature, validation, out, reporter)

@@ -28,10 +28,11 @@ _ROUNDING = 1e-9  # of shares of a run
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `reason` is done, early or interrupted."""
+    """How a run ended: `reason` is done, early or interrupted, by the signal of that number."""
 
     reason: str
     progress: Progress
+    signal: int = 0
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Loop:
         self._tell(
             Ended(progress.step, reason, progress.best_nats, progress.best_step, progress.tokens, self.seconds())
         )
-        return Outcome(reason, progress)
+        return Outcome(reason, progress, interrupt.signal)
 
     def _steps(self, interrupt: Interrupt) -> str:
         settings, progress, keeper = self.settings, self.stepper.progress, self.keeper
@@ -119,7 +120,7 @@ class Loop:
             if self.replanner is not None and self._due(_REPLANS, before, share):
                 self.plan = self.replanner.replanned(self.plan, progress.step)
                 progress.plan = str(self.plan)
-            asked, due_of_any = self.ranks.total(interrupt.asked, keeper.due)
+            asked, due_of_any = self.ranks.total(interrupt.signal > 0, keeper.due)
             if asked or due_of_any:
                 self._save()
             if asked:

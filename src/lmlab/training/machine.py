@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, device
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that ask a process to end, besides Ctrl-C; a system may lack one."""
 _PROBE_GAIN = 1.3  # bf16 must be this much faster than fp32 to be chosen
 
 
@@ -111,25 +113,30 @@ def torch_borrowed() -> Iterator[None]:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop after the step; the second one acts at once.
+    """Turns the first Ctrl-C (SIGTERM, SIGHUP) into a request to stop after the step; the second one acts at once.
 
-    The handlers of before come back on leaving. Outside the main thread, which alone gets signals, nothing changes.
+    The handlers of before come back on leaving. Outside the main thread, which alone gets signals, nothing changes; nor
+    does it where hangups are ignored (`nohup`).
+
+    Attributes:
+        signal: the number of the one that asked; 0 if none did.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.signal = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+            for number in (signal.SIGINT, *ENDING):
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
+        if self.signal:
             raise KeyboardInterrupt
-        self.asked = True
+        self.signal = number
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
