@@ -31,13 +31,20 @@ def unsure(model, certainty):
 @pytest.mark.parametrize("certainty", [1.15, 0.9])
 def test_too_sure_a_model_is_made_as_sure_as_the_text_allows(text, certainty):
     model = unsure(LSTM(LSTM.Settings(embedding=4, hidden=8), 10), certainty)
-    before, after = calibrate(model, text)
+    before, after, _ = calibrate(model, text)
     assert 1 / model.temperature == pytest.approx(1 / certainty, abs=0.05)
     assert after < before
 
 
 def test_a_model_that_suits_the_text_stays_as_it_is(text):
     model = unsure(LSTM(LSTM.Settings(embedding=4, hidden=8), 10), 1.0)
-    before, after = calibrate(model, text)
+    before, after, _ = calibrate(model, text)
     assert 1 / model.temperature == pytest.approx(1.0, abs=0.04)
     assert after <= before
+
+
+def test_as_many_tokens_are_read_as_there_is_time_for(text):
+    model = unsure(LSTM(LSTM.Settings(embedding=4, hidden=8), 10), 0.9)
+    _, _, some = calibrate(model, text, seconds=0.0)
+    _, _, more = calibrate(model, text)
+    assert some == text[0].tokens < more == sum(batch.tokens for batch in text)

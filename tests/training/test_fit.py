@@ -9,6 +9,7 @@ from lmlab.errors import NonFiniteError
 from lmlab.tokens.batches import Batch, Columns, Lines
 from lmlab.training import checkpoint as checkpoints
 from lmlab.training import loop, stepper, validation
+from lmlab.training.budget import Budget
 from lmlab.training.events import Began, Ended, Evaluated, Sampled, Stepped
 from lmlab.training.fit import Fit
 from lmlab.training.plan import Plan
@@ -435,21 +436,45 @@ def test_a_run_in_step_with_its_budget_keeps_its_plan(monkeypatch):
     assert outcome.progress.seconds == pytest.approx(0.6, rel=0.01)
 
 
-def test_what_went_by_before_and_what_is_scored_afterwards_leave_fewer_steps(monkeypatch):
-    """Of 0.6 s, half is left for training at least."""
-    steps = {}
-    for spent, afterwards in ((0.0, 0), (0.15, 0), (9.0, 0), (0.0, 10_000_000)):
-        clock = Clock(monkeypatch, tick=1e-6)
-        run = fit(steps=None, minutes=0.01, evaluations=0, clock=clock)
-        run.spent, run.afterwards = spent, afterwards
-        steps[spent, afterwards] = run.go().progress.step
-        monkeypatch.undo()
-    whole = steps[0.0, 0]
-    assert steps[0.15, 0] == pytest.approx(whole - 50, abs=1)
-    assert steps[9.0, 0] == pytest.approx(whole - 100, abs=1)
-    assert steps[0.0, 10_000_000] == pytest.approx(
-        whole - 10_000_000 * (1e-6 / 90) / 0.003, abs=2
-    )  # a tick for 90 tokens
+def within(monkeypatch, budget, seconds_a_step=lambda progress: 0.003, afterwards=None):
+    """The steps that are made of 0.003 s each, or as said, within a budget that began 0 s by its clock."""
+    clock = Clock(monkeypatch, seconds_a_step, tick=1e-7)
+    run = fit(steps=None, minutes=0.01, evaluations=0, clock=clock)
+    run.budget, run.afterwards = budget(clock), afterwards or {}
+    outcome = run.go()
+    monkeypatch.undo()
+    return outcome.progress.step, clock.now
+
+
+def test_what_went_by_before_and_what_comes_afterwards_leave_fewer_steps(monkeypatch):
+    def reserved(clock):
+        budget = Budget(0.6, 0.0, clock)
+        budget.reserve("scoring", 0.25)
+        return budget
+
+    whole, _ = within(monkeypatch, lambda clock: Budget(0.6, 0.0, clock))
+    late, _ = within(monkeypatch, lambda clock: Budget(0.6, -0.15, clock))
+    scored, _ = within(monkeypatch, reserved, afterwards={"scoring": 10**9})
+    little, _ = within(monkeypatch, reserved, afterwards={"scoring": 320})  # ten steps' tokens, half the time
+    none, _ = within(monkeypatch, lambda clock: Budget(0.6, -9.0, clock))
+    assert late == scored == pytest.approx(whole - 50, abs=1)
+    assert little == pytest.approx(whole - 5, abs=1)
+    assert none == 1
+
+
+@pytest.mark.parametrize("times", [0.2, 5, 100])
+@pytest.mark.parametrize("at", [1, 20, 100, 190])
+def test_a_machine_that_gets_busier_or_free_in_the_middle_ends_a_run_in_time(monkeypatch, times, at):
+    slow = lambda progress: 0.003 * (times if progress.step >= at else 1)  # noqa: E731
+    _, now = within(monkeypatch, lambda clock: Budget(0.6, 0.0, clock), slow)
+    assert now == pytest.approx(0.6, abs=0.03 + 1.01 * 0.003 * times)
+
+
+def test_a_trial_of_slow_steps_is_broken_off(monkeypatch, two_cores):
+    run = fit(steps=None, minutes=1, threads=None, evaluations=0)
+    run.clock = clock = Clock(monkeypatch, lambda progress: 7.0)
+    assert run.go().progress.step == 7
+    assert clock.now == 56
 
 
 @pytest.mark.parametrize("budget", [{"minutes": 0.003}, {"steps": 120}])

@@ -131,7 +131,7 @@ def machine_where(fastest, monkeypatch):
 @pytest.mark.parametrize("fastest", [(1, 1), (2, 1), (2, 2)])
 def test_a_timed_run_takes_the_fastest_way_and_records_it(tmp_path, monkeypatch, two_cores, fastest):
     clock, tried = machine_where(fastest, monkeypatch)
-    run = fit(tmp_path / "run", threads=None, steps=None, minutes=0.005, clock=clock)
+    run = fit(tmp_path / "run", threads=None, steps=None, minutes=0.1, clock=clock)
     run.validation = None
     progress = run.go().progress
     assert sorted(tried) == [(1, 1), (2, 1), (2, 2)]

@@ -55,7 +55,21 @@ def test_a_plan_is_read_back_from_its_text(plan):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "0:10;5:8", "a:b", "0:10:3", "1:10", "0:0", "0:10,0:12", "0:10,5:5", "0:-3", "0:9999999999999"]
+    "text",
+    [
+        "",
+        "5",
+        "0:10;5:8",
+        "a:b",
+        "0:10:3",
+        "1:10",
+        "0:0",
+        "0:10,0:12",
+        "0:10,5:4",
+        "0:10,5:5,6:9",
+        "0:-3",
+        "0:9999999999999",
+    ],
 )
 def test_what_is_no_plan_is_refused_in_one_line(text):
     with pytest.raises(SettingError, match=r"^train\.plan is '") as caught:

@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -166,8 +167,9 @@ def _run(words: list[str]) -> int:
 
             print(f"lmlab {__version__}")
             return 0
-        verb, rest = split_verb(words)
+        began, (verb, rest) = time.perf_counter(), split_verb(words)
         options = verb_parser(verb).parse_args(rest)
+        options.began = began
         code: int = options.run(options)
         return code
     finally:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         return _show(learn.resume(options.resume, reporter), options)
     recipe = from_tables(load_recipe(options.recipe)) if options.recipe else {}
     out = options.out or _free_name(options, given)
-    return _show(learn.train_named(merged(recipe, given), out=out, reporter=reporter), options)
+    return _show(learn.train_named(merged(recipe, given), out=out, reporter=reporter, began=options.began), options)
 
 
 def _free_name(options: argparse.Namespace, given: Named) -> str:
@@ -114,7 +114,9 @@ def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
     size = lm.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
-    title = f"validation split of {lm.manifest['data']['name']}"
+    scored, whole = results.get("valid", {}).get("tokens"), results.get("valid", {}).get("of_tokens")
+    part = f", its first {scored:,} of {whole:,} tokens (`lmlab eval` scores all)" if scored != whole else ""
+    title = f"validation split of {lm.manifest['data']['name']}{part}"
     if "valid" not in results:
         lacking = "its scores do not sum to one" if not scorer_of(lm.model).normalised else "no text held out"
         title, note = f"trained on {lm.manifest['data']['name']}; no figures: {lacking}", ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lmlab import registry, scoring
 from lmlab.config import Named
 from lmlab.errors import EmptyDataError, UsageError
-from lmlab.facade.budget import Clock
-from lmlab.facade.learn import lasting, new_run, plan_and_learn
+from lmlab.facade.learn import lasting, learn, new_run
 from lmlab.facade.prepare import Prepared, open_source, prepare
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
 from lmlab.progress import Reporter, default_reporter
 from lmlab.run_config import RunConfig, from_keywords, from_tables
+from lmlab.training.budget import Budget
 
 if TYPE_CHECKING:
     from lmlab.facade.keywords import Keywords
@@ -100,7 +99,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
 def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: Reporter) -> TextModel:
     kind = config.model.kind
     reporter.say(f"{kind}:")
-    lm = plan_and_learn(prepared, config, out / kind if out else None, reporter, Clock(time.perf_counter()))
+    lm = learn(prepared, config, out / kind if out else None, reporter, Budget.of(config.train))
     if lm.manifest["status"] == "interrupted":
         raise KeyboardInterrupt(lm.manifest["results"]["signal"])
     split = "test" if "test" in prepared.stores else "valid"

@@ -16,7 +16,8 @@ from lmlab.config import load_recipe
 from lmlab.corpora import open_text
 from lmlab.corpora.named import CORPORA
 from lmlab.errors import MissingExtraError, RunExistsError, UsageError
-from lmlab.facade.budget import Clock, expect, planned
+from lmlab.facade.figures import account, afterwards, baselines, calibrated, held_out, reserve
+from lmlab.facade.planning import expect, planned
 from lmlab.facade.prepare import (
     IN_HAND,
     Prepared,
@@ -33,11 +34,11 @@ from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent, default_reporter
 from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
 from lmlab.tokens import Tokenizer
+from lmlab.training.budget import Budget
 from lmlab.training.ranks import Ranks, joined
 
 if TYPE_CHECKING:
     from lmlab.facade.keywords import Keywords
-    from lmlab.tokens.batches import Epoch
     from lmlab.train_settings import TrainSettings
     from lmlab.training.checkpoint import Checkpoint
     from lmlab.training.events import Listener
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _BYTES_A_WEIGHT = 16  # in fp32: itself, its gradient, and the two moments of Adam
 _MOST_NOTES = 5  # said of an estimation; the manifest keeps them all
 # With these a run repeats bit for bit, whatever was measured when it was first made.
-_DECIDED = ("plan", "precision", "threads", "row_blocks", "validation_tokens")
+_DECIDED = ("plan", "precision", "threads", "row_blocks", "evaluations", "validation_tokens")
 
 
 @takes_settings
@@ -90,13 +91,16 @@ def train_named(
     out: str | Path | None = None,
     reporter: Reporter | None = None,
     listeners: Sequence[Listener] = (),
+    began: float | None = None,
 ) -> TextModel:
     """Train what is named by path, `{"source": "my.txt", "model.kind": "cnn"}`; `train` and the command line end here.
+
+    Minutes count from `began` on the clock of `time.perf_counter`, or from now.
 
     Raises:
         LmlabError: `lmlab.errors` has the tree.
     """
-    clock, reporter = Clock(time.perf_counter()), reporter or default_reporter()
+    began, reporter = time.perf_counter() if began is None else began, reporter or default_reporter()
     config = RunConfig.build({**named, "source": IN_HAND} if text is not None else dict(named))
     if config.source is None or (text is not None and "source" in named):
         raise UsageError("train needs one source of text", "name a file, a folder, a corpus or a recipe that does")
@@ -116,7 +120,9 @@ def train_named(
             config = config.for_code() if corpus.pretokenised else config
             prepared = prepare(corpus, config.tokenizer, reporter)
         folder = Path(out) if out is not None else None
-        return plan_and_learn(prepared, config, folder, reporter, clock, listeners, ranks)
+        budget = Budget.of(config.train, began)
+        budget.took["reading"] = budget.spent
+        return learn(prepared, config, folder, reporter, budget, listeners, ranks)
 
 
 def new_run(out: Path) -> contextlib.AbstractContextManager[None]:
@@ -129,22 +135,6 @@ def new_run(out: Path) -> contextlib.AbstractContextManager[None]:
     if out.exists():
         raise RunExistsError(out)
     return disk.held(out)
-
-
-def plan_and_learn(
-    prepared: Prepared,
-    config: RunConfig,
-    out: Path | None,
-    reporter: Reporter,
-    clock: Clock,
-    listeners: Sequence[Listener] = (),
-    ranks: Ranks = Ranks(),  # noqa: B008  # frozen
-) -> TextModel:
-    """Choose what suits the budget, where one process trains, and train; says what compiling took of it."""
-    with _compiling_said(reporter):
-        if ranks.count == 1:
-            config, clock = planned(config, prepared, reporter, clock)
-        return learn(prepared, config, out, reporter, listeners, ranks, clock)
 
 
 @contextlib.contextmanager
@@ -166,26 +156,29 @@ def learn(
     config: RunConfig,
     out: Path | None,
     reporter: Reporter,
+    budget: Budget,
     listeners: Sequence[Listener] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  # frozen
-    clock: Clock | None = None,
 ) -> TextModel:
-    """Train one model on prepared data; minutes count from now or the clock.
+    """Choose what suits the budget, where one process trains, and train; says what compiling took of it.
 
     Raises:
         UsageError: two packages claim one name of a model, or this kind is not trained from text.
     """
-    manifest = store.new_manifest(config, prepared.describe())
     kind = config.model.kind
     registry.names("model")  # which fails where a name is claimed twice
     family = registry.resolve("model", kind).family
-    if family == "counted":
-        if ranks.count > 1:
-            raise UsageError(f"a {kind} is counted in one process", "start it without torchrun")
-        return _count(prepared, config, manifest, out, reporter)
-    if family != "neural":
-        raise UsageError(f"a {kind} is not trained from text", "`lmlab train --help` lists the models that are")
-    return _fit(prepared, config, manifest, out, reporter, listeners, ranks=ranks, clock=clock)
+    with _compiling_said(reporter):
+        if family == "counted":
+            if ranks.count > 1:
+                raise UsageError(f"a {kind} is counted in one process", "start it without torchrun")
+            return _count(prepared, config, store.new_manifest(config, prepared.describe()), out, reporter)
+        if family != "neural":
+            raise UsageError(f"a {kind} is not trained from text", "`lmlab train --help` lists the models that are")
+        reserve(budget, prepared, config)
+        config, tokens = planned(config, prepared, reporter, budget) if ranks.count == 1 else (config, None)
+        manifest = store.new_manifest(config, prepared.describe())
+        return _fit(prepared, config, manifest, out, reporter, budget, listeners, ranks=ranks, tokens=tokens)
 
 
 def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequence[Listener] = ()) -> TextModel:
@@ -213,8 +206,11 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
         if not ranks.first:
             reporter, listeners = Silent(), ()
         out, newest = folder if ranks.first else None, checkpoint.newest(folder, reporter.say)
+        spent = newest.counters["seconds"] if newest else 0.0
+        budget = Budget.of(config.train, time.perf_counter() - spent)
+        reserve(budget, prepared, config)
         with _compiling_said(reporter):
-            return _fit(prepared, config, manifest, out, reporter, listeners, newest, resumed=True, ranks=ranks)
+            return _fit(prepared, config, manifest, out, reporter, budget, listeners, newest, resumed=True, ranks=ranks)
 
 
 # -- counted models ---------------------------------------------------------------------------------------------------
@@ -247,7 +243,7 @@ def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, A
     """The figures on the validation split, where there is one and the model has probabilities."""
     if "valid" not in prepared.stores or not scorer_of(model).normalised:
         return {}
-    tokens = prepared.validation()
+    tokens = prepared.head("valid")
     with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:
         return {"valid": vars(scoring.evaluate(model, tokens, advance))}
 
@@ -261,14 +257,16 @@ def _fit(
     manifest: dict[str, Any],
     out: Path | None,
     reporter: Reporter,
+    budget: Budget,
     listeners: Sequence[Listener] = (),
     checkpoint: Checkpoint | None = None,
     *,
     resumed: bool = False,
     ranks: Ranks,
-    clock: Clock | None = None,
+    tokens: float | None = None,
 ) -> TextModel:
     from lmlab.training.fit import Fit
+    from lmlab.training.plan import Plan
 
     settings, seed = config.train, config.seed
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -276,9 +274,10 @@ def _fit(
     model = _new_model(config, prepared.tokenizer.vocab_size)
     batches = training_batches(prepared.stores["train"], settings, seed)
     validation = validation_batches(prepared.stores.get("valid"), batches, settings)
-    if ranks.first and settings.baseline and "baselines" not in manifest["results"]:
-        manifest["results"]["baselines"] = _baselines(prepared, reporter)
-        expect(manifest["results"], clock, reporter)
+    results, ngram = manifest["results"], None
+    if ranks.first and settings.baseline and "baselines" not in results:
+        results["baselines"], ngram = baselines(prepared, budget, reporter)
+        expect(results, tokens, reporter)
     if out is not None and not resumed:
         with disk.atomic_folder(out) as folder:
             store.write_description(folder, prepared.tokenizer, config, manifest)
@@ -293,16 +292,17 @@ def _fit(
         listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
         sample=_sampler(prepared.tokenizer, seed),
         ranks=ranks,
-        spent=time.perf_counter() - clock.began if clock is not None else 0.0,
-        afterwards=prepared.validation_tokens + _calibration_tokens(prepared, settings),
+        budget=budget,
+        afterwards=afterwards(prepared),
     )
     try:
-        outcome = run.go()
+        with budget.stage("training"):
+            outcome = run.go()
     finally:
         reporter.rest()
     config = config.with_train(**{name: getattr(outcome.progress, name) for name in _DECIDED})
     manifest["status"] = outcome.reason
-    manifest["results"] |= {
+    results |= {
         "train_seconds": outcome.progress.seconds,
         "steps": outcome.progress.step,
         "tokens_seen": outcome.progress.tokens,
@@ -312,9 +312,14 @@ def _fit(
         "signal": outcome.signal or signal.SIGINT if outcome.reason == "interrupted" else None,
     }
     if outcome.reason != "interrupted" and ranks.first:
-        temperature = _calibrated(model, settings.calibration_temperature, validation, out, reporter)
-        manifest["results"]["calibration_temperature"] = temperature
-        manifest["results"] |= _held_out(model, prepared, reporter)
+        named = settings.calibration_temperature
+        results["calibration_temperature"] = calibrated(model, named, validation, out, budget, reporter)
+        if "valid" in prepared.stores:
+            results["valid"], scored = held_out(model, prepared, "valid", budget, reporter)
+            if ngram is not None:
+                results["baselines"]["ngram"] = ngram.on(scored)
+        if budget.timed:
+            account(results, Plan.parse(outcome.progress.plan).changes[0][1], budget, reporter)
     if out is not None:
         store.write_results(out, config, manifest)
     return TextModel(model, prepared.tokenizer, config, manifest, out, prepared.stores)
@@ -334,53 +339,6 @@ def _new_model(config: RunConfig, vocab_size: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return model_class(settings, vocab_size)
-
-
-def _calibration_tokens(prepared: Prepared, settings: TrainSettings) -> int:
-    """How many tokens are read again to fit the calibration temperature."""
-    from lmlab.training.calibrate import ENOUGH, READINGS
-
-    return READINGS * min(ENOUGH, prepared.validation_tokens) if settings.calibration_temperature is None else 0
-
-
-def _calibrated(
-    model: Any, temperature: float | None, validation: Epoch | None, out: Path | None, reporter: Reporter
-) -> float:
-    """The calibration temperature that is named, or suits the validation split, in the model and its weights' file."""
-    from lmlab.training.calibrate import calibrate
-    from lmlab.training.checkpoint import keep_weights
-
-    if temperature is not None:
-        model.temperature = temperature
-    elif validation is not None:
-        before, after = calibrate(model, validation)
-        if model.temperature != 1:
-            said = f"calibration temperature {model.temperature:.3f}"
-            reporter.say(f"{said}: {before:.4f} -> {after:.4f} nats/token on the validation split")
-    if model.temperature != 1 and out is not None:
-        keep_weights(model, out)
-    return float(model.temperature)
-
-
-def _baselines(prepared: Prepared, reporter: Reporter) -> dict[str, Any]:
-    """What an n-gram and xz make of the validation split."""
-    from lmlab.training.baseline import ngram_baseline, xz_bits_per_byte
-
-    if "valid" not in prepared.stores:
-        return {}
-    with reporter.stage("fitting the n-gram baseline"):
-        baseline = ngram_baseline(
-            prepared.stores["train"], prepared.validation(), prepared.tokenizer.kind, prepared.tokenizer.vocab_size
-        )
-        xz = xz_bits_per_byte(
-            prepared.corpus.text("train", max_bytes=8 << 20), prepared.corpus.text("valid", max_bytes=4 << 20)
-        )
-    reporter.say(
-        f"baseline on the validation split: {baseline.order}-gram {baseline.report.nats_per_token:.4f} nats/token, "
-        f"{baseline.report.bits_per_byte:.3f} bits/byte in {baseline.seconds:.1f} s; xz {xz:.3f} bits/byte"
-    )
-    ngram = {"order": baseline.order, "seconds": baseline.seconds, **vars(baseline.report)}
-    return {"ngram": ngram, "xz": {"bits_per_byte": xz}}
 
 
 def _recorders(out: Path | None, checkpoint: Checkpoint | None, settings: TrainSettings) -> list[Listener]:

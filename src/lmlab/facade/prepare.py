@@ -6,6 +6,7 @@ a text is encoded once however many models are trained on it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -56,15 +57,29 @@ class Prepared:
             "normalisation": self.tokenizer.normalisation or "none: decoding gives the text back exactly",
         }
 
-    def validation(self) -> TokenStore:
-        """The validation split, or its first two million characters: what every model of a run is measured on."""
-        if self.stores["valid"].text_chars <= _MOST_SCORED:
-            return self.stores["valid"]
-        return TokenStore.from_documents(self.tokenizer, _head(self.corpus.documents("valid"), _MOST_SCORED))
+    def head(self, split: str, tokens: float = math.inf) -> TokenStore:
+        """A split, or about so many tokens of its beginning; two million characters at most.
+
+        Where a document is cut, its `<eos>` is not among the tokens.
+        """
+        whole = self.stores[split]
+        chars = int(min(_MOST_SCORED, tokens / whole.tokens * whole.text_chars))
+        if whole.text_chars <= chars:
+            return whole
+        documents = list(_head(self.corpus.documents(split), chars))
+        last = documents[-1]
+        room = max(1, chars - sum(len(document.text) for document in documents[:-1]))
+        if last.tokens is not None or len(last.text) <= room:  # a record that came as tokens is read whole
+            return TokenStore.from_documents(self.tokenizer, documents)
+        documents[-1] = dataclasses.replace(last, text=last.text[:room], last=True)
+        store = TokenStore.from_documents(self.tokenizer, documents)
+        offsets = store.offsets.copy()
+        offsets[-1] -= 1
+        return dataclasses.replace(store, ids=store.ids[:-1], offsets=offsets, tokens=store.tokens - 1)
 
     @property
     def validation_tokens(self) -> int:
-        """About how many tokens `validation` has, without encoding anything; 0 where there is no such split."""
+        """About how many tokens `head("valid")` has, without encoding anything; 0 where there is no such split."""
         if "valid" not in self.stores:
             return 0
         valid = self.stores["valid"]

@@ -51,6 +51,7 @@ class Progress:
     threads: int = 0  # inside each operation
     row_blocks: int = 0  # row blocks a batch
     validation_tokens: int = 0  # scored an evaluation
+    evaluations: int = 0  # of the whole run
 
     @classmethod
     def of(cls, counters: Mapping[str, Any]) -> Self:

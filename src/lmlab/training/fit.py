@@ -4,14 +4,15 @@
 
 Everything that a later step depends on (weights, optimiser, place in the data, carried state, plan) is in a checkpoint,
 and the masks of dropout hang on seed and step alone, so a resumed run ends with the same weights, bit for bit. What a
-clock decided (steps, precision, threads, row blocks, tokens of an evaluation) is in it too. Several processes run this
-same loop, each on its rows of every batch (`ranks.py`).
+clock decided (steps, precision, threads, row blocks, evaluations and their tokens) is in it too. Several processes run
+this same loop, each on its rows of every batch (`ranks.py`).
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,16 +22,19 @@ from lmlab.models.neural.base import NeuralModel
 from lmlab.tokens.batches import Batch, Batches
 from lmlab.train_settings import TrainSettings
 from lmlab.training import machine
+from lmlab.training.budget import Budget
 from lmlab.training.checkpoint import Checkpoint, Keeper, Progress
 from lmlab.training.events import Listener
 from lmlab.training.loop import Loop, Outcome
 from lmlab.training.pace import Way, fastest, ways
-from lmlab.training.plan import Plan, Replanner, named_plan, training_seconds
+from lmlab.training.plan import Plan, Replanner, named_plan
 from lmlab.training.ranks import Ranks
 from lmlab.training.stepper import Stepper
-from lmlab.training.validation import Validation, affordable_tokens
+from lmlab.training.validation import Validation, affordable
 
 _TRIAL_SHARE, _TRIAL_SECONDS = 0.003, 2.0  # of a timed run's budget, and at most, for each way to use the cores
+_TRIALS_SHARE = 0.04  # of a timed run's budget, for all ways together
+_FORWARD = 0.5  # of what learning a token takes goes to scoring one, at most
 _TRIED_FROM = 100  # steps of a run whose number of threads is worth a trial
 _TRIAL_STEPS = 0.01  # of such a run's steps, for each number of threads
 
@@ -50,8 +54,8 @@ class Fit:
         listeners: receive every event.
         sample: writes a text with the model given.
         ranks: the processes that train together; those but the first keep nothing on disk.
-        spent: seconds of a timed run's budget that went by before; half of it is left for training at least.
-        afterwards: tokens that are scored when training is done, within the budget.
+        budget: of the whole command; None is that of the settings, from now on.
+        afterwards: stages of the budget that come after training, and how many tokens each reads.
         clock: tells seconds from any origin.
     """
 
@@ -65,8 +69,8 @@ class Fit:
     listeners: Sequence[Listener] = ()
     sample: Callable[[NeuralModel], str] | None = None
     ranks: Ranks = field(default_factory=Ranks)
-    spent: float = 0.0
-    afterwards: int = 0
+    budget: Budget | None = None
+    afterwards: Mapping[str, float] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter
 
     def go(self) -> Outcome:
@@ -84,64 +88,67 @@ class Fit:
         with torch.random.fork_rng(devices=[]), machine.torch_borrowed(), machine.Interrupt() as interrupt:
             try:
                 self._to_device()
-                progress, budget = self._resumed() if self.resume else self._begun(seconds)
+                progress, budget = self._resumed() if self.resume else self._begun()
                 with self._stepper(progress) as stepper:
                     if self.resume:
                         stepper.restore(self.resume)
-                    return self._loop(stepper, budget, seconds).run(interrupt)
+                    replanner = Replanner(budget, self.afterwards, progress.step, self.ranks) if budget.timed else None
+                    return self._loop(stepper, replanner, seconds).run(interrupt)
             finally:
                 self.model.to("cpu")
 
-    def pace(self, seconds: float) -> float:
-        """Tokens learned from in a second, from some steps in the fastest way; they leave the weights as they were."""
+    def pace(self, seconds: float, limit: float = math.inf) -> float:
+        """Tokens learned from in a second, from some steps in the fastest way; they leave the weights as they were.
+
+        Args:
+            seconds: for measuring.
+            limit: seconds within which slow steps are broken off.
+        """
         with machine.torch_borrowed():
             self._to_device()
             open_ways = self._ways(blocks=True)
-            found = fastest(open_ways, self._trial(self._precision()), seconds / len(open_ways), self.ranks, self.clock)
+            each = seconds / len(open_ways)
+            found = fastest(open_ways, self._trial(self._precision()), each, self.ranks, self.clock, limit=limit)
             return found.tokens_a_step / found.seconds_a_step
 
     # -- what is decided before the first step ------------------------------------------------------------------------
 
-    def _resumed(self) -> tuple[Progress, float | None]:
-        """Where the run stands, and the budget that is left to replan if it is timed."""
+    def _resumed(self) -> tuple[Progress, Budget]:
+        """Where the run stands, and the budget of what is left."""
         assert self.resume is not None
         progress = Progress.of(self.resume.counters)
         if self.ranks.count > 1:  # it may have been alone
             progress.threads, progress.row_blocks = min(progress.threads, self.ranks.cores), 1
-        timed = named_plan(self.settings, self.batches) is None
-        return progress, training_seconds(self.settings, self.spent) if timed else None
+        return progress, self.budget or Budget.of(self.settings, self.clock() - progress.seconds, self.clock)
 
-    def _begun(self, seconds: Callable[[], float]) -> tuple[Progress, float | None]:
-        """The plan of a new run, and its seconds for training if it is timed; what is left open is measured."""
+    def _begun(self) -> tuple[Progress, Budget]:
+        """The plan of a new run and its budget; what is left open is measured."""
         settings, precision = self.settings, self._precision()
         plan = named_plan(settings, self.batches)
         if plan is None:
-            return self._timed(precision, seconds)
+            return self._timed(precision)
         open_ways = self._ways(blocks=False)
         way = open_ways[0]  # of a short run, one thread
         if len(open_ways) > 1 and plan.total >= _TRIED_FROM:
             most = int(_TRIAL_STEPS * plan.total)
             way = fastest(open_ways, self._trial(precision), _TRIAL_SECONDS, self.ranks, self.clock, most).way
-        return _start(plan, precision, way, settings.validation_tokens), None
+        return _start(plan, precision, way, settings.evaluations, settings.validation_tokens), Budget(clock=self.clock)
 
-    def _timed(self, precision: str, seconds: Callable[[], float]) -> tuple[Progress, float]:
+    def _timed(self, precision: str) -> tuple[Progress, Budget]:
         """As many steps as fit into the budget, in the fastest way, beside evaluations that take a small share."""
         settings, ranks = self.settings, self.ranks
-        budget = training_seconds(settings, self.spent)
-        trial = min(_TRIAL_SECONDS, _TRIAL_SHARE * budget)
-        pace = fastest(self._ways(blocks=True), self._trial(precision), trial, ranks, self.clock)
+        budget = self.budget or Budget.of(settings, clock=self.clock)
+        with budget.stage("trials"):
+            trial = min(_TRIAL_SECONDS, _TRIAL_SHARE * budget.seconds)
+            ways, limit = self._ways(blocks=True), _TRIALS_SHARE * budget.seconds
+            pace = fastest(ways, self._trial(precision), trial, ranks, self.clock, limit=limit)
         torch.set_num_threads(pace.way.threads)
-        tokens, evaluations = settings.validation_tokens, 0.0
-        if self.validation is not None:
-            validation = Validation(self.model, self.validation, precision, ranks)
-            afterwards = self.afterwards * validation.seconds_a_token(self.clock, precise=True)
-            a_token = validation.seconds_a_token(self.clock)
-            tokens = int(ranks.agree(affordable_tokens(settings, a_token, budget)))
-            evaluations = settings.evaluations * tokens * a_token
-            budget = training_seconds(settings, self.spent + afterwards)
-        steps = int(ranks.agree((budget - seconds() - evaluations) / pace.seconds_a_step))
-        plan = Plan(((0, max(settings.evaluations, 1, steps)),))
-        return _start(plan, precision, pace.way, tokens), budget
+        a_token = ranks.agree(_FORWARD * pace.seconds_a_step / pace.tokens_a_step)
+        Replanner(budget, self.afterwards, 0, ranks).measured(a_token)
+        evaluations, tokens = affordable(settings, a_token, budget.seconds)
+        reading = evaluations * tokens * a_token if self.validation is not None else 0.0
+        steps = int(ranks.agree((budget.left - reading) / pace.seconds_a_step))
+        return _start(Plan(((0, max(1, steps)),)), precision, pace.way, evaluations, tokens), budget
 
     def _to_device(self) -> None:
         self.model.to(machine.choose_device(self.settings.device, self.ranks.local))
@@ -162,7 +169,7 @@ class Fit:
         saved = self.run is not None
         return Stepper(self.model, self.batches, self.settings, progress, self.seed, self.ranks, saved=saved)
 
-    def _loop(self, stepper: Stepper, budget: float | None, seconds: Callable[[], float]) -> Loop:
+    def _loop(self, stepper: Stepper, replanner: Replanner | None, seconds: Callable[[], float]) -> Loop:
         progress, ranks = stepper.progress, self.ranks
         return Loop(
             self.model,
@@ -171,7 +178,7 @@ class Fit:
             Plan.parse(progress.plan),
             Keeper(self.model, self.run, ranks, seconds),
             None if self.validation is None else Validation(self.model, self.validation, progress.precision, ranks),
-            None if budget is None else Replanner(budget, progress.step, seconds, ranks),
+            replanner,
             self.sample if ranks.first and self.settings.samples else None,
             self.listeners,
             ranks,
@@ -179,5 +186,7 @@ class Fit:
         )
 
 
-def _start(plan: Plan, precision: str, way: Way, validation_tokens: int) -> Progress:
-    return Progress(plan=str(plan), precision=precision, validation_tokens=validation_tokens, **way._asdict())
+def _start(plan: Plan, precision: str, way: Way, evaluations: int, tokens: int) -> Progress:
+    return Progress(
+        plan=str(plan), precision=precision, evaluations=evaluations, validation_tokens=tokens, **way._asdict()
+    )

@@ -22,7 +22,6 @@ from lmlab.training.validation import Validation
 
 _LOGS = 200  # Stepped events of a whole run, about
 _SAMPLES = 4  # Sampled events of a whole run, about
-_REPLANS = 40  # times that a timed run compares its pace with its budget
 _ROUNDING = 1e-9  # of shares of a run
 
 
@@ -112,16 +111,16 @@ class Loop:
             drop(self.model, dropout_times(settings, share))
             step_nats, step_tokens = self.stepper.step(learning_rate(settings, share))
             nats, tokens = nats + step_nats, tokens + step_tokens
+            if self.replanner is not None and self.ranks.agree(self.replanner.due):
+                self.plan = self.replanner.replanned(self.plan, progress.step)
+                progress.plan = str(self.plan)
             if self._due(_LOGS, before, share):
                 self._tell(self._stepped(nats / max(1, tokens), *began))
                 nats, tokens = 0.0, 0
-            if self._due(settings.evaluations, before, share):
-                self._evaluate(_whole_parts(share, settings.evaluations))
-            if self.replanner is not None and self._due(_REPLANS, before, share):
-                self.plan = self.replanner.replanned(self.plan, progress.step)
-                progress.plan = str(self.plan)
-            asked, due_of_any = self.ranks.total(interrupt.signal > 0, keeper.due)
-            if asked or due_of_any:
+            if self._due(progress.evaluations, before, share):
+                self._evaluate(_whole_parts(share, progress.evaluations))
+            asked, save = self.ranks.total(interrupt.signal > 0, keeper.due)
+            if asked or save:
                 self._save()
             if asked:
                 return "interrupted"
@@ -142,6 +141,8 @@ class Loop:
         progress = self.stepper.progress
         if self.validation is not None:
             nats = self.validation.nats(progress.validation_tokens)
+            if self.replanner is not None:
+                self.replanner.measured(self.validation.seconds_a_token)
             check_finite("validation loss", nats, progress.step, saved=self.stepper.saved)
             best = progress.best_nats is None or nats < progress.best_nats
             if best:
@@ -150,7 +151,7 @@ class Loop:
             else:
                 progress.worse += 1
             self._tell(Evaluated(progress.step, nats, best, self.seconds()))
-        if self.sample is not None and nth % -(-self.settings.evaluations // _SAMPLES) == 0:
+        if self.sample is not None and nth % -(-progress.evaluations // _SAMPLES) == 0:
             with torch.random.fork_rng(devices=[]):
                 text = self.sample(copy.deepcopy(self.model).to("cpu").eval())
             self._tell(Sampled(progress.step, text))

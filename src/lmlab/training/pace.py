@@ -58,8 +58,11 @@ def fastest(
     ranks: Ranks,
     clock: Callable[[], float],
     most_steps: int | None = None,
+    limit: float = math.inf,
 ) -> Pace:
     """Try each way for so many seconds and steps (two steps at least), on the same batches and with a rate of 0.
+
+    Where steps are so slow that the limit is reached, what was measured until then decides: one step at least.
 
     Args:
         ways: what to try; the first is the one that a busy machine hurts least.
@@ -68,19 +71,29 @@ def fastest(
         ranks: the processes that train together; the first decides.
         clock: tells seconds.
         most_steps: timed in each way at most; None sets no bound.
+        limit: seconds for all ways together.
     """
     paces: list[Pace] = []
+    start = clock()
+
+    def over() -> bool:
+        return ranks.agree(clock() - start) > limit
+
     for way in ways:
+        if paces and over():
+            break
         best = min((pace.seconds_a_step for pace in paces), default=math.inf)
         with begin(way) as stepper:
             began, steps = clock(), 0
             stepper.step(0.0)  # pays first-time costs
             spent = ranks.agree(clock() - began)
-            if spent < _HOPELESS * best:
+            if spent < _HOPELESS * best and not over():
                 began = clock()
                 while steps < 2 or (steps != most_steps and ranks.agree(clock() - began) < seconds):
                     stepper.step(0.0)
                     steps += 1
+                    if over():
+                        break
                 spent = ranks.agree(clock() - began) / steps
             paces.append(Pace(way, spent, stepper.progress.tokens / stepper.progress.step))
     return min(paces, key=lambda pace: pace.seconds_a_step)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmlab.errors import SettingError
 from lmlab.tokens.batches import Batches
 from lmlab.train_settings import MOST_STEPS, TrainSettings
+from lmlab.training.budget import Budget
 from lmlab.training.ranks import Ranks
 
-_MINUTES = 3.0  # where no budget is named
 _DRIFT = 0.02  # a timed run plans again when it would miss its budget by this share
-_REPLANNED = 0.05, 0.99  # between these shares of its steps
+_LOOKS = 40  # times that it compares its pace with its budget
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Plan:
     """How many steps a run makes, and how that was changed on the way: pairs (at step, total).
 
     A timed run measures its speed and plans again when the machine turns out slower or faster. Its progress, on which
-    the learning rate hangs, stays continuous; and the recorded plan repeats the run exactly.
+    the learning rate hangs, stays continuous; and the recorded plan repeats the run exactly. Where no time is left at
+    all, the last pair ends the run at once: its progress stays below 1.
 
     >>> plan = Plan(((0, 100), (50, 60)))
     >>> plan.total, [plan.progress(step) for step in (25, 50, 55, 60)]
@@ -71,7 +72,9 @@ class Plan:
 
 def _rising(changes: Sequence[tuple[int, int]]) -> bool:
     steps = [step for step, _ in changes]
-    return steps == sorted(set(steps)) and all(step < total <= MOST_STEPS for step, total in changes)
+    lengths = [total - step for step, total in changes]
+    lengths[-1] += len(steps) > 1  # the last may end the run at once
+    return steps == sorted(set(steps)) and min(lengths) > 0 and max(total for _, total in changes) <= MOST_STEPS
 
 
 def named_plan(settings: TrainSettings, batches: Batches) -> Plan | None:
@@ -86,37 +89,38 @@ def named_plan(settings: TrainSettings, batches: Batches) -> Plan | None:
     return None
 
 
-def training_seconds(settings: TrainSettings, elsewhere: float) -> float:
-    """What a timed run has for training when other work takes so many seconds; half of its budget at least."""
-    whole = 60 * (settings.minutes or _MINUTES)
-    return max(whole / 2, whole - elsewhere)
-
-
 class Replanner:
     """Keeps a timed run within its budget: changes the number of steps when the machine is slower or faster.
 
     The pace is that since the last call but one.
 
     Args:
-        budget: seconds for training.
+        budget: of the command.
+        afterwards: stages after training, and how many tokens each reads.
         step: steps made so far.
-        seconds: tells the seconds spent so far.
         ranks: the processes that train together; the first decides.
     """
 
-    def __init__(self, budget: float, step: int, seconds: Callable[[], float], ranks: Ranks) -> None:
-        self._budget, self._seconds, self._ranks = budget, seconds, ranks
-        self._mark = self._mark_before = (step, seconds())
+    def __init__(self, budget: Budget, afterwards: Mapping[str, float], step: int, ranks: Ranks) -> None:
+        self._budget, self._afterwards, self._ranks = budget, afterwards, ranks
+        self._mark = self._mark_before = (step, budget.spent)
+
+    @property
+    def due(self) -> bool:
+        """Whether the last look was long ago."""
+        return self._budget.spent - self._mark[1] > self._budget.seconds / _LOOKS
+
+    def measured(self, seconds_a_token: float) -> None:
+        """Expect of the stages after training what reading a token now takes."""
+        for stage, tokens in self._afterwards.items():
+            self._budget.expect(stage, tokens * seconds_a_token)
 
     def replanned(self, plan: Plan, step: int) -> Plan:
-        """The plan, changed after `step` if it would miss the budget and there is time to do so."""
-        (from_step, since), now = self._mark_before, self._seconds()
+        """The plan, changed after `step` if it would miss the budget."""
+        (from_step, since), now = self._mark_before, self._budget.spent
         self._mark_before, self._mark = self._mark, (step, now)
-        least, most = _REPLANNED
-        if not least < step / plan.total < most:
-            return plan
         seconds_a_step = (now - since) / max(1, step - from_step)
-        total = step + max(1, int((self._budget - now) / seconds_a_step))
-        drifted = abs(total - plan.total) * seconds_a_step > _DRIFT * self._budget
+        total = step + max(0, int(self._budget.left / max(seconds_a_step, 1e-9)))
+        drifted = abs(total - plan.total) * seconds_a_step > _DRIFT * self._budget.seconds
         total = int(self._ranks.agree(total if drifted else plan.total))
-        return plan if total == plan.total else plan.change(step, total)
+        return plan if total == plan.total or step >= plan.total else plan.change(step, min(total, MOST_STEPS))

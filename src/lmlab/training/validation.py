@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 
 import torch
 
@@ -13,7 +14,8 @@ from lmlab.training.parallel import Loss
 from lmlab.training.ranks import Ranks
 
 _SHARE = 0.05  # of a timed run's budget goes to scoring the validation split, at most
-_LEAST_TOKENS = 4096  # scored an evaluation, at least
+_LEAST_TOKENS = 2048  # scored an evaluation, at least
+_LEAST_EVALUATIONS = 2
 
 
 class Validation:
@@ -24,25 +26,26 @@ class Validation:
         batches: of the whole split; each process scores its rows.
         precision: `bf16` or `fp32`.
         ranks: the processes that train together.
+
+    Attributes:
+        seconds_a_token: what scoring one took when it was last done.
     """
 
     def __init__(self, model: NeuralModel, batches: Sequence[Batch], precision: str, ranks: Ranks) -> None:
         self._model, self._batches, self._ranks = model, batches, ranks
         self._precision, self._loss = precision, Loss(model)
+        self.seconds_a_token = 0.0
 
     def nats(self, tokens: int) -> float:
         """Mean nats/token of the first batches that hold so many tokens."""
+        began = time.perf_counter()
         nats, scored = self.score(tokens)
+        self.seconds_a_token = (time.perf_counter() - began) / max(1, scored)
         return nats / max(1, scored)
 
-    def score(self, tokens: int, *, precise: bool = False) -> tuple[float, int]:
-        """Summed nats of the first batches that hold so many tokens, and how many they hold.
-
-        Args:
-            tokens: after which no further batch is scored.
-            precise: compute in fp32 whatever the precision of training.
-        """
-        device, half = self._model.device, self._precision == "bf16" and not precise
+    def score(self, tokens: int) -> tuple[float, int]:
+        """Summed nats of the first batches that hold so many tokens, and how many they hold."""
+        device, half = self._model.device, self._precision == "bf16"
         nats, scored, state = 0.0, 0, None
         self._model.eval()
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -55,13 +58,9 @@ class Validation:
         self._model.train()
         return self._ranks.total(nats)[0], scored
 
-    def seconds_a_token(self, clock: Callable[[], float], *, precise: bool = False) -> float:
-        """What scoring a token takes, measured on a few thousand."""
-        began, scored = clock(), self.score(_LEAST_TOKENS, precise=precise)[1]
-        return (clock() - began) / max(1, scored)
 
-
-def affordable_tokens(settings: TrainSettings, seconds_a_token: float, budget: float) -> int:
-    """How many tokens an evaluation may score, so that all of them together stay within their share of a budget."""
-    share = _SHARE * budget / max(1, settings.evaluations)
-    return min(max(_LEAST_TOKENS, int(share / seconds_a_token)), settings.validation_tokens)
+def affordable(settings: TrainSettings, seconds_a_token: float, budget: float) -> tuple[int, int]:
+    """How many evaluations stay within their share of a budget together, and how many tokens each scores."""
+    share, most = _SHARE * budget / seconds_a_token, settings.evaluations
+    tokens = min(max(_LEAST_TOKENS, int(share / max(1, most))), settings.validation_tokens)
+    return min(most, max(_LEAST_EVALUATIONS, int(share / tokens))), tokens
