@@ -13,6 +13,7 @@ import lmlab
 from lmlab import disk, registry
 from lmlab.config import recipe_names
 from lmlab.errors import EmptyDataError, HeldError, RunExistsError, UnknownNameError, UsageError
+from lmlab.facade import figures
 from lmlab.facade.compare import compare
 from lmlab.kernels import engine
 from lmlab.progress import Silent
@@ -31,6 +32,21 @@ class CtrlC(Silent):
         if self._step is not None and getattr(event, "step", 0) >= self._step:
             self._step = None
             os.kill(os.getpid(), signal.SIGINT)
+
+
+class Compiles(Silent):
+    """Has a loop compiled at each stage, and keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def stage(self, *title):
+        for begins in (True, False):
+            engine.note_compiling(begins=begins)
+        return super().stage(*title)
 
 
 def added_by_xz(splits):
@@ -206,6 +222,24 @@ def test_each_run_shows_an_ngram_and_xz_beside(poem):
     assert results["baselines"]["xz"]["bits_per_byte"] == pytest.approx(added_by_xz(manifest["data"]["splits"]))
 
 
+def test_a_run_without_time_says_on_what_its_figures_are_taken_and_that_its_steps_are_few(tmp_path, monkeypatch):
+    """The n-gram beside it is measured on the same tokens."""
+    monkeypatch.setattr(figures, "_PROBE", 100)
+    monkeypatch.setattr(figures, "_WORTH", -1e9)  # baselines although no time is left
+    reporter = Compiles()
+    results = lmlab.train(text=TEXT, reporter=reporter, **{**TINY, "steps": None, "minutes": 1e-6, "baseline": True})
+    results = results.manifest["results"]
+    assert 0 < results["valid"]["tokens"] < results["valid"]["of_tokens"]
+    assert results["baselines"]["ngram"]["tokens"] == results["valid"]["tokens"]
+    assert results["baselines"]["ngram"]["chars"] == results["valid"]["chars"]
+    assert results["steps"] == 1
+    assert results["notes"][0].startswith("too few steps to learn from (1, at ")
+    assert "more minutes" in results["notes"][0]
+    assert results["budget"]["steps_planned"] == 1
+    assert results["budget"]["spent"] >= sum(results["budget"]["took"].values()) - 0.1
+    assert sum("1 steps planned and 1 made" in said for said in reporter.said) == 1
+
+
 def test_the_weights_kept_are_those_of_the_best_validation(tmp_path, poem):
     """A rate that is far too high makes every later evaluation worse than the first."""
     out = tmp_path / "run"
@@ -293,21 +327,6 @@ def test_the_calibration_temperature_is_fitted_or_named_and_kept(tmp_path, poem,
         again = lmlab.load(tmp_path / name)
         assert again.model.temperature == lm.model.temperature == lm.manifest["results"]["calibration_temperature"]
     assert named.model.temperature == 2.0
-
-
-class Compiles(Silent):
-    """Has a loop compiled at each stage, and keeps what is said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def stage(self, *title):
-        for begins in (True, False):
-            engine.note_compiling(begins=begins)
-        return super().stage(*title)
 
 
 def test_a_first_run_says_that_it_compiles_whatever_began_it(poem):

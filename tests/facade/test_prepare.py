@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from lmlab.corpora import DataSettings, open_text
@@ -6,6 +7,7 @@ from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again, open_sour
 from lmlab.progress import Silent
 from lmlab.run_config import RunConfig
 from lmlab.tokens.id_store import TokenStore
+from lmlab.vocabulary import BOS
 from tests.texts import TEXT, some_text
 
 CHAR = RunConfig.build({}).tokenizer
@@ -129,3 +131,19 @@ def test_only_the_same_text_is_opened_again(tmp_path):
         open_again(config, manifest, Silent())
     with pytest.raises(UsageError, match="came as a string"):
         open_again(RunConfig.build({"source": IN_HAND}), manifest, Silent())
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+@pytest.mark.parametrize("unit", ["document", "line"])
+def test_the_head_of_a_split_is_its_beginning(kind, unit):
+    corpus = open_text(TEXT, DataSettings(unit=unit))
+    prepared = prepare(corpus, RunConfig.build({"tokenizer.kind": kind}).tokenizer, Silent())
+    whole = prepared.stores["train"]
+    assert prepared.head("train") is prepared.head("train", whole.tokens) is whole
+    for tokens in (1, 10, 100, whole.tokens // 2):
+        head = prepared.head("train", tokens)
+        assert np.array_equal(head.ids, whole.ids[: len(head.ids)])
+        assert head.tokens == np.count_nonzero(head.ids != BOS)
+        assert 0.5 * tokens - 60 <= head.tokens <= tokens + 12
+        assert head.offsets[-1] == len(head.ids)
+        assert 0 < head.text_chars < whole.text_chars

@@ -400,6 +400,21 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(monkeypatch, clip):
 # -- timed runs -------------------------------------------------------------------------------------------------------
 
 
+def jump(progress):
+    """A clock on which step 60 takes all the rest of the time."""
+    return 0.5 if progress.step == 60 else 0.003
+
+
+def test_a_run_that_ends_amid_its_plan_repeats_bit_for_bit_too(tmp_path, monkeypatch):
+    timed = fit(tmp_path / "timed", steps=None, minutes=0.01, evaluations=3, clock=Clock(monkeypatch, jump, tick=1e-6))
+    progress = timed.go().progress
+    assert Plan.parse(progress.plan).changes[-1] == (61, 61)
+    assert progress.best_step == 61, "its end was evaluated"
+    names = ("plan", "precision", "threads", "evaluations", "validation_tokens")
+    fit(tmp_path / "again", steps=None, **{name: getattr(progress, name) for name in names}).go()
+    same_end(tmp_path / "timed", tmp_path / "again")
+
+
 def test_a_timed_run_ends_as_planned_and_repeats_bit_for_bit_from_what_it_recorded(tmp_path, monkeypatch):
     """Planned anew whenever the machine turns out slower: all that the clock decided is recorded."""
     monkeypatch.setattr(validation, "_LEAST_TOKENS", 20)
@@ -473,7 +488,7 @@ def test_a_machine_that_gets_busier_or_free_in_the_middle_ends_a_run_in_time(mon
 def test_a_trial_of_slow_steps_is_broken_off(monkeypatch, two_cores):
     run = fit(steps=None, minutes=1, threads=None, evaluations=0)
     run.clock = clock = Clock(monkeypatch, lambda progress: 7.0)
-    assert run.go().progress.step == 7
+    assert run.go().progress.step == 6
     assert clock.now == 56
 
 

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 CALIBRATION, SCORING, SAVING = "calibration", "scoring", "saving"
 FEW_STEPS = 20
-_BASELINE_SHARE = 0.03  # of a timed run's budget, for the n-gram and for xz
+_BASELINE_SHARE = 0.04  # of a timed run's budget, for the n-gram and for xz
+_WORTH = 0.4  # of the budget must be left for baselines
 _SHARES = {CALIBRATION: 0.04, SCORING: 0.08, SAVING: 0.02}  # at most
 _SAVING_SECONDS = 1.0  # besides
 _PROBE = 1_000  # tokens whose scoring shows the speed
+_GROWTH = 10  # times as many the next time, at most
 _SAFE = 0.6  # of the time that is left is planned to be used, lest a machine that gets busier exceed it
 _READINGS = {CALIBRATION: 4.0, SCORING: 2.0}  # what each takes a token, in forward passes of training's precision
 
@@ -44,7 +46,7 @@ def afterwards(prepared: Prepared) -> dict[str, float]:
     """How many tokens each stage after training reads, in forward passes."""
     from lmlab.training.calibrate import ENOUGH
 
-    tokens = prepared.validation_tokens
+    tokens = prepared.scored_tokens("valid") if "valid" in prepared.stores else 0
     return {CALIBRATION: _READINGS[CALIBRATION] * min(ENOUGH, tokens), SCORING: _READINGS[SCORING] * tokens}
 
 
@@ -53,6 +55,9 @@ def baselines(prepared: Prepared, budget: Budget, reporter: Reporter) -> tuple[d
     from lmlab.training.baseline import affordable, ngram_baseline, xz_bits_per_byte
 
     if "valid" not in prepared.stores:
+        return {}, None
+    if budget.left < _WORTH * budget.seconds:
+        reporter.say("no time is left for the baselines")
         return {}, None
     seconds = _BASELINE_SHARE * budget.seconds
     train, kind = prepared.stores["train"], prepared.tokenizer.kind
@@ -84,7 +89,7 @@ def calibrated(
     with budget.stage(CALIBRATION):
         if temperature is not None:
             model.temperature = temperature
-        elif validation is not None:
+        elif validation is not None and budget.left > 0:
             before, after, tokens = calibrate(model, validation, _SAFE * budget.left)
             if model.temperature != 1:
                 said = f"calibration temperature {model.temperature:.3f}"
@@ -97,18 +102,20 @@ def calibrated(
 def held_out(
     model: Any, prepared: Prepared, split: str, budget: Budget, reporter: Reporter
 ) -> tuple[dict[str, Any], TokenStore]:
-    """The figures on a split, or on as much of its beginning as time is left for, and those tokens."""
-    with budget.stage(SCORING):
-        store = prepared.head(split)
-        if budget.timed:
-            probe = prepared.head(split, _PROBE)
-            began = time.perf_counter()
-            scoring.evaluate(model, probe)
-            seconds_a_token = (time.perf_counter() - began) / probe.tokens
-            store = prepared.head(split, max(_PROBE, _SAFE * budget.left / seconds_a_token))
-        with reporter.stage(f"scoring the {split} split", store.tokens, " tokens") as advance:
+    """The figures on a split, or on as much of its beginning as time is left for, and those tokens.
+
+    A beginning is scored to see the speed, then a longer one, until the next would take more time than is left.
+    """
+    whole = prepared.scored_tokens(split)
+    tokens = min(_PROBE, whole) if budget.timed else whole
+    with budget.stage(SCORING), reporter.stage(f"scoring the {split} split", whole, " tokens") as advance:
+        while True:
+            began, store = time.perf_counter(), prepared.head(split, tokens)
             report = scoring.evaluate(model, store, advance)
-    return {**vars(report), "of_tokens": prepared.stores[split].tokens}, store
+            affordable = _SAFE * budget.left / (time.perf_counter() - began) * tokens
+            if tokens >= whole or affordable < 2 * tokens:
+                return {**vars(report), "of_tokens": prepared.stores[split].tokens}, store
+            tokens = int(min(affordable, _GROWTH * tokens, whole))
 
 
 def account(results: dict[str, Any], planned_steps: int, budget: Budget, reporter: Reporter) -> None:
@@ -124,6 +131,6 @@ def account(results: dict[str, Any], planned_steps: int, budget: Budget, reporte
     )
     if steps < FEW_STEPS:
         a_step = budget.took.get("training", 0.0) / max(1, steps)
-        note = f"{steps} steps are too few to learn from, at {a_step:.2g} s a step"
+        note = f"too few steps to learn from ({steps}, at {a_step:.2g} s each; {FEW_STEPS} are the least)"
         results["notes"] = [f"{note}: take a smaller model, vocabulary or batch, or more minutes"]
         reporter.say(results["notes"][0])

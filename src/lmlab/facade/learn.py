@@ -266,6 +266,7 @@ def _fit(
     tokens: float | None = None,
 ) -> TextModel:
     from lmlab.training.fit import Fit
+    from lmlab.training.machine import torch_borrowed
     from lmlab.training.plan import Plan
 
     settings, seed = config.train, config.seed
@@ -313,11 +314,15 @@ def _fit(
     }
     if outcome.reason != "interrupted" and ranks.first:
         named = settings.calibration_temperature
-        results["calibration_temperature"] = calibrated(model, named, validation, out, budget, reporter)
-        if "valid" in prepared.stores:
-            results["valid"], scored = held_out(model, prepared, "valid", budget, reporter)
-            if ngram is not None:
-                results["baselines"]["ngram"] = ngram.on(scored)
+        few = validation_batches(
+            prepared.stores.get("valid"), batches, settings, rows=4
+        )  # soon read where time is short
+        with torch_borrowed(outcome.progress.threads):
+            results["calibration_temperature"] = calibrated(model, named, few, out, budget, reporter)
+            if "valid" in prepared.stores:
+                results["valid"], scored = held_out(model, prepared, "valid", budget, reporter)
+                if ngram is not None:
+                    results["baselines"]["ngram"] = ngram.on(scored)
         if budget.timed:
             account(results, Plan.parse(outcome.progress.plan).changes[0][1], budget, reporter)
     if out is not None:

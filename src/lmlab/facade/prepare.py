@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmlab import corpora, disk, tokens
-from lmlab.corpora.document import Document
+from lmlab.corpora.document import Document, text_pieces
 from lmlab.corpora.settings import SPLITS
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, UnknownNameError, UsageError
 from lmlab.progress import Reporter
@@ -63,7 +63,7 @@ class Prepared:
         Where a document is cut, its `<eos>` is not among the tokens.
         """
         whole = self.stores[split]
-        chars = int(min(_MOST_SCORED, tokens / whole.tokens * whole.text_chars))
+        chars = max(1, int(min(_MOST_SCORED, tokens / whole.tokens * whole.text_chars)))
         if whole.text_chars <= chars:
             return whole
         documents = list(_head(self.corpus.documents(split), chars))
@@ -71,19 +71,17 @@ class Prepared:
         room = max(1, chars - sum(len(document.text) for document in documents[:-1]))
         if last.tokens is not None or len(last.text) <= room:  # a record that came as tokens is read whole
             return TokenStore.from_documents(self.tokenizer, documents)
-        documents[-1] = dataclasses.replace(last, text=last.text[:room], last=True)
+        text, _ = next(text_pieces([last.text], room))
+        documents[-1] = dataclasses.replace(last, text=text, last=True)
         store = TokenStore.from_documents(self.tokenizer, documents)
         offsets = store.offsets.copy()
         offsets[-1] -= 1
         return dataclasses.replace(store, ids=store.ids[:-1], offsets=offsets, tokens=store.tokens - 1)
 
-    @property
-    def validation_tokens(self) -> int:
-        """About how many tokens `head("valid")` has, without encoding anything; 0 where there is no such split."""
-        if "valid" not in self.stores:
-            return 0
-        valid = self.stores["valid"]
-        return int(valid.tokens * min(1.0, _MOST_SCORED / max(1, valid.text_chars)))
+    def scored_tokens(self, split: str) -> int:
+        """About how many tokens `head` has at most, without encoding anything."""
+        whole = self.stores[split]
+        return int(whole.tokens * min(1.0, _MOST_SCORED / max(1, whole.text_chars)))
 
     def _sizes(self) -> dict[str, Any]:
         return {name: self.corpus.sizes[name] for name in SPLITS if name in self.stores}
@@ -187,15 +185,17 @@ def training_batches(tokens: TokenStore, settings: TrainSettings, seed: int) -> 
     )
 
 
-def validation_batches(tokens: TokenStore | None, batches: Batches, settings: TrainSettings) -> Epoch | None:
+def validation_batches(
+    tokens: TokenStore | None, batches: Batches, settings: TrainSettings, rows: int = _VALIDATION_ROWS
+) -> Epoch | None:
     """The validation split in order: columns for a run in columns, else lines as they come."""
     from lmlab.tokens.batches import Columns, Lines
 
     if tokens is None:
         return None
     if batches.carries:
-        return Columns(tokens, _VALIDATION_ROWS, 4 * settings.length, roll=False).epoch(0)
-    return Lines(tokens, _VALIDATION_ROWS, max(settings.length, 512)).epoch(0)
+        return Columns(tokens, rows, 4 * settings.length, roll=False).epoch(0)
+    return Lines(tokens, rows, max(settings.length, 512)).epoch(0)
 
 
 def encode_held_out(

@@ -21,6 +21,7 @@ from lmlab.vocabulary import BOS
 ORDERS = {"char": 6, "byte": 6, "bpe": 4, "word": 4, "code": 5}
 _MOST_IDS = 20_000_000  # the n-gram sees at most so many ids: seconds, not minutes
 _CHEAP_IDS, _CHEAP_BYTES = 50_000, 1 << 17  # are always counted and compressed
+_SLOWER = 2  # as long a byte as a short text takes xz with a long one
 _XZ_WINDOW = 8 << 20  # xz's default preset looks back so far
 
 
@@ -85,7 +86,7 @@ def affordable(train_text: bytes, held_out_text: bytes, seconds: float) -> tuple
         few, began = before[:_CHEAP_BYTES], time.perf_counter()
         lzma.compress(few)
         a_byte = (time.perf_counter() - began) / max(1, len(few))
-        share = min(1.0, seconds / (a_byte * (2 * len(before) + len(text)) or 1))
+        share = min(1.0, seconds / (_SLOWER * a_byte * (2 * len(before) + len(text)) or 1))
         before, text = (
             before[-max(_CHEAP_BYTES, int(share * len(before))) :],
             text[: max(_CHEAP_BYTES, int(share * len(text)))],

@@ -95,21 +95,26 @@ def _product_seconds(left: Tensor, right: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def torch_borrowed() -> Iterator[None]:
+def torch_borrowed(threads: int | None = None) -> Iterator[None]:
     """Whatever number of threads torch is given within this, the caller's comes back; and fp32 is fp32 within it.
 
     Of itself torch lets cuDNN round fp32 to 10 bits (TF32) in recurrences and convolutions: on a GPU the weights of a
     small LSTM were 2e-3 from the processor's after 20 steps. Who wants speed takes bf16, as `auto` does there.
+
+    Args:
+        threads: to begin with; None are the caller's.
     """
     import torch
 
-    threads, rounded = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    before, rounded = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = rounded
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 class Interrupt:

@@ -62,7 +62,7 @@ def fastest(
 ) -> Pace:
     """Try each way for so many seconds and steps (two steps at least), on the same batches and with a rate of 0.
 
-    Where steps are so slow that the limit is reached, what was measured until then decides: one step at least.
+    Where steps are so slow that the limit is reached, what was measured until then decides: two steps in all, at least.
 
     Args:
         ways: what to try; the first is the one that a busy machine hurts least.
@@ -87,7 +87,7 @@ def fastest(
             began, steps = clock(), 0
             stepper.step(0.0)  # pays first-time costs
             spent = ranks.agree(clock() - began)
-            if spent < _HOPELESS * best and not over():
+            if spent < _HOPELESS * best and not (paces and over()):
                 began = clock()
                 while steps < 2 or (steps != most_steps and ranks.agree(clock() - began) < seconds):
                     stepper.step(0.0)
