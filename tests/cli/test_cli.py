@@ -109,7 +109,8 @@ def test_train_an_ngram(lmlab):
     assert called.code == 0
     assert called.json["run"] == "runs/kn5"
     (again,) = lmlab("eval", "runs/kn5", "--split", "valid", "--json").json
-    assert {key: again[key] for key in called.json["valid"]} == called.json["valid"]
+    valid = {key: value for key, value in called.json["valid"].items() if key != "of_tokens"}
+    assert {key: again[key] for key in valid} == valid
     assert 1 < again["perplexity"] < 4  # of the five names and five deeds of the text
     assert lmlab("info", "runs/kn5", "--json").json["config"]["model"]["order"] == 5
 

@@ -224,7 +224,7 @@ def test_each_run_shows_an_ngram_and_xz_beside(poem):
 
 def test_a_run_without_time_says_on_what_its_figures_are_taken_and_that_its_steps_are_few(tmp_path, monkeypatch):
     """The n-gram beside it is measured on the same tokens."""
-    monkeypatch.setattr(figures, "_PROBE", 100)
+    monkeypatch.setattr(figures, "LEAST_SCORED", 100)
     monkeypatch.setattr(figures, "_WORTH", -1e9)  # baselines although no time is left
     reporter = Compiles()
     results = lmlab.train(text=TEXT, reporter=reporter, **{**TINY, "steps": None, "minutes": 1e-6, "baseline": True})
@@ -338,6 +338,14 @@ def test_a_first_run_says_that_it_compiles_whatever_began_it(poem):
         begin(reporter)
         assert sum("compiling loops" in said for said in reporter.said) == 1
         assert sum("compiling took" in said for said in reporter.said) == 1
+
+
+def test_compare_scores_all_on_as_many_tokens_as_the_slowest_has_time_for(poem, monkeypatch):
+    monkeypatch.setattr(figures, "LEAST_SCORED", 100)
+    train = {name: value for name, value in QUICK.items() if name != "steps"} | {"minutes": 1e-6}
+    models = compare(poem, ["ngram", "lstm"], settings={"lstm": {"model": {"hidden": 8}}}, train=train)
+    tests = [lm.manifest["results"]["test"] for lm in models]
+    assert tests[0]["tokens"] == tests[1]["tokens"] < tests[0]["of_tokens"]
 
 
 def test_compare_refuses_before_it_trains(tmp_path, poem):

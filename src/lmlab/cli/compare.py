@@ -43,7 +43,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json([result(lm) for lm in models])
         return 0
-    print_comparison(models, f"{options.source}, {models[0].manifest['results']['test']['split']} split")
+    test = models[0].manifest["results"]["test"]
+    part = (
+        f", its first {test['tokens']:,} of {test['of_tokens']:,} tokens" if test["tokens"] < test["of_tokens"] else ""
+    )
+    print_comparison(models, f"{options.source}, {test['split']} split{part}")
     if options.out:
         print(f"runs and learning curves (curves.png) in {options.out}")
     return 0

@@ -114,8 +114,8 @@ def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
     size = lm.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
     note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
-    scored, whole = results.get("valid", {}).get("tokens"), results.get("valid", {}).get("of_tokens")
-    part = f", its first {scored:,} of {whole:,} tokens (`lmlab eval` scores all)" if scored != whole else ""
+    scored, whole = results.get("valid", {}).get("tokens", 0), results.get("valid", {}).get("of_tokens", 0)
+    part = f", its first {scored:,} of {whole:,} tokens (`lmlab eval` scores all)" if scored < whole else ""
     title = f"validation split of {lm.manifest['data']['name']}{part}"
     if "valid" not in results:
         lacking = "its scores do not sum to one" if not scorer_of(lm.model).normalised else "no text held out"

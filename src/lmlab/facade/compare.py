@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from lmlab import registry, scoring
 from lmlab.config import Named
 from lmlab.errors import EmptyDataError, UsageError
+from lmlab.facade import figures
 from lmlab.facade.learn import lasting, learn, new_run
 from lmlab.facade.prepare import Prepared, open_source, prepare
 from lmlab.facade.signature import takes_settings
@@ -22,6 +24,7 @@ from lmlab.training.budget import Budget
 if TYPE_CHECKING:
     from lmlab.facade.keywords import Keywords
 
+_SHARE = 0.08  # of a timed model's budget, for scoring the held-out split
 DEFAULT_KINDS = ("ngram", "cnn", "lstm")
 
 
@@ -85,7 +88,16 @@ def _compared(
     if corpus.pretokenised:
         configs = [config.for_code() for config in configs]
     prepared = prepare(corpus, configs[0].tokenizer, reporter)
-    return [_trained(prepared, config, out, reporter) for config in configs]
+    trained = [_trained(prepared, config, out, reporter) for config in configs]
+    lms, tokens = [lm for lm, _ in trained], min(affordable for _, affordable in trained)
+    split = "test" if "test" in prepared.stores else "valid"
+    whole = prepared.stores[split]
+    held_out = whole if tokens >= whole.tokens else prepared.head(split, tokens)
+    for lm in lms:
+        with reporter.stage("scoring the held-out split", held_out.tokens, " tokens") as advance:
+            report = scoring.evaluate(lm.model, held_out, advance)
+        lm.manifest["results"]["test"] = {"split": split, **vars(report), "of_tokens": whole.tokens}
+    return lms
 
 
 def _check_kinds(kinds: Sequence[str]) -> None:
@@ -96,14 +108,16 @@ def _check_kinds(kinds: Sequence[str]) -> None:
         raise UsageError(f"{twice} is named twice" if twice else "no model is named", "name each model once")
 
 
-def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: Reporter) -> TextModel:
-    kind = config.model.kind
+def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: Reporter) -> tuple[TextModel, float]:
+    """A model, and how many tokens it can score in the time that its budget has for the comparison."""
+    kind, budget = config.model.kind, Budget.of(config.train)
     reporter.say(f"{kind}:")
-    lm = learn(prepared, config, out / kind if out else None, reporter, Budget.of(config.train))
+    budget.reserve("comparison", _SHARE)
+    lm = learn(prepared, config, out / kind if out else None, reporter, budget)
+    results = lm.manifest["results"]
     if lm.manifest["status"] == "interrupted":
-        raise KeyboardInterrupt(lm.manifest["results"]["signal"])
-    split = "test" if "test" in prepared.stores else "valid"
-    tokens = prepared.stores[split]
-    with reporter.stage("scoring the held-out split", tokens.tokens, " tokens") as advance:
-        lm.manifest["results"]["test"] = {"split": split, **vars(scoring.evaluate(lm.model, tokens, advance))}
-    return lm
+        raise KeyboardInterrupt(results["signal"])
+    if "budget" not in results or "valid" not in results:
+        return lm, math.inf
+    speed = results["valid"]["tokens"] / budget.took[figures.SCORING]
+    return lm, max(figures.LEAST_SCORED, _SHARE * budget.seconds * speed)

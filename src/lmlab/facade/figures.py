@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 CALIBRATION, SCORING, SAVING = "calibration", "scoring", "saving"
 FEW_STEPS = 20
+LEAST_SCORED = 1_000
+"""Tokens, however little time is left; how long they take shows the speed."""
 _BASELINE_SHARE = 0.04  # of a timed run's budget, for the n-gram and for xz
 _WORTH = 0.4  # of the budget must be left for baselines
 _SHARES = {CALIBRATION: 0.04, SCORING: 0.08, SAVING: 0.02}  # at most
 _SAVING_SECONDS = 1.0  # besides
-_PROBE = 1_000  # tokens whose scoring shows the speed
 _GROWTH = 10  # times as many the next time, at most
 _SAFE = 0.6  # of the time that is left is planned to be used, lest a machine that gets busier exceed it
 _READINGS = {CALIBRATION: 4.0, SCORING: 2.0}  # what each takes a token, in forward passes of training's precision
@@ -107,7 +108,7 @@ def held_out(
     A beginning is scored to see the speed, then a longer one, until the next would take more time than is left.
     """
     whole = prepared.scored_tokens(split)
-    tokens = min(_PROBE, whole) if budget.timed else whole
+    tokens = min(LEAST_SCORED, whole) if budget.timed else whole
     with budget.stage(SCORING), reporter.stage(f"scoring the {split} split", whole, " tokens") as advance:
         while True:
             began, store = time.perf_counter(), prepared.head(split, tokens)

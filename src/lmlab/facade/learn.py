@@ -245,7 +245,8 @@ def _held_out(model: Any, prepared: Prepared, reporter: Reporter) -> dict[str, A
         return {}
     tokens = prepared.head("valid")
     with reporter.stage("scoring the validation split", tokens.tokens, " tokens") as advance:
-        return {"valid": vars(scoring.evaluate(model, tokens, advance))}
+        report = scoring.evaluate(model, tokens, advance)
+    return {"valid": {**vars(report), "of_tokens": prepared.stores["valid"].tokens}}
 
 
 # -- trained models ---------------------------------------------------------------------------------------------------
