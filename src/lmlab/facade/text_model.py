@@ -162,10 +162,9 @@ class TextModel:
             corpus = self._open_other(on, split, data or {}, reporter)
             size = corpus.sizes.get(split or "all")
             if size is not None and size.chars > reading.LONGEST:
-                problem = (
-                    f"{corpus.name} has {size.chars:,} characters, but {reading.LONGEST:,} at most are told one by one"
-                )
-                raise DataError(problem, "lmlab eval scores any length; --limit or --max-chars cut a text")
+                most = f"{reading.LONGEST:,} at most are told one by one"
+                remedy = "lmlab eval scores any length; --limit or --max-chars cut a text"
+                raise DataError(f"{corpus.name} has {size.chars:,} characters, but {most}", remedy)
             given, sha256, name, pieces = None, corpus.sha256, corpus.name, list(corpus.documents(split or "all"))
         else:
             raise UsageError("score was given a text and a source", "leave one of them out")
