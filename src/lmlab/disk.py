@@ -10,7 +10,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,10 +92,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Let nobody else hold a file or folder, there or still to be made, while the block runs.
 
     The lock lies beside it, `.NAME.lock`, and says who holds it; however the process ends, the system frees it.
+
+    Args:
+        path: what is held.
+        waiting: is told who holds it, and the lock is waited for; None does not wait.
 
     Raises:
         HeldError: another process holds it.
@@ -116,7 +120,11 @@ def held(path: Path) -> Iterator[None]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     file.seek(0)
-                    raise HeldError(path, file.read(_LONGEST_HOLDER).strip()) from None
+                    holder = file.read(_LONGEST_HOLDER).strip() or "another process"
+                    if waiting is None:
+                        raise HeldError(path, holder) from None
+                    waiting(holder)
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 if beside.exists() and os.path.samestat(os.fstat(file.fileno()), beside.stat()):
                     break  # else who held it has just removed it
             stack.callback(beside.unlink, missing_ok=True)

@@ -136,7 +136,7 @@ class HeldError(StorageError):
     """Another process is at work on it."""
 
     def __init__(self, path: object, holder: str) -> None:
-        super().__init__(f"{path} is in use by {holder or 'another process'}", "wait until it ends, or end it")
+        super().__init__(f"{path} is in use by {holder}", "wait until it ends, or end it")
 
 
 class TrainingError(LmlabError):

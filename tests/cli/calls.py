@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lmlab.cli import main
+from lmlab.cli import UNFORESEEN, main
 from tests.texts import TINY
 
 _MODEL = ("hidden", "embedding")
@@ -35,4 +35,5 @@ def call(capsys: Any, *words: Any) -> Called:
     capsys.readouterr()
     code = main([str(word) for word in words])
     out, err = capsys.readouterr()
+    assert UNFORESEEN not in err, err
     return Called(code, out, err)

@@ -192,3 +192,16 @@ def test_work_is_kept_where_progress_is_read_no_more(here):
     process.stderr.close()
     assert process.wait() == 0
     assert json.loads((here / "runs/unread/manifest.json").read_text())["status"] == "done"
+
+
+@pytest.mark.parametrize("limit", ["-v 300000", "-v 700000", "-n 12", "-n 24"])
+@pytest.mark.parametrize("words", [["score", "runs/lstm", "poem.txt"], ["train", "poem.txt", "--steps", "2", "-o", "new"]])
+def test_little_memory_and_few_open_files(here, limit, words):
+    """It works, or one line says what is short."""
+    line = f"ulimit {limit} && exec {sys.executable} -m lmlab {' '.join(words)} --quiet"
+    done = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    if done.returncode:
+        assert done.stderr.count("\n") == 1
+        short = "out of memory: use a smaller" if "-v" in limit else "Too many open files): allow more open files"
+        assert short in done.stderr

@@ -1,8 +1,16 @@
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from lmlab.corpora import DataSettings, open_text
+from lmlab.disk import held
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError
+from lmlab.facade import prepare as prepare_module
 from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again, open_source, prepare
 from lmlab.progress import Silent
 from lmlab.run_config import RunConfig
@@ -12,6 +20,7 @@ from tests.texts import TEXT, some_text
 
 CHAR = RunConfig.build({}).tokenizer
 LOWER = RunConfig.build({"tokenizer.lower": True}).tokenizer
+BPE = RunConfig.build({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 300}).tokenizer
 BYTE = RunConfig.build({"tokenizer.kind": "byte"}).tokenizer
 
 
@@ -72,7 +81,9 @@ def test_another_text_split_or_tokenizer_is_another_entry(cache, text, data, tok
     assert len(list((cache / "tokens").iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["train/ids.bin", "train/meta.json", "valid", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize(
+    "damage", ["train/ids.bin", "train/meta.json", "valid", "tokenizer/tokenizer.json", "tokenizer/sums.json"]
+)
 def test_a_damaged_entry_is_made_anew(cache, damage):
     first = prepare(open_text(TEXT), CHAR, Silent())
     before, tokens = ids(first), first.tokenizer.tokens  # read now: what is mapped must not be cut short below
@@ -89,16 +100,47 @@ def test_a_damaged_entry_is_made_anew(cache, damage):
     assert not any("damaged" in said for said in told.said)
 
 
-def test_two_that_begin_at_once_both_end_well(monkeypatch):
-    build = TokenStore.build.__func__
+_PREPARE = """
+import sys
+from lmlab.corpora import open_corpus
+from lmlab.corpora.settings import DataSettings
+from lmlab.facade.prepare import prepare
+from lmlab.progress import Silent
+from tests.facade.test_prepare import BPE
+corpus = open_corpus(sys.argv[1], DataSettings())
+print("begins", flush=True)
+sys.stdin.readline()
+store = prepare(corpus, BPE, Silent()).stores["train"]
+print(store.sha256)
+"""
 
-    def slower(cls, folder, tokenizer, documents, progress=None):
-        documents = list(documents)
-        build(cls, folder, tokenizer, documents)  # another run's, meanwhile
-        return build(cls, folder, tokenizer, documents, progress)
 
-    monkeypatch.setattr(TokenStore, "build", classmethod(slower))
-    assert prepare(open_text(TEXT), CHAR, Silent()).stores["train"].documents == 1
+def test_three_that_begin_at_once_end_alike(cache, tmp_path):
+    (tmp_path / "text.txt").write_text("".join(some_text(seed=seed) for seed in range(40)))
+    command = [sys.executable, "-c", _PREPARE, tmp_path / "text.txt"]
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **piped) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "begins\n"
+    answers = [process.communicate("go\n")[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len({tuple(answer) for answer in answers}) == 1
+    assert [path.name for path in (cache / "tokens").iterdir() if path.name.endswith(".lock")] == []
+
+
+def test_one_waits_for_another_that_encodes_the_same(cache, monkeypatch):
+    """The other holds the entry until this one says that it waits, and has made it by then."""
+    corpus, told = open_text(TEXT), Told()
+    entry = cache / "tokens" / prepare_module._key(corpus, CHAR)
+    with ThreadPoolExecutor() as pool, held(entry):
+        waits = pool.submit(prepare, corpus, CHAR, told)
+        while not told.said:
+            time.sleep(0.01)
+        prepare_module._prepared(entry, corpus, CHAR, ["train"], Silent())
+        built = (entry / "train" / "meta.json").stat().st_ino
+    assert waits.result().stores["train"].documents == 1
+    assert told.said[0] == f"waiting for process {os.getpid()} on {os.uname().nodename}, which encodes the same text"
+    assert (entry / "train" / "meta.json").stat().st_ino == built
 
 
 def test_an_empty_training_split_is_told():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -35,7 +36,9 @@ VERBS = {
     "ngram stats": "what an n-gram model holds, length by length",
     "demo": "two minutes: three models on Python's own library, with no download",
 }
-_NO_MEMORY = "out of memory: use a smaller model, vocabulary or batch"
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")  # what libraries say of it
+_REMEDIES = {errno.EMFILE: "allow more open files (ulimit -n 256)", errno.ENFILE: "close other programs"}
+UNFORESEEN = "lmlab did not foresee this"
 
 
 def verb_parser(verb: str) -> Parser:
@@ -116,29 +119,28 @@ def _open_streams() -> None:
 def _answer(words: list[str]) -> int:
     try:
         return _run(words)
-    except LmlabError as error:
-        if "--debug" in words:
-            raise
-        return _fail(" ".join(str(error).split()), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
-        return _fail("nobody reads the output any more (closed pipe)", 1)
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         return _fail("interrupted" if number == signal.SIGINT else f"ended by signal {number}", 128 + number)
-    except MemoryError:
-        return _fail(_NO_MEMORY, 1)
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch says of it
-            raise
-        return _fail(_NO_MEMORY, 1)
-    except OSError as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        return _fail("nobody reads the output any more (closed pipe)", 1)
+    except Exception as error:  # one line, whatever it is
         if "--debug" in words:
             raise
-        where = error.filename or "the output"
-        return _fail(
-            f"{where} is not usable ({error.strerror or error}): see that it is there, allowed, and has room", 1
-        )
+        return _fail(" ".join(_told(error).split()), error.exit_code if isinstance(error, LmlabError) else 1)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and what to do."""
+    if isinstance(error, LmlabError):
+        return str(error)
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
+        return "out of memory: use a smaller model, vocabulary or batch"
+    if isinstance(error, OSError):
+        remedy = _REMEDIES.get(error.errno or 0, "see that it is there, allowed, and has room")
+        return f"{error.filename or 'the output'} is not usable ({error.strerror or error}): {remedy}"
+    return f"{UNFORESEEN} ({type(error).__name__}: {error}): --debug shows where; please report it"
 
 
 def _leave(code: int) -> NoReturn:

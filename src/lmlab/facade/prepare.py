@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from lmlab import corpora, disk, tokens
 from lmlab.corpora.document import Document, text_pieces
 from lmlab.corpora.settings import SPLITS
-from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, UnknownNameError, UsageError
+from lmlab.errors import ArtifactError, DataError, EmptyDataError, UnknownNameError, UsageError
+from lmlab.integrity import Verified, read_json, sha256_of
 from lmlab.progress import Reporter
 from lmlab.tokens.base import Tokenizer
 from lmlab.tokens.id_store import TokenStore
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
+_SUMS = "sums.json"
 _KEY_VERSION = 2  # changes when the encoding does
 _LONG = 2  # documents this many times longer than a row are read in columns
 _VALIDATION_ROWS = 16
@@ -98,6 +100,14 @@ def prepare(corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
     if not corpus.sizes["train"].documents:
         raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
     folder = disk.cache_dir() / "tokens" / _key(corpus, wanted)
+    splits = [split for split in SPLITS if corpus.sizes[split].documents]
+    if all((folder / name).is_dir() for name in ("tokenizer", *splits)):  # it may lie where nobody may write
+        return _prepared(folder, corpus, wanted, splits, reporter)
+    with disk.held(folder, lambda holder: reporter.say(f"waiting for {holder}, which encodes the same text")):
+        return _prepared(folder, corpus, wanted, splits, reporter)
+
+
+def _prepared(folder: Path, corpus: Corpus, wanted: Component, splits: Sequence[str], reporter: Reporter) -> Prepared:
     tokenizer = _find_tokenizer(folder, wanted)
     if tokenizer is None:
         with reporter.stage("building the vocabulary", corpus.sizes["train"].bytes) as advance:
@@ -106,10 +116,8 @@ def prepare(corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
             )
         with disk.atomic_folder(folder / "tokenizer") as beside:
             tokenizer.save(beside)
-    stores = {}
-    for split in SPLITS:
-        if corpus.sizes[split].documents:
-            stores[split] = _encoded(folder / split, corpus, tokenizer, split, reporter)
+            disk.write_json(beside / _SUMS, {path.name: [sha256_of(path)] for path in beside.iterdir()})
+    stores = {split: _encoded(folder / split, corpus, tokenizer, split, reporter) for split in splits}
     _tell_coverage(tokenizer, stores, reporter)
     return Prepared(corpus, tokenizer, stores)
 
@@ -130,6 +138,8 @@ def _find_tokenizer(folder: Path, wanted: Component) -> Tokenizer | None:
     if not (folder / "tokenizer").is_dir():
         return None
     try:
+        verified = Verified(folder / "tokenizer", read_json(folder / "tokenizer" / _SUMS, ""), "")
+        verified.remember()
         return tokens.load_tokenizer(folder / "tokenizer", wanted.kind, wanted.settings.dump())
     except ArtifactError:
         shutil.rmtree(folder)  # damaged: made anew
@@ -144,12 +154,7 @@ def _encoded(folder: Path, corpus: Corpus, tokenizer: Tokenizer, split: str, rep
             reporter.say(f"the cached tokens in {folder} are damaged; encoding again")
             shutil.rmtree(folder)
     with reporter.stage(f"encoding {split}", corpus.sizes[split].bytes) as advance:
-        try:
-            return TokenStore.build(folder, tokenizer, corpus.documents(split), advance)
-        except LmlabError:
-            if not folder.is_dir():
-                raise
-            return TokenStore.open(folder)  # another run that began at the same time was faster
+        return TokenStore.build(folder, tokenizer, corpus.documents(split), advance)
 
 
 def _counted(documents: Iterable[Document], advance: Any) -> Iterable[Document]:
