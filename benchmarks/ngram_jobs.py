@@ -68,10 +68,11 @@ def ids_of(text: str, words: Any) -> Any:
     """A file as ids."""
     import numpy as np
 
-    from lmlab.tokens.scan import chunks
+    from lmlab.corpora.reading import whole_words
 
     with Path(text).open("rb") as file:
-        return np.concatenate([*map(words.feed, chunks(file)), words.close()])
+        pieces = whole_words(iter(lambda: file.read(1 << 20), b""), text)
+        return np.concatenate([*map(words.feed, pieces), words.close()])
 
 
 def scoring(model: str) -> Answer:

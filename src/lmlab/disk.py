@@ -112,7 +112,7 @@ def held(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
     path = path.resolve()
     beside = path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as stack:
-        with writing(beside):
+        with writing(path):
             beside.parent.mkdir(parents=True, exist_ok=True)
             while True:
                 file = stack.enter_context(beside.open("a+"))

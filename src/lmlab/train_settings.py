@@ -35,7 +35,7 @@ class TrainSettings(config.Settings):
     restart: float = setting(0.03, "chance that a row begins anew at a batch (columns only)", ge=0, le=1)
     accumulate: int = setting(1, "batches whose gradients make one step", ge=1, le=1000)
     optimizer: str = setting("adamw", "AdamW (Loshchilov and Hutter 2019) or plain SGD", choices=("adamw", "sgd"))
-    lr: float = setting(3e-3, "peak learning rate", gt=0, le=1e6)
+    lr: float = setting(3e-3, "peak learning rate", gt=0)
     schedule: str = setting("cosine", "how the rate falls after the warm-up", choices=("cosine", "constant"))
     warmup: float = setting(0.05, "share of the budget in which the rate rises to its peak", ge=0, lt=1)
     floor: float = setting(0.02, "share of the peak rate at the end of the cosine", ge=0, le=1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmlab import disk, store
+from lmlab.cli import main
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -346,14 +347,17 @@ def test_a_run_whose_text_is_gone(refused, here):
 
 
 @pytest.mark.parametrize("options", [["--order", "2"], tiny()], ids=["ngram", "lstm"])
-def test_no_space_left(refused, monkeypatch, options):
+def test_no_space_left(refused, capsys, monkeypatch, options):
     """Told by the system where the model directory is about to appear."""
 
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
+    words = ["train", "poem.txt", *options]
+    assert main([*words, "-o", "runs/before", "--quiet"]) == 0  # its tokens are in the cache then
+    capsys.readouterr()
     monkeypatch.setattr(disk, "_sync", full)
-    words = ["train", "poem.txt", "-o", "runs/new", *options]
+    words += ["-o", "runs/new"]
     refused(1, words, "runs/new cannot be written (No space left on device)", "free some space")
 
 

@@ -5,7 +5,7 @@ import lzma
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lmlab.corpora import reading
@@ -27,6 +27,7 @@ def test_text_survives_any_chunking(text, size):
 @given(st.binary(max_size=40), st.integers(1, 5), st.integers(0, 20_000))
 def test_the_offset_of_a_bad_byte_is_exact(data, size, before):
     data = b"x" * before + data.replace(b"\0", b"0")
+    assume(data[:2] not in (b"\xff\xfe", b"\xfe\xff"))  # told as UTF-16
     try:
         data.decode()
     except UnicodeDecodeError as error:

@@ -36,7 +36,12 @@ VERBS = {
     "ngram stats": "what an n-gram model holds, length by length",
     "demo": "two minutes: three models on Python's own library, with no download",
 }
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "failed to map segment")  # what libraries say of it
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "Could not find/load shared object",
+)  # what libraries say of it
 _REMEDIES = {errno.EMFILE: "allow more open files (ulimit -n 256)", errno.ENFILE: "close other programs"}
 UNFORESEEN = "lmlab did not foresee this"
 
