@@ -27,6 +27,14 @@ def test_problem_and_remedy_share_a_line():
     assert str(LmlabError("the disk is full")) == "the disk is full"
 
 
+def test_whatever_it_quotes_it_is_one_line():
+    message = str(LmlabError("a\nb\r\nc\u2028d " + 5000 * "x", "look into\nthe file"))
+    assert len(message.splitlines()) == 1
+    assert message.startswith("a b c d xxx")
+    assert message.endswith("x…: look into the file")
+    assert len(message) < 1100
+
+
 def test_a_setting_names_value_bound_and_remedy():
     assert (
         str(SettingError("lr", "fast", "a number > 0", "try 1e-3"))

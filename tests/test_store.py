@@ -123,6 +123,10 @@ DAMAGES = {
     ),
     "no tokenizer": (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json"),
     "half a tokenizer": (lambda run: half(run / "tokenizer.json"), "tokenizer.json"),
+    "a tokenizer nested deeply": (
+        lambda run: ((run / "tokenizer.json").write_text(100_000 * "["), signed(run)),
+        "tokenizer.json is damaged",
+    ),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), "model.safetensors cannot be read"),
     "half the weights": (lambda run: half(run / "model.safetensors"), "model.safetensors is damaged"),
     "weights of another run": (

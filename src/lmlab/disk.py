@@ -125,7 +125,7 @@ def held(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
                         raise HeldError(path, holder) from None
                     waiting(holder)
                     fcntl.flock(file, fcntl.LOCK_EX)
-                if beside.exists() and os.path.samestat(os.fstat(file.fileno()), beside.stat()):
+                if os.fstat(file.fileno()).st_nlink:
                     break  # else who held it has just removed it
             stack.callback(beside.unlink, missing_ok=True)
             file.truncate(0)

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _LONGEST_SHOWN = 120  # characters of a value in a message
+_LONGEST_HALF = 1_000  # characters of a problem, or of a remedy
 _LONGEST_LIST = 250  # characters of the names there are
 
 
@@ -37,7 +38,13 @@ class LmlabError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(f"{problem}: {remedy}" if remedy else problem)
+        super().__init__(": ".join(_line(half) for half in (problem, remedy) if half))
+
+
+def _line(text: str) -> str:
+    """A text in one line, cut if it is long: a library that read a bad file may have quoted all of it."""
+    text = " ".join(text.splitlines())
+    return text if len(text) <= _LONGEST_HALF else f"{text[: _LONGEST_HALF - 1]}…"
 
 
 class UsageError(LmlabError):

@@ -7,14 +7,16 @@ their pages out of memory, not out of the file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import mmap
 import os
 import re
 import sys
+import tokenize
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +153,9 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
     if len(header) != size or zlib.crc32(header) != checksums[0]:
         raise ValueError("its header or its length is not as it was written")
     said = io.BytesIO(header)
-    np.lib.format.read_magic(said)
-    shape, _, said_dtype = np.lib.format.read_array_header_1_0(said)
+    with _header():
+        np.lib.format.read_magic(said)
+        shape, _, said_dtype = np.lib.format.read_array_header_1_0(said)
     if (shape, said_dtype, said.tell()) != ((length,), np.dtype(dtype), size):
         raise ValueError(f"it holds {said_dtype} of shape {shape}, not {dtype} of shape {(length,)}")
     if len(checksums) != 1 + -(-length // _CHECKED):
@@ -162,6 +165,26 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
     array = np.asarray(np.memmap(path, dtype, "r", size, (length,)))
     check_array(array, checksums, whole=whole)
     return array
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """What `np.save` wrote, memory-mapped.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file, or cut short.
+    """
+    with _header():
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _header() -> Iterator[None]:
+    """ValueError for whatever NumPy lets through that reads a damaged header of a .npy file."""
+    try:
+        yield
+    except (SyntaxError, tokenize.TokenError, TypeError, LookupError, OverflowError, EOFError) as error:
+        raise ValueError(f"its header is damaged ({error})") from error
 
 
 def check_array(array: np.ndarray, checksums: Sequence[int], *, whole: bool = True) -> None:

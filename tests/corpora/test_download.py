@@ -5,7 +5,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from lmlab.corpora.download import download
-from lmlab.errors import DownloadError
+from lmlab.disk import held
+from lmlab.errors import DownloadError, HeldError
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -120,6 +121,12 @@ def test_a_server_that_is_not_there(target, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(DownloadError, match="refused"):
         download(["http://127.0.0.1:9/file"], target, SHA, pause=0)
+
+
+def test_one_process_at_a_time(server, target):
+    with held(target), pytest.raises(HeldError, match=r"is in use by process \d+"):
+        download([server.url()], target, SHA)
+    assert download([server.url()], target, SHA) == SHA
 
 
 def test_a_cache_that_cannot_be_written(server, tmp_path):

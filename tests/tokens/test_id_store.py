@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError, RunExistsError, StorageError
+from lmlab.integrity import json_sum, sha256_of
 from lmlab.tokens import build_tokenizer
 from lmlab.tokens.id_store import TokenStore
 from lmlab.vocabulary import BOS, EOS, UNK
@@ -118,6 +120,50 @@ def test_totals_that_do_not_fit_are_told(change, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError):
         TokenStore.open(tmp_path / "x")
+
+
+def forged(folder, **arrays):
+    """Other arrays in a store, all sums right."""
+    totals = json.loads((folder / "meta.json").read_text())
+    totals.pop("meta_sha256")
+    for name, array in arrays.items():
+        path = folder / {"ids": "ids.bin", "offsets": "offsets.npy"}.get(name, "meta.json")
+        array.tofile(path) if name == "ids" else np.save(path, array) if name == "offsets" else totals.update(array)
+    if not arrays.keys() & {"totals"}:
+        totals["files"] = {name: [sha256_of(folder / name)] for name in ("ids.bin", "offsets.npy")}
+    (folder / "meta.json").write_text(json.dumps(totals | {"meta_sha256": json_sum(totals)}))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        *({"offsets": np.array(offsets)} for offsets in ([0, 4, 6], [1, 4, 6, 11], [0, 4, 6, 12], [0, 6, 4, 11])),
+        {"offsets": np.array([0, 4, 5, 11])},
+        {"offsets": np.array([0, 4, 6, 11], dtype=">i8")},
+        {"offsets": np.array([[0, 4, 6, 11]])},
+        {"ids": np.array([2, 260, 3, *[0] * 8], dtype="<u2")},
+        *({"totals": {name: odd}} for name in ("documents", "tokens", "vocab_size") for odd in (None, "3", -1, 2.0, 10**30)),
+        *({"totals": {"files": odd}} for odd in (None, 3, [], {"ids.bin": 3})),
+    ],
+)  # fmt: skip
+def test_a_forged_store_is_told(arrays, tmp_path):
+    TokenStore.build(tmp_path / "x", BYTE, DOCUMENTS)
+    forged(tmp_path / "x", **arrays)
+    with pytest.raises(ArtifactError) as told:
+        TokenStore.open(tmp_path / "x")
+    assert "\n" not in str(told.value)
+
+
+def test_a_header_that_is_none_is_told(tmp_path):
+    """NumPy lets a `TokenError` through where a header is cut amid a bracket."""
+    TokenStore.build(tmp_path / "x", BYTE, DOCUMENTS)
+    sound = (tmp_path / "x" / "offsets.npy").read_bytes()
+    for at in range(6, 80):
+        for byte in b"\0('\xff9":
+            (tmp_path / "x" / "offsets.npy").write_bytes(bytes([*sound[:at], byte, *sound[at + 1 :]]))
+            forged(tmp_path / "x")
+            with contextlib.suppress(ArtifactError):
+                TokenStore.open(tmp_path / "x")
 
 
 def test_nothing_is_overwritten(tmp_path):

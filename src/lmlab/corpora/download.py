@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lmlab.corpora.cache import file_sha256
 from lmlab.corpora.raw import Progress
+from lmlab.disk import held
 from lmlab.errors import DownloadError
 
 _CHUNK = 1 << 18
@@ -47,31 +48,39 @@ def download(
 
     Raises:
         DownloadError: no address has it, or what came is not the file expected.
+        HeldError: another process downloads it.
     """
-    part = target.with_name(target.name + ".part")
-    causes = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for url in urls:
-            resumed = part.exists()
-            cause = _fetch(url, part, progress, attempts, pause)
-            if cause is None and resumed and sha256 not in (None, file_sha256(part)):
-                part.unlink()  # its beginning may be of another file: once more, from the start
-                cause = _fetch(url, part, progress, attempts, pause)
-            if cause is not None:
-                causes.append(f"{url} ({cause})")
-                continue
-            found = file_sha256(part)
-            if sha256 not in (None, found):
-                part.unlink()
-                remedy = f"the file may have changed at its source; place a good copy by hand as {target}"
-                raise DownloadError(f"{url} has sha256 {found}, but {sha256} is expected", remedy)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(target)
-            return found
+        with held(target):
+            return _download(urls, target, sha256, progress, attempts, pause)
     except OSError as error:
         raise DownloadError(f"{target} cannot be written ({error.strerror})", "make room or set LMLAB_CACHE") from error
+
+
+def _download(
+    urls: Sequence[str], target: Path, sha256: str | None, progress: Progress | None, attempts: int, pause: float
+) -> str:
+    part = target.with_name(target.name + ".part")
+    causes = []
+    for url in urls:
+        resumed = part.exists()
+        cause = _fetch(url, part, progress, attempts, pause)
+        if cause is None and resumed and sha256 not in (None, file_sha256(part)):
+            part.unlink()  # its beginning may be of another file: once more, from the start
+            cause = _fetch(url, part, progress, attempts, pause)
+        if cause is not None:
+            causes.append(f"{url} ({cause})")
+            continue
+        found = file_sha256(part)
+        if sha256 not in (None, found):
+            part.unlink()
+            remedy = f"the file may have changed at its source; place a good copy by hand as {target}"
+            raise DownloadError(f"{url} has sha256 {found}, but {sha256} is expected", remedy)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+        return found
     remedy = f"try again (it resumes), or place the file by hand as {target}"
     raise DownloadError(f"cannot fetch {target.name} from {', nor from '.join(causes)}", remedy)
 

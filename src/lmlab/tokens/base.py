@@ -11,7 +11,6 @@ literal `<bos>` is spelled like any other text, or is an unknown word where it c
 from __future__ import annotations
 
 import abc
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -21,6 +20,7 @@ import numpy as np
 from lmlab import registry
 from lmlab.config import Settings
 from lmlab.errors import ArtifactError, EmptyDataError, UsageError
+from lmlab.integrity import read_json
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 if TYPE_CHECKING:
@@ -251,13 +251,7 @@ def lower(text: str) -> str:
 def _read_model(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """The tokens by id and the merges of a `tokenizer.json`."""
     remedy = "copy the whole model directory again, or train it again"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged ({error})", remedy) from error
-    match content:
+    match read_json(path, remedy):
         case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
             pairs = [(pair[0], pair[1]) for pair in merges if isinstance(pair, list) and len(pair) == 2]
         case {"model": {"vocab": dict(vocab)}}:

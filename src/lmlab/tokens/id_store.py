@@ -20,9 +20,11 @@ from typing import IO, Any, Self
 import numpy as np
 
 from lmlab import disk
+from lmlab.config import LARGEST
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
 from lmlab.integrity import Verified, json_sum, read_json, sha256_of
+from lmlab.memory import map_npy
 from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import BOS, EOS
 
@@ -76,17 +78,31 @@ class TokenStore:
         if totals.pop(_OWN_SUM, None) != json_sum(totals):
             raise ArtifactError(f"{folder / META} is damaged (not what was written)", _REMEDY)
         files = totals.pop("files", {})
-        if totals.keys() != set(TOTALS) or set(files) != {IDS, OFFSETS}:
+        if totals.keys() != set(TOTALS) or not isinstance(files, dict) or files.keys() != {IDS, OFFSETS}:
             raise ArtifactError(f"{folder / META} does not hold the totals of a token store", _REMEDY)
+        numbers = [value for name, value in totals.items() if name != "sha256"]
+        if not all(type(value) is int and 0 <= value <= LARGEST for value in numbers):
+            raise ArtifactError(f"{folder / META} is damaged (a total is no number)", _REMEDY)
         verified = Verified(folder, files, _REMEDY)
         dtype = _dtype(totals["vocab_size"])
         try:
-            offsets = np.load(folder / OFFSETS, mmap_mode="r")
+            offsets = map_npy(folder / OFFSETS)
             ids = np.memmap(folder / IDS, dtype, "r") if (folder / IDS).stat().st_size else np.empty(0, dtype)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             raise ArtifactError(f"the token store {folder} cannot be read ({error})", _REMEDY) from error
-        verified.remember()
-        return cls(ids, offsets, **totals)
+        store = cls(ids, offsets, **totals)
+        if not verified.remembered:
+            store._check(folder)
+            verified.remember()
+        return store
+
+    def _check(self, folder: Path) -> None:
+        """ArtifactError where offsets or ids lead out of what they are of."""
+        offsets, ids = self.offsets, self.ids
+        sound = offsets.dtype == OFFSET and offsets.shape == (self.documents + 1,)
+        sound = sound and offsets[0] == 0 and offsets[-1] == len(ids) and bool((offsets[1:] - offsets[:-1] >= 2).all())
+        if not sound or (len(ids) and int(ids.max()) >= self.vocab_size):
+            raise ArtifactError(f"the token store {folder} is damaged (its ids or offsets are out of bounds)", _REMEDY)
 
     @classmethod
     def from_documents(cls, tokenizer: Tokenizer, documents: Iterable[Document]) -> Self:

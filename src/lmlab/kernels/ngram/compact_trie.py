@@ -36,7 +36,7 @@ from lmlab.kernels import engine
 from lmlab.kernels.ngram import compact as kernels
 from lmlab.kernels.ngram.compact import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
 from lmlab.kernels.ngram.layout import NONE, UNSEEN, Counts, Rule, high, log_of, low
-from lmlab.memory import fixed
+from lmlab.memory import fixed, map_npy
 from lmlab.vocabulary import BOS, NEVER_PREDICTED
 
 PIECE = 1 << 14  # words scored together: what they need stays in the second-level cache
@@ -225,7 +225,7 @@ class CompactTrie:
             for k, checksum in enumerate(about["crc32"], 1):
                 if _checksum(folder / _file_name(k)) != checksum:
                     raise _damaged(folder, f"{_file_name(k)} is not as it was written")
-                levels.append(fixed(np.load(folder / _file_name(k), mmap_mode="r", allow_pickle=False)))
+                levels.append(fixed(map_npy(folder / _file_name(k))))
             absent, notes = float(about["absent"]), tuple(map(str, about["notes"]))
         except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
