@@ -44,7 +44,7 @@ __all__ = [*sorted(_LAZY), "load"]
 
 
 def load(path: str) -> Any:
-    """Read a model directory: the `TextModel` that was saved there."""
+    """The `TextModel` of a model directory, or of the Hugging Face model that `hf:PATH_OR_NAME` names."""
     from lmlab.facade.text_model import TextModel
 
     return TextModel.load(path)

@@ -22,7 +22,8 @@ EXAMPLES = """\
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("source", metavar="SOURCE", help="the text; see lmlab train --help")
-    parser.add_argument("--models", default="ngram,cnn,lstm", metavar="A,B", help="kinds (default ngram,cnn,lstm)")
+    kinds = "kinds (default ngram,cnn,lstm); hf:PATH is scored as it is"
+    parser.add_argument("--models", default="ngram,cnn,lstm", metavar="A,B", help=kinds)
     parser.add_argument("-o", "--out", metavar="DIR", help="keep the runs and the picture here")
     parser.add_learning()
     parser.add_data()

@@ -15,12 +15,13 @@ EXAMPLES = """\
   lmlab eval runs/lstm runs/kn5 --on held-out.txt
   lmlab eval runs/news --on papers.jsonl --template "{title} ; {summary}"
   lmlab eval runs/lstm --split valid --json
-  lmlab eval runs/lstm --adapt dynamic --mix runs/kn6"""
+  lmlab eval runs/lstm --adapt dynamic --mix runs/kn6
+  lmlab eval runs/kn5 hf:models/gpt2 --on held-out.txt"""
 
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="model directories")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="model directories, or hf:PATH_OR_NAME")
     parser.add_argument("--on", metavar="SOURCE", help="a text that they were not trained on")
     parser.add_argument("--split", metavar="NAME", help="of the corpus: train, valid, test or all")
     parser.add_spelling()

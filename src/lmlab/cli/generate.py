@@ -49,7 +49,7 @@ class _InOrder(argparse.Action):
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("run_folder", metavar="RUN", help="a model directory")
+    parser.add_argument("run_folder", metavar="RUN", help="a model directory, or hf:PATH_OR_NAME")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what to go on from (default nothing)")
     parser.add_argument("--strategy", default=None, metavar="NAME", help="sample (default), greedy or beam")
     parser.add_argument("-n", type=int, default=1, metavar="N", help="how many continuations")

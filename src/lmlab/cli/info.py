@@ -21,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show a manifest, or the machine."""
-    content = _run(Path(options.run_folder)) if options.run_folder else _machine()
+    content = _run(options.run_folder) if options.run_folder else _machine()
     if options.json:
         print_json(content)
         return 0
@@ -32,9 +32,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(name: str) -> dict[str, Any]:
     from lmlab import store
 
+    if name.startswith("hf:"):
+        from lmlab.facade.hf import open_hf
+
+        return open_hf(name).manifest
+    folder = Path(name)
     manifest = store.read_manifest(folder)
     files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     return {**manifest, "files": files}

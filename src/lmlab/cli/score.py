@@ -24,7 +24,7 @@ _HIDDEN = ("sentence", "word", "start", "end")  # what the table for people leav
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("run_folder", metavar="RUN", help="a model directory")
+    parser.add_argument("run_folder", metavar="RUN", help="a model directory, or hf:PATH_OR_NAME")
     parser.add_argument("text", metavar="FILE", help="a text file, folder or named corpus, or - for standard input")
     parser.add_argument("--by", default="token", metavar="UNIT", help="a row a token, word, sentence or document")
     parser.add_argument("-o", "--out", metavar="FILE", help="write the rows: .csv, .jsonl or .parquet")

@@ -14,7 +14,7 @@ from lmlab.config import Named
 from lmlab.errors import EmptyDataError, UsageError
 from lmlab.facade import figures
 from lmlab.facade.learn import lasting, learn, new_run
-from lmlab.facade.prepare import Prepared, open_source, prepare
+from lmlab.facade.prepare import Prepared, encode_held_out, open_source, prepare
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
 from lmlab.progress import Reporter, default_reporter
@@ -23,6 +23,7 @@ from lmlab.training.budget import Budget
 
 if TYPE_CHECKING:
     from lmlab.facade.keywords import Keywords
+    from lmlab.tokens.id_store import TokenStore
 
 _SHARE = 0.08  # of a timed model's budget, for scoring the held-out split
 DEFAULT_KINDS = ("ngram", "cnn", "lstm")
@@ -42,7 +43,7 @@ def compare(
 
     Args:
         source: a file, folder, named corpus, or "-".
-        models: their kinds.
+        models: their kinds; `hf:PATH` is a Hugging Face model that is scored as it is, by its own tokens.
         out: a new folder for the runs, one subfolder a model; None keeps none.
         settings: groups of settings for one kind: `{"ngram": {"model": {"order": 4}}}`.
         reporter: shows progress.
@@ -69,17 +70,23 @@ def compare_named(
     reporter: Reporter | None = None,
 ) -> list[TextModel]:
     """Train and score what is named by path for all models, and for some of them alone (`own`)."""
-    _check_kinds(models)
+    kinds, ready = _split_kinds(models)
     folder = Path(out) if out is not None else None
     with new_run(folder) if folder is not None else contextlib.nullcontext():
-        return _compared(named, models, own, folder, reporter or default_reporter())
+        others = [TextModel.load(name) for name in ready]
+        return _compared(named, kinds, others, own, folder, reporter or default_reporter())
 
 
 def _compared(
-    named: Named, models: Sequence[str], own: Mapping[str, Named], out: Path | None, reporter: Reporter
+    named: Named,
+    kinds: Sequence[str],
+    ready: Sequence[TextModel],
+    own: Mapping[str, Named],
+    out: Path | None,
+    reporter: Reporter,
 ) -> list[TextModel]:
     shared = {"train.baseline": False, **named}
-    configs = [RunConfig.build({**shared, "model.kind": kind, **own.get(kind, {})}) for kind in models]
+    configs = [RunConfig.build({**shared, "model.kind": kind, **own.get(kind, {})}) for kind in kinds]
     source = str(named["source"])
     corpus = open_source(source, configs[0].data, reporter)
     if not (corpus.sizes["test"].documents or corpus.sizes["valid"].documents):
@@ -94,18 +101,36 @@ def _compared(
     whole = prepared.stores[split]
     held_out = whole if tokens >= whole.tokens else prepared.head(split, tokens)
     for lm in lms:
-        with reporter.stage("scoring the held-out split", held_out.tokens, " tokens") as advance:
-            report = scoring.evaluate(lm.model, held_out, advance)
-        lm.manifest["results"]["test"] = {"split": split, **vars(report), "of_tokens": whole.tokens}
-    return lms
+        _score(lm, held_out, split, whole.tokens, reporter)
+    for lm in ready:
+        every = encode_held_out(corpus, lm.tokenizer, split, reporter)
+        others = Prepared(corpus, lm.tokenizer, {split: every})
+        same = every if held_out is whole else others.head(split, tokens / whole.tokens * every.tokens)
+        lm.manifest["results"]["train_seconds"] = 0.0
+        _score(lm, same, split, every.tokens, reporter)
+    return [*lms, *ready]
 
 
-def _check_kinds(kinds: Sequence[str]) -> None:
+def _score(lm: TextModel, held_out: TokenStore, split: str, of_tokens: int, reporter: Reporter) -> None:
+    with reporter.stage("scoring the held-out split", held_out.tokens, " tokens") as advance:
+        report = scoring.evaluate(lm.model, held_out, advance)
+    lm.manifest["results"]["test"] = {"split": split, **vars(report), "of_tokens": of_tokens}
+
+
+def _split_kinds(models: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The kinds that are trained, and the Hugging Face models (`hf:PATH`) that are only scored beside them.
+
+    Raises:
+        UsageError: a kind is unknown or named twice, or none is to be trained.
+    """
+    ready = [name for name in models if name.startswith("hf:")]
+    kinds = [name for name in models if name not in ready]
     for kind in kinds:
         registry.resolve("model", kind)
-    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    twice = next((name for name in models if models.count(name) > 1), None)
     if twice or not kinds:
-        raise UsageError(f"{twice} is named twice" if twice else "no model is named", "name each model once")
+        raise UsageError(f"{twice} is named twice" if twice else "no model to train is named", "name each model once")
+    return kinds, ready
 
 
 def _trained(prepared: Prepared, config: RunConfig, out: Path | None, reporter: Reporter) -> tuple[TextModel, float]:

@@ -113,7 +113,7 @@ def parse_adaptation(spec: str) -> dict[str, dict[str, str]]:
 
 
 def parse_component(spec: str) -> tuple[str, float | None]:
-    """A run and its weight, None where none is named.
+    """A run, or a Hugging Face model (`hf:PATH`), and its weight, None where none is named.
 
     Raises:
         SettingError: a weight outside 0 to 1.
@@ -122,7 +122,7 @@ def parse_component(spec: str) -> tuple[str, float | None]:
     (('runs/kn6', 0.3), ('runs/kn6', None))
     """
     run, colon, text = spec.rpartition(":")
-    if not colon or Path(spec).is_dir():
+    if not colon or run == "hf" or Path(spec).is_dir():
         return spec, None
     try:
         weight = float(text)

@@ -289,6 +289,7 @@ class TextModel:
             "split": split,
             "data_sha256": sha256,
             "tokens": f"{self.config.tokenizer.kind} tokens, vocabulary {self.tokenizer.vocab_size}",
+            **self.manifest.get("protocol", {}),
             **self.composition,
         }
         run = str(self.folder) if self.folder else None
@@ -405,17 +406,26 @@ class TextModel:
         """
         if self.composition:
             raise UsageError("a composed model is not kept", "save the run itself, and compose it again")
+        if self.config.model.kind.startswith("hf:"):
+            raise UsageError("a Hugging Face model is not kept again", f"name it where a run is taken: {self.folder}")
         store.save(Path(path), self.model, self.tokenizer, self.config, self.manifest, self.folder)
         self.folder = Path(path)
         return self.folder
 
     @classmethod
     def load(cls, path: str | Path) -> TextModel:
-        """Read a model directory.
+        """Read a model directory, or open the Hugging Face model that `hf:PATH_OR_NAME` names.
 
         Raises:
             ArtifactError: it is none, or damaged.
+            MissingExtraError: the library that a Hugging Face model needs is not installed.
         """
+        if str(path).startswith("hf:"):
+            from lmlab.facade.hf import open_hf
+
+            opened = open_hf(str(path))
+            model = cast(Registered, opened.model)  # but for saving, which is refused
+            return cls(model, opened.tokenizer, opened.config, opened.manifest, Path(path))
         stored = store.load(Path(path))
         return cls(stored.model, stored.tokenizer, stored.config, stored.manifest, Path(path))
 
