@@ -22,6 +22,7 @@ import contextlib
 import copy
 import importlib
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -332,7 +333,7 @@ def _quietly(transformers: Any) -> Iterator[None]:
     told.set_verbosity(logging.CRITICAL)
     told.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # where its bars for GGUF go
             warnings.simplefilter("ignore")
             yield
     finally:
