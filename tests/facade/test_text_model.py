@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -265,3 +266,62 @@ def test_unknown_is_not_written_unless_allowed(strategy):
     (generated,) = lm.generate("the", strategy, max_tokens=30)
     assert "[UNK]" not in generated.text
     assert generated.logp < 0  # the model's own: less than all of its mass
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_next_tokens_are_the_probabilities_of_scoring(models, tokenizer):
+    lm = models[tokenizer]
+    for prefix in ("", "the cat"):
+        everything = lm.next_tokens(prefix, k=None)
+        assert sum(everything.values()) == pytest.approx(1, abs=1e-5)
+        assert list(everything.values()) == sorted(everything.values(), reverse=True)
+        assert list(lm.next_tokens(prefix, k=3).items()) == list(everything.items())[:3]
+        row = lm.score("the cat").rows[-1 if prefix else 0]
+        assert everything[row["text"]] == pytest.approx(2 ** -row["bits_without_spelling"], rel=1e-4)
+
+
+def test_counts_are_what_followed(models):
+    lm = models["word"]
+    text = lm.held_out("train")
+    ids, the = text.ids.tolist(), lm.tokenizer.token_to_id("the")
+    after = [lm.tokenizer.id_to_token(next) for before, next in itertools.pairwise(ids) if before == the]
+    expected = {token: after.count(token) for token in set(after)}
+    assert lmlab.train(text=TEXT, tokenizer="word", model="ngram", order=2).counts("the") == expected
+    pairs = lm.counts("the cat")
+    assert sum(pairs.values()) <= expected["cat"]
+    assert list(pairs.values()) == sorted(pairs.values(), reverse=True)
+    assert lm.counts("zyx zyx") == {}
+    assert sum(lm.counts().values()) == text.documents  # after <bos>
+
+
+def test_counts_of_a_loaded_run_are_read_from_its_text_again(poem, tmp_path):
+    fresh = lmlab.train(poem, tokenizer="char", model="ngram", order=3)
+    fresh.save(tmp_path / "run")
+    assert lmlab.load(tmp_path / "run").counts("th") == fresh.counts("th") != {}
+
+
+def test_what_cannot_be_asked_is_told_in_a_line(models, poem):
+    lm = models["word"]
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(SettingError, match="an integer >= 1"):
+            lm.next_tokens("the", k=wrong)
+    with pytest.raises(UsageError, match="lacks"):
+        lm.next_tokens("zyxzyx")
+    assert "[UNK]" in lm.next_tokens("zyxzyx", k=None, allow_unknown=True)
+    estimated = lmlab.estimate(poem, order=2)
+    with pytest.raises(UsageError, match="not kept"):
+        estimated.counts("the")
+    assert estimated.tokenizer.top(1)[0][1] == TEXT.split().count(estimated.tokenizer.top(1)[0][0])
+    stupid = lmlab.train(text=TEXT, model="ngram", order=2, smoothing="stupid-backoff")
+    with pytest.raises(UsageError, match="sum to one"):
+        stupid.next_tokens("t")
+    with pytest.raises(UsageError, match="only an n-gram"):
+        lmlab.train(text=TEXT, model="cnn", steps=1, baseline=False).counts("t")
+
+
+def test_a_generation_has_its_perplexity(models):
+    (made,) = models["char"].generate("the", lmlab.Greedy(), max_tokens=5)
+    assert made.perplexity == pytest.approx(math.exp(-made.logp / (made.tokens + (made.end == "eos"))))

@@ -1,5 +1,6 @@
 import json
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -202,3 +203,59 @@ def test_lower_is_idempotent_and_context_free_over_all_of_unicode():
     everything = "".join(chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000)
     assert lower(everything) == "".join(lower(c) for c in everything)
     assert lower(lower(everything)) == lower(everything)
+
+
+MADE_WITH = {"char": {}, "word": {}, "code": {}, "byte": {}, "bpe": {"vocab_size": 270}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_and_ids_lead_to_each_other(kind, tmp_path):
+    made = build_tokenizer(kind, MADE_WITH[kind], [Document("to be or not to be, that is to say: é")])
+    made.save(tmp_path)
+    for tokenizer in (made, load_tokenizer(tmp_path, kind, MADE_WITH[kind])):
+        assert len(tokenizer) == tokenizer.vocab_size
+        for id in range(len(tokenizer)):
+            token = tokenizer.id_to_token(id)
+            assert token in tokenizer
+            assert tokenizer.token_to_id(token) == id
+        assert "zyx" not in tokenizer
+        assert tokenizer.token_to_id("zyx") is None
+        with pytest.raises(UsageError, match="outside"):
+            tokenizer.id_to_token(len(tokenizer))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_commonest_tokens_are_those_of_the_text(kind, tmp_path):
+    text = "to be or not to be, that is to say"
+    made = build_tokenizer(kind, MADE_WITH[kind], [Document(text)])
+    made.save(tmp_path)
+    for tokenizer in (made, load_tokenizer(tmp_path, kind, MADE_WITH[kind])):
+        if kind in ("byte", "bpe"):
+            with pytest.raises(UsageError, match="keeps no counts"):
+                tokenizer.top()
+            continue
+        counts = Counter(map(tokenizer.id_to_token, tokenizer.encode(text).ids.tolist()))
+        assert dict(tokenizer.top(100)) == counts
+        assert tokenizer.top(2) == sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:2]
+        with pytest.raises(SettingError, match="an integer >= 1"):
+            tokenizer.top(0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", np.arange(3).tobytes()])
+def test_damaged_counts_are_refused(damage, tmp_path):
+    build_tokenizer("char", {}, [Document("abc")]).save(tmp_path)
+    (tmp_path / "token_counts.npy").write_bytes(damage)
+    with pytest.raises(ArtifactError, match=r"token_counts\.npy is damaged"):
+        load_tokenizer(tmp_path, "char", {})
+
+
+def test_a_matrix_of_lines():
+    tokenizer = build_tokenizer("word", {}, [Document("a b c")])
+    ids_BT, lengths_B = tokenizer.to_matrix(["a b c", "", "c zyx"])
+    assert ids_BT.tolist() == [[2, 4, 5, 6, 3], [2, 3, 0, 0, 0], [2, 6, 1, 3, 0]]
+    assert lengths_B.tolist() == [5, 2, 4]
+    assert tokenizer.to_matrix(["a b c"], max_len=2).ids_BT.tolist() == [[2, 4]]
+    assert tokenizer.to_matrix([]).ids_BT.shape == (0, 0)
+    for lines, max_len in ((["a", None], None), (["a"], 0), ([3], None)):
+        with pytest.raises(SettingError, match="must be"):
+            tokenizer.to_matrix(lines, max_len)

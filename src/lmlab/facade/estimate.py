@@ -83,11 +83,12 @@ def estimate(
     known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
     words = scanner(texts.text_size, known or (), learn=known is None)
     levels = _count(texts, model_settings, words, reporter)
+    count_V = levels[0].count_G.astype(np.int64)  # smoothing uses the levels up
     with reporter.stage("smoothing"):
         model: Any = Ngram.from_counts(model_settings, levels)
     spelled = words.words()
     del words, known  # each may take as much as the tokenizer
-    tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *spelled])
+    tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *spelled], count_V=count_V)
     for note in model.notes:
         reporter.say(note)
     lm = _text_model(model, tokenizer, config, texts.describe(), time.perf_counter() - began)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 IN_HAND = "(text in hand)"
 """The source of a run whose text came as a string."""
 _SUMS = "sums.json"
-_KEY_VERSION = 2  # changes when the encoding does
+_KEY_VERSION = 3  # changes when the encoding does
 _LONG = 2  # documents this many times longer than a row are read in columns
 _VALIDATION_ROWS = 16
 _MOST_SCORED = 2_000_000  # characters of the validation split that the figures of training are taken on

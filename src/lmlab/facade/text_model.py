@@ -44,6 +44,11 @@ class Generation:
     logp: float
     end: str
 
+    @property
+    def perplexity(self) -> float:
+        """Of the text, per token, `<eos>` included where it was drawn; 1 where nothing was."""
+        return math.exp(-self.logp / max(1, self.tokens + (self.end == "eos")))
+
 
 class TextStep:
     """One step of a generation, in text.
@@ -244,7 +249,8 @@ class TextModel:
 
         if split in self._held_out:
             return self._held_out[split]
-        if split not in self.manifest["data"].get("splits", ()) or self.config.source in ("-", IN_HAND):
+        data = self.manifest["data"]
+        if split not in data.get("splits", ()) or data["split_rule"] == "none" or self.config.source in ("-", IN_HAND):
             return None
         reporter = reporter or Silent()
         corpus = open_again(self.config, self.manifest, reporter)
@@ -294,6 +300,50 @@ class TextModel:
         }
         run = str(self.folder) if self.folder else None
         return {"run": run, "model": self.config.model.kind, **asdict(report), "protocol": protocol}
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def next_tokens(self, prefix: str = "", k: int | None = 10, *, allow_unknown: bool = False) -> dict[str, float]:
+        """The likeliest next tokens after a prefix, and their probabilities; the likeliest first.
+
+        Args:
+            prefix: text from the beginning of a document on; may be empty.
+            k: how many; None gives all, which sum to 1.
+            allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prefix.
+
+        Raises:
+            SettingError: k is no integer >= 1.
+            UsageError: the prefix has what the vocabulary lacks, or the model's scores are not probabilities.
+        """
+        from lmlab.facade.following import probabilities
+
+        return probabilities(self.model, self.tokenizer, self._prompt(prefix, allow_unknown), k)
+
+    def counts(self, prefix: str = "", reporter: Reporter | None = None) -> dict[str, int]:
+        """What followed a prefix in the training text of an n-gram model, and how often; the commonest first.
+
+        The prefix counts as far as the model looks: its last n - 1 tokens, `<bos>` before them where there are fewer.
+        The text of a run that was loaded is read again, for smoothing turns the model's own counts into probabilities.
+
+        Args:
+            prefix: text from the beginning of a document on; may be empty.
+            reporter: shows progress.
+
+        Raises:
+            UsageError: it is no n-gram model, or its text is not kept.
+            DataError: the text has changed.
+        """
+        from lmlab.facade.following import counts_after
+
+        if self.config.model.kind != "ngram" or self.composition:
+            raise UsageError("only an n-gram model has counts", "next_tokens gives the probabilities of any model")
+        text = self.held_out("train", reporter)
+        if text is None:
+            problem = "the text that was counted is not kept as documents"
+            raise UsageError(problem, "lmlab.train a model on a file, or ask the one that was just trained")
+        context = [BOS, *self._prompt(prefix, allow_unknown=True)]
+        seen = context[max(0, len(context) - self.config.model.settings.order + 1) :]
+        return counts_after(text.ids, seen, self.tokenizer)
 
     # -- generating -----------------------------------------------------------------------------------------------
 

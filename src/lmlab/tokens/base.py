@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from lmlab import registry
 from lmlab.config import Settings
-from lmlab.errors import ArtifactError, EmptyDataError, UsageError
+from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError
 from lmlab.integrity import read_json
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
     from lmlab.corpora.document import Document
 
-FILE = "tokenizer.json"
+FILE, COUNTS = "tokenizer.json", "token_counts.npy"
 SILENT = (PAD, BOS, EOS)
 """Special tokens that decode to no text."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_REMEDY = "copy the whole model directory again, or train it again"
 
 
 class Encoded(NamedTuple):
@@ -74,18 +76,32 @@ class Located(NamedTuple):
         return cls(spans, np.concatenate(starts), np.concatenate(ends))
 
 
+class Matrix(NamedTuple):
+    """Texts side by side: ids_BT (int64), `[PAD]` after each, and how many ids each has, lengths_B."""
+
+    ids_BT: np.ndarray
+    lengths_B: np.ndarray
+
+
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
     `settings` is an instance of the class's own `Settings`, `tokens` the spelling of every id, `merges` (of bpe alone)
-    the pairs of tokens in the order in which they are merged.
+    the pairs of tokens in the order in which they are merged, `count_V` how often each stood in the training text, None
+    where its making did not count them.
     """
 
     kind: ClassVar[str]
     Settings: ClassVar[type[Settings]]
 
-    def __init__(self, settings: Any, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Any,
+        tokens: Sequence[str],
+        merges: Sequence[tuple[str, str]] = (),
+        count_V: np.ndarray | None = None,
+    ) -> None:
+        self.settings, self.count_V = settings, count_V
         self.tokens = tuple(tokens)
         self.vocab_size = len(self.tokens)
 
@@ -146,14 +162,86 @@ class Tokenizer(abc.ABC):
     def reference(self) -> HFTokenizer:
         """An equal tokenizer of the `tokenizers` library; those of word and code expect `is_pretokenized=True`."""
 
+    @classmethod
+    def counted(cls, settings: Any, counts: Mapping[str, int]) -> Self:
+        """The tokenizer of what was counted, as far as `vocab_size` and `min_count` of the settings allow."""
+        tokens, count_V = vocabulary(counts, settings.vocab_size, settings.min_count)
+        return cls(settings, tokens, count_V=count_V)
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._id_of
+
+    @cached_property
+    def _id_of(self) -> dict[str, int]:
+        return {self.token_text(id): id for id in reversed(range(self.vocab_size))}  # of equal ones the first
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, written as `id_to_token` writes it; None where the vocabulary lacks it.
+
+        >>> from lmlab.corpora.document import Document
+        >>> tokenizer = build_tokenizer("word", {}, [Document("to be or not to be")])
+        >>> tokenizer.token_to_id("be"), tokenizer.token_to_id("bee"), "be" in tokenizer, len(tokenizer)
+        (4, None, True, 8)
+        """
+        return self._id_of.get(token)
+
+    def id_to_token(self, id: int) -> str:
+        """How an id is shown; UsageError for an unknown one."""
+        return self.token_text(int(self.checked([id])[0]))
+
+    def top(self, n: int = 20) -> list[tuple[str, int]]:
+        """The commonest tokens of the training text, specials left out, and how often they stood there.
+
+        Raises:
+            SettingError: n is no integer >= 1.
+            UsageError: nobody counted them.
+        """
+        check_count("n", n)
+        if self.count_V is None:
+            remedy = "count the ids of encode(text).ids with numpy.bincount"
+            raise UsageError(f"this {self.kind} tokenizer keeps no counts of its tokens", remedy)
+        order_V = np.argsort(-self.count_V[len(SPECIALS) :], kind="stable")[:n] + len(SPECIALS)
+        return [(self.token_text(id), int(self.count_V[id])) for id in order_V.tolist()]
+
+    def to_matrix(self, lines: Iterable[str], max_len: int | None = None) -> Matrix:
+        """Texts as rows of ids, each `<bos> ids <eos>` and then padding, cut after `max_len` ids.
+
+        Raises:
+            SettingError: something that is no text, or `max_len` is no integer >= 1.
+
+        >>> build_tokenizer("byte", {}, []).to_matrix(["a", "bcd"], max_len=4).ids_BT.tolist()
+        [[2, 101, 3, 0], [2, 102, 103, 104]]
+        """
+        if max_len is not None:
+            check_count("max_len", max_len)
+        rows = []
+        for number, line in enumerate([lines] if isinstance(lines, str) else lines):
+            if not isinstance(line, str):
+                raise SettingError(f"line {number}", line, "a string")
+            rows.append([BOS, *self.encode(line).ids.tolist(), EOS][:max_len])
+        lengths_B = np.array(list(map(len, rows)), np.int64)
+        ids_BT = np.full((len(rows), lengths_B.max(initial=0)), PAD, np.int64)
+        for row, ids in zip(ids_BT, rows, strict=True):
+            row[: len(ids)] = ids
+        return Matrix(ids_BT, lengths_B)
+
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` into an existing folder; the caller keeps the settings."""
-        (folder / FILE).write_text(self.reference().to_str(pretty=True), encoding="utf-8", newline="\n")
+        """Write `tokenizer.json`, and the counts, into an existing folder; the caller keeps the settings."""
+        self._write(folder / FILE)
+        if self.count_V is not None:
+            np.save(folder / COUNTS, self.count_V)
+
+    def _write(self, path: Path) -> None:
+        path.write_text(self.reference().to_str(pretty=True), encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, folder: Path, settings: Any) -> Self:
         """Read what `save` wrote; ArtifactError where it is missing or damaged."""
-        return cls(settings, *_read_model(folder / FILE))
+        tokens, merges = _read_model(folder / FILE)
+        return cls(settings, tokens, merges, _read_counts(folder / COUNTS, len(tokens)))
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as an int64 array; UsageError where one is outside the vocabulary."""
@@ -210,10 +298,10 @@ def coverage(tokenizer: Tokenizer, documents: Iterable[Document]) -> Coverage:
     return Coverage(tokens, unknown_tokens, unknown_bytes, int(np.count_nonzero(seen_V[len(SPECIALS) :])))
 
 
-def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> tuple[str, ...]:
-    """The special tokens, then all others by descending count and, among equals, by spelling.
+def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> tuple[tuple[str, ...], np.ndarray]:
+    """The special tokens, then all others by descending count and, among equals, by spelling; and their counts.
 
-    >>> vocabulary({"b": 2, "a": 2, "c": 9, "d": 1}, size=7, min_count=1)[4:]
+    >>> vocabulary({"b": 2, "a": 2, "c": 9, "d": 1}, size=7, min_count=1)[0][4:]
     ('c', 'a', 'b')
     """
     kept = [token for token, count in counts.items() if count >= min_count and token not in SPECIALS]
@@ -221,7 +309,16 @@ def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> t
     if not kept:
         problem = f"no token occurs min_count={min_count} times in the training text, so there is no vocabulary"
         raise EmptyDataError(problem, "give more text or lower min_count")
-    return SPECIALS + tuple(kept if size is None else kept[: size - len(SPECIALS)])
+    tokens = SPECIALS + tuple(kept if size is None else kept[: size - len(SPECIALS)])
+    count_V = np.zeros(len(tokens), np.int64)
+    count_V[len(SPECIALS) :] = [counts[token] for token in tokens[len(SPECIALS) :]]
+    return tokens, count_V
+
+
+def check_count(name: str, value: Any) -> None:
+    """SettingError where a value is no integer >= 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingError(name, value, "an integer >= 1")
 
 
 def clean(text: str) -> str:
@@ -248,19 +345,31 @@ def lower(text: str) -> str:
     return text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
 
 
+def _read_counts(path: Path, size: int) -> np.ndarray | None:
+    """How often each of so many tokens was counted, None where that is not kept."""
+    if not path.exists():
+        return None
+    try:
+        count_V: np.ndarray = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{path} is damaged ({error})", _REMEDY) from error
+    if count_V.shape != (size,) or count_V.dtype != np.int64 or count_V.min(initial=0) < 0:
+        raise ArtifactError(f"{path} is damaged (not the counts of {size} tokens)", _REMEDY)
+    return count_V
+
+
 def _read_model(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """The tokens by id and the merges of a `tokenizer.json`."""
-    remedy = "copy the whole model directory again, or train it again"
-    match read_json(path, remedy):
+    match read_json(path, _REMEDY):
         case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
             pairs = [(pair[0], pair[1]) for pair in merges if isinstance(pair, list) and len(pair) == 2]
         case {"model": {"vocab": dict(vocab)}}:
             merges, pairs = [], []
         case _:
-            raise ArtifactError(f"{path} holds no vocabulary", remedy)
+            raise ArtifactError(f"{path} holds no vocabulary", _REMEDY)
     token_of = {id: token for token, id in vocab.items() if isinstance(id, int)}
     tokens = [token_of[id] for id in range(len(vocab)) if id in token_of]
     if tuple(tokens[: len(SPECIALS)]) != SPECIALS or len(tokens) < len(vocab) or len(pairs) != len(merges):
         problem = f"{path} is not a vocabulary of ours: ids must run from 0, the special tokens first"
-        raise ArtifactError(problem, remedy)
+        raise ArtifactError(problem, _REMEDY)
     return tokens, pairs

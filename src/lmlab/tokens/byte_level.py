@@ -43,8 +43,14 @@ def byte_symbols() -> tuple[str, ...]:
 class ByteLevelTokenizer(Tokenizer):
     """A tokenizer each of whose ids stands for one or more bytes. Subclasses say which bytes go together."""
 
-    def __init__(self, settings: Any, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(settings, tokens, merges)
+    def __init__(
+        self,
+        settings: Any,
+        tokens: Sequence[str],
+        merges: Sequence[tuple[str, str]] = (),
+        count_V: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(settings, tokens, merges, count_V)
         byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         own = self.tokens[len(SPECIALS) :]
         merged = {symbols for a, b in merges for symbols in (a, b, a + b)}
@@ -90,8 +96,14 @@ class ByteTokenizer(ByteLevelTokenizer):
     kind = "byte"
     Settings = ByteSettings
 
-    def __init__(self, settings: ByteSettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(settings, tokens, merges)
+    def __init__(
+        self,
+        settings: ByteSettings,
+        tokens: Sequence[str],
+        merges: Sequence[tuple[str, str]] = (),
+        count_V: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(settings, tokens, merges, count_V)
         if self.tokens != SPECIALS + byte_symbols():
             raise ArtifactError("the vocabulary is not the 256 bytes in order", "load it as the kind it was saved")
 
@@ -127,8 +139,14 @@ class BPETokenizer(ByteLevelTokenizer):
     Settings = BPESettings
     settings: BPESettings
 
-    def __init__(self, settings: BPESettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(settings, tokens, merges)
+    def __init__(
+        self,
+        settings: BPESettings,
+        tokens: Sequence[str],
+        merges: Sequence[tuple[str, str]] = (),
+        count_V: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(settings, tokens, merges, count_V)
         self._tokenizer = _byte_level(self.tokens, merges, split_words=True)
 
     @classmethod

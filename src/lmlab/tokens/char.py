@@ -14,7 +14,7 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.corpora.document import PIECE_CHARS, Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, clean, lower, vocabulary
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, clean, lower
 from lmlab.vocabulary import SPECIALS, UNK
 
 CODE_POINTS = 0x110000
@@ -41,8 +41,14 @@ class CharTokenizer(Tokenizer):
     Settings = CharSettings
     settings: CharSettings
 
-    def __init__(self, settings: CharSettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(settings, tokens, merges)
+    def __init__(
+        self,
+        settings: CharSettings,
+        tokens: Sequence[str],
+        merges: Sequence[tuple[str, str]] = (),
+        count_V: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(settings, tokens, merges, count_V)
         characters = "".join(self.tokens[len(SPECIALS) :])
         if len(characters) != len(self.tokens) - len(SPECIALS):
             raise ArtifactError("the vocabulary holds more than single characters", "load it as the kind it was saved")
@@ -61,7 +67,7 @@ class CharTokenizer(Tokenizer):
         for text in _joined(documents):
             count_P += np.bincount(_points(reader.normalise(text)), minlength=CODE_POINTS)
         counts = {chr(point): int(count_P[point]) for point in np.flatnonzero(count_P)}
-        return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
+        return cls.counted(settings, counts)
 
     def encode(self, text: str) -> Encoded:
         points_N = _points(self.normalise(text))

@@ -25,7 +25,7 @@ import numpy as np
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.tokens.base import FILE, SILENT, Encoded, Located, Tokenizer, clean, lower, vocabulary
+from lmlab.tokens.base import SILENT, Encoded, Located, Tokenizer, clean, lower
 from lmlab.vocabulary import SPACES, SPECIALS, UNK
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class WordsTokenizer(Tokenizer):
             while settings.vocab_size is not None and len(counts) > max(MOST_TYPES, 2 * settings.vocab_size):
                 dropped += 1
                 counts = Counter({word: count for word, count in counts.items() if count > dropped})
-        return cls(settings, vocabulary(counts, settings.vocab_size, settings.min_count))
+        return cls.counted(settings, counts)
 
     def words(self, document: Document) -> list[str]:
         """The words of a document: its tokens where it came with them, else those of its text."""
@@ -152,10 +152,10 @@ class WordsTokenizer(Tokenizer):
         tokenizer.normalizer = normalizers.Replace(Regex(_LIKE_SPECIAL), SPECIALS[UNK])
         return tokenizer
 
-    def save(self, folder: Path) -> None:
+    def _write(self, path: Path) -> None:
         # what `reference` would write, some words at a time: a vocabulary may be millions of words
         before, after = json.dumps(_WRITTEN).split('"vocab": {}')
-        with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
             file.write(before + '"vocab": {')
             for start in range(0, self.vocab_size, _WRITTEN_AT_ONCE):
                 quoted = map(json.encoder.encode_basestring, self.tokens[start : start + _WRITTEN_AT_ONCE])
@@ -192,8 +192,14 @@ class WordTokenizer(WordsTokenizer):
     Settings = WordSettings
     settings: WordSettings
 
-    def __init__(self, settings: WordSettings, tokens: Sequence[str], merges: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(settings, tokens, merges)
+    def __init__(
+        self,
+        settings: WordSettings,
+        tokens: Sequence[str],
+        merges: Sequence[tuple[str, str]] = (),
+        count_V: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(settings, tokens, merges, count_V)
         self._find = _pattern(settings.split, settings.strip_punctuation)
         if settings.split == "punct":
             self._after, self._before = dict.fromkeys(OPENERS, NO_GAP), dict.fromkeys(CLOSERS, NO_GAP)
