@@ -171,3 +171,38 @@ def test_lines_without_words_are_sentences(tmp_path: Path) -> None:
     for compiled in (False, True):
         with engine.only(compiled):
             assert ngram_of(estimate(path, order=2)).ngrams == (6, 4)  # <s> </s>, <s> a, a b, b </s>
+
+
+HELD = ["the cat sat", "the dog sat\non the mat", "", "a cat"]
+
+
+@pytest.mark.parametrize("make", [list, iter, lambda texts: [text.split() for text in texts if "\n" not in text]])
+def test_what_a_program_holds_is_estimated_as_its_file(make, tmp_path):
+    texts = [text for text in HELD if make is list or make is iter or "\n" not in text]
+    (tmp_path / "text.txt").write_text("".join(text + "\n" for text in texts if text), encoding="utf-8")
+    file, held = lmlab.estimate(tmp_path / "text.txt", order=3), lmlab.estimate(make(texts), order=3)
+    assert held.tokenizer.tokens == file.tokenizer.tokens
+    assert list(held.model.items(3)) == list(file.model.items(3))
+    if make is not iter:
+        limited = [lmlab.estimate(source, order=2, min_count=2) for source in (make(texts), tmp_path / "text.txt")]
+        assert limited[0].tokenizer.tokens == limited[1].tokenizer.tokens
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ([], EmptyDataError, "no token"),
+        (["a", None], DataError, "item 1 is None"),
+        ([["a b"]], DataError, "no white space"),
+        (3, SettingError, "iterable of texts"),
+        (["<s> a"], DataError, "holds the word <s>"),
+    ],
+)
+def test_bad_objects_are_told_in_a_line(source, error, message):
+    with pytest.raises(error, match=message):
+        lmlab.estimate(source, order=2)
+
+
+def test_a_generator_is_read_once_only():
+    with pytest.raises(UsageError, match="read only once"):
+        lmlab.estimate((text for text in HELD), min_count=2)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lmlab.corpora import DataSettings, open_text
+from lmlab.corpora.settings import IN_HAND
 from lmlab.disk import held
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError
 from lmlab.facade import prepare as prepare_module
-from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again, open_source, prepare
+from lmlab.facade.prepare import encode_held_out, open_again, open_source, prepare
 from lmlab.progress import Silent
 from lmlab.run_config import RunConfig
 from lmlab.tokens.id_store import TokenStore
@@ -171,7 +172,7 @@ def test_only_the_same_text_is_opened_again(tmp_path):
     path.write_text(TEXT + "more")
     with pytest.raises(DataError, match="is not the text of this run"):
         open_again(config, manifest, Silent())
-    with pytest.raises(UsageError, match="came as a string"):
+    with pytest.raises(UsageError, match="came from a program"):
         open_again(RunConfig.build({"source": IN_HAND}), manifest, Silent())
 
 

@@ -137,7 +137,7 @@ def test_what_cannot_be_evaluated_is_told(models, tmp_path, poem):
     with pytest.raises(EmptyDataError, match="held no text out"):
         lmlab.train(text=TEXT, model="ngram", order=2, split="none").evaluate()
     models["char"].save(tmp_path / "run")
-    with pytest.raises(UsageError, match="came as a string"):
+    with pytest.raises(UsageError, match="came from a program"):
         lmlab.load(tmp_path / "run").evaluate()
     backoff = lmlab.train(text=TEXT, model="ngram", order=2, smoothing="stupid-backoff")
     with pytest.raises(UsageError, match="do not sum to one"):

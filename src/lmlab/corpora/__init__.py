@@ -4,9 +4,11 @@
     corpus.sizes["train"].chars
     for document in corpus.documents("valid"):     # again and again, in bounded memory
         document.text
+    corpus = open_objects(["a text", "another"])   # a list, a frame, a data set
 
-The story runs through `raw` (bytes), `reading` (text), `records` (documents), `splits`, `corpus`; `named`, `download`,
-`cache` and `stdlib` provide the corpora that have a name. Nothing is imported before it is used.
+The story runs through `raw` (bytes), `reading` (text), `records` (documents), `splits`, `corpus`; `objects` reads what
+a program holds; `named`, `download`, `cache` and `stdlib` provide the corpora that have a name. Nothing is imported
+before it is used.
 """
 
 from __future__ import annotations
@@ -15,15 +17,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmlab.corpora.corpus import Corpus, open_corpus, open_text
+    from lmlab.corpora.corpus import Corpus, open_corpus, open_objects, open_text
     from lmlab.corpora.document import PIECE_CHARS, Document
     from lmlab.corpora.named import corpus_table
     from lmlab.corpora.settings import DataSettings
 
-__all__ = ["PIECE_CHARS", "Corpus", "DataSettings", "Document", "corpus_table", "open_corpus", "open_text"]
+__all__ = [
+    "PIECE_CHARS",
+    "Corpus",
+    "DataSettings",
+    "Document",
+    "corpus_table",
+    "open_corpus",
+    "open_objects",
+    "open_text",
+]
 
 _HOMES = {
-    "corpus": ("Corpus", "open_corpus", "open_text"),
+    "corpus": ("Corpus", "open_corpus", "open_objects", "open_text"),
     "document": ("PIECE_CHARS", "Document"),
     "named": ("corpus_table",),
     "settings": ("DataSettings",),

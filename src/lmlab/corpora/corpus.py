@@ -20,10 +20,11 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lmlab.corpora import named, records
+from lmlab.corpora import named, objects, records
 from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
 from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
 from lmlab.corpora.settings import SPLITS, DataSettings
@@ -47,7 +48,7 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     """Read a source once and split it.
 
     Args:
-        source: a named corpus, a file, a folder, or "-" for standard input.
+        source: a named corpus, a file, a folder, "hf:NAME" of the Hugging Face hub, or "-" for standard input.
         settings: how to read and split it; the defaults where None.
         progress: called with the bytes read (or downloaded) so far and their total.
 
@@ -63,6 +64,9 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
         settings = corpus.settings(settings)
         origins, rule = named.origins(corpus, settings, progress), choose_rule(settings, corpus.rule)
         return _read(source, origins, settings, rule, progress, group=corpus.group_field)
+    if source.startswith(objects.HF):
+        loaded = objects.load_hf(source)
+        return _spooled(source, objects.documents(loaded, settings), settings, rule)
     if source == "-":
         return _read("standard input", [stdin_origin()], settings, rule, progress)
     if path.is_dir():
@@ -72,6 +76,19 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     if not path.exists():
         raise UnknownNameError("file and no corpus", source, named.CORPORA)
     return _read(path.name, [file_origin(path)], settings, rule, progress)
+
+
+def open_objects(source: Any, settings: DataSettings | None = None) -> Corpus:
+    """A corpus of what a program holds: strings, lists of tokens, records, a frame, a data set; by split, if named so.
+
+    Raises:
+        SettingError: nothing that holds texts.
+        DataError: an item is no text; EmptyDataError where there is none.
+    """
+    if isinstance(source, str):
+        return open_text(source, settings)
+    settings = settings or DataSettings()
+    return _spooled(objects.NAME, objects.documents(source, settings), settings, choose_rule(settings, SplitRule()))
 
 
 def open_text(text: str, settings: DataSettings | None = None, name: str = "text") -> Corpus:
@@ -98,7 +115,7 @@ def _read(
     skipped: int = 0,
     group: str = "",
 ) -> Corpus:
-    """Spool the documents of every stream, cut and limited as the settings say."""
+    """A corpus of the documents of every stream."""
     sizes = [origin.size for origin in origins]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = 0
@@ -112,8 +129,13 @@ def _read(
                 progress(done, total)
 
     streams = (dataclasses.replace(origin, read=functools.partial(watched, origin)) for origin in origins)
-    documents: Iterator[Document]
     documents = (document for stream in streams for document in records.read_documents(stream, settings, group))
+    return _spooled(name, documents, settings, rule, skipped)
+
+
+def _spooled(
+    name: str, documents: Iterator[Document], settings: DataSettings, rule: SplitRule, skipped: int = 0
+) -> Corpus:
     if settings.max_chars is not None:
         documents = records.clip(documents, settings.max_chars)
     if settings.limit is not None:
@@ -287,7 +309,8 @@ class _Builder:
     def finish(self, name: str) -> Corpus:
         """The corpus; EmptyDataError where there is no text at all, or none in a split that should have some."""
         if not self._codes:
-            raise EmptyDataError(f"{name} holds no text", "give a source with at least one character")
+            remedy = "give at least one character; a generator that was read already gives nothing"
+            raise EmptyDataError(f"{name} holds no text", remedy)
         edges, codes_N = np.frombuffer(self._ends, dtype=np.int64), np.frombuffer(self._codes, dtype=np.uint8)
         owners_N: Sequence[int] | np.ndarray = range(len(codes_N))
         sizes = dict(zip(SPLITS, (SplitSize(*total) for total in self._totals), strict=True))

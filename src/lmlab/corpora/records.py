@@ -43,7 +43,7 @@ def read_documents(origin: Origin, settings: DataSettings, group_field: str = ""
         records = _delimited(decode(chunks, name, settings.errors), name, settings, tabbed=kind == "tsv")
     else:
         records = (_json if kind == "json" else _json_lines)(decode(chunks, name, settings.errors), name)
-    return (_document(where, record, settings, origin.partition, group_field) for where, record in records)
+    return (document_of(where, record, settings, origin.partition, group_field) for where, record in records)
 
 
 def text_documents(texts: Iterable[str], name: str, unit: str, partition: str = "") -> Iterator[Document]:
@@ -108,7 +108,10 @@ def first(documents: Iterable[Document], limit: int) -> Iterator[Document]:
             return
 
 
-def _document(where: str, record: Mapping[str, Any], settings: DataSettings, partition: str, group: str) -> Document:
+def document_of(
+    where: str, record: Mapping[str, Any], settings: DataSettings, partition: str = "", group: str = ""
+) -> Document:
+    """The document of a record that stands in a place."""
     value = _value(where, record, settings)
     partition = partition or PARTITIONS.get(str(record.get("partition", "")), "")
     home = str(record.get(group, "")) if group else ""
@@ -166,11 +169,11 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; a ValueError where a name stands twice, for one of the values would be lost."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError(f"the field {_twice([name for name, _ in pairs])} stands twice")
+        raise ValueError(f"the field {twice([name for name, _ in pairs])} stands twice")
     return made
 
 
-def _twice(names: Sequence[str]) -> str:
+def twice(names: Sequence[str]) -> str:
     """The first name that stands twice, as a message shows it; empty where none does."""
     return next((shown(name) for at, name in enumerate(names) if name in names[:at]), "")
 
@@ -217,9 +220,9 @@ def _delimited(texts: Iterable[str], name: str, settings: DataSettings, *, tabbe
     whole = lines(texts, name)
     rows = _quoted(whole, name, delimiter, quote, escape) if quote or escape else _plain(whole, delimiter)
     columns = settings.columns or next(rows, (1, ()))[1]
-    if twice := _twice(columns):
+    if found := twice(columns):
         raise DataError(
-            f"{name} has two columns called {twice}", "name them apart, in its first row or by data.columns"
+            f"{name} has two columns called {found}", "name them apart, in its first row or by data.columns"
         )
     for number, row in rows:
         if len(row) != len(columns):
@@ -274,8 +277,8 @@ def _parquet(chunks: Iterable[bytes], name: str) -> Iterator[Record]:
         file.seek(0)
         try:
             parquet = pyarrow.parquet.ParquetFile(file)
-            if twice := _twice(parquet.schema_arrow.names):
-                raise DataError(f"{name} has two columns called {twice}", "name them apart")
+            if found := twice(parquet.schema_arrow.names):
+                raise DataError(f"{name} has two columns called {found}", "name them apart")
             number = 1
             for batch in parquet.iter_batches(batch_size=256):
                 yield from _rows(batch, name, number)

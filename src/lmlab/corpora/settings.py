@@ -9,6 +9,8 @@ from lmlab import config
 from lmlab.config import setting
 from lmlab.errors import SettingError
 
+IN_HAND = "(text in hand)"
+"""The source of a run whose text a program held."""
 Shares = tuple[float, float, float]
 """The shares of train, valid and test."""
 Order = tuple[str, ...]

@@ -21,6 +21,7 @@ from lmlab import store
 from lmlab.corpora import DataSettings
 from lmlab.corpora.raw import Origin, named_origin
 from lmlab.corpora.reading import inflate, packed, utf8, whole_words
+from lmlab.corpora.settings import IN_HAND
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
@@ -42,7 +43,7 @@ _NORMALISATION = "Every run of white space (also newlines) becomes one space."
 
 
 def estimate(
-    *sources: str | Path,
+    *sources: Any,
     out: str | Path | None = None,
     vocab_size: int | None = None,
     min_count: int = 1,
@@ -51,10 +52,11 @@ def estimate(
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> TextModel:
-    """Estimate an n-gram model of the whitespace words of some text files.
+    """Estimate an n-gram model of the whitespace words of some texts.
 
     Args:
-        *sources: UTF-8 text files, compressed or not, or "-" for standard input.
+        *sources: UTF-8 text files, compressed or not, or "-" for standard input; or what a program holds: strings of
+            one or more lines in a list, lists of words, a frame, a data set.
         out: the model directory to write; None keeps the model in memory.
         vocab_size: keep only the commonest words, so that there are so many ids with the four specials; None keeps all.
         min_count: a word seen less often is unknown.
@@ -71,12 +73,14 @@ def estimate(
         raise UsageError("no text is named", "name a file, or - for standard input")
     if out is not None and Path(out).exists():
         raise RunExistsError(out)
-    names = [str(source) for source in sources]
-    config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, names[0])
+    origins = [_origin(source, errors) for source in sources]
+    held = not isinstance(sources[0], str | Path)
+    name = IN_HAND if held else str(sources[0])
+    config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, name)
     model_settings = config.model.settings
     DataSettings(errors=errors)
     ended = model_settings.compat == "none"  # lmplz gives a last line without newline no end
-    texts = Texts(names, reporter, errors=errors, ended=ended, skip_symbols=skip_symbols)
+    texts = Texts(origins, reporter, errors=errors, ended=ended, skip_symbols=skip_symbols)
     if texts.size is None and (vocab_size is not None or min_count > 1):
         raise UsageError("a stream can be read only once, but a smaller vocabulary takes two readings", "name a file")
     began = time.perf_counter()
@@ -181,13 +185,23 @@ def _text_model(
     return TextModel(model, tokenizer, config, manifest)
 
 
+def _origin(source: Any, errors: str) -> Origin:
+    """The bytes of a file or of an object's texts; of a generator only once, so that nobody knows their size."""
+    if isinstance(source, str | Path):
+        return named_origin(str(source))
+    from lmlab.corpora import objects  # which files do without
+
+    size = None if objects.is_stream(source) else sum(map(len, objects.lines(source, errors)))
+    return Origin(objects.NAME, lambda: objects.lines(source, errors), size)
+
+
 class Texts:
-    """The files to count, read as often as needed, with a bar."""
+    """The texts to count, read as often as needed, with a bar."""
 
     def __init__(
-        self, names: Sequence[str], reporter: Reporter, *, errors: str, ended: bool, skip_symbols: bool
+        self, origins: Sequence[Origin], reporter: Reporter, *, errors: str, ended: bool, skip_symbols: bool
     ) -> None:
-        self._origins = [dataclasses.replace(origin, read=self._watched(origin)) for origin in map(named_origin, names)]
+        self._origins = [dataclasses.replace(origin, read=self._watched(origin)) for origin in origins]
         self._reporter, self._errors, self._ended, self._skip = reporter, errors, ended, skip_symbols
         self._digest = hashlib.sha256()
         self._read, self._bytes = 0, 0
@@ -202,7 +216,7 @@ class Texts:
 
     @cached_property
     def size(self) -> int | None:
-        """How many bytes the files have; None where nobody knows beforehand."""
+        """How many bytes the sources have; None where nobody knows beforehand."""
         sizes = [origin.size for origin in self._origins]
         return None if None in sizes else sum(size or 0 for size in sizes)
 

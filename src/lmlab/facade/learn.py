@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lmlab import disk, memory, registry, scoring, store
 from lmlab.config import load_recipe
-from lmlab.corpora import open_text
+from lmlab.corpora import open_objects
 from lmlab.corpora.named import CORPORA
+from lmlab.corpora.settings import IN_HAND
 from lmlab.errors import MissingExtraError, RunExistsError, UsageError
 from lmlab.facade.figures import account, afterwards, baselines, calibrated, held_out, reserve
 from lmlab.facade.planning import expect, planned
 from lmlab.facade.prepare import (
-    IN_HAND,
     Prepared,
     open_again,
     open_source,
@@ -51,7 +51,7 @@ _DECIDED = ("plan", "precision", "threads", "row_blocks", "evaluations", "valida
 
 @takes_settings
 def train(
-    source: str | None = None,
+    source: Any = None,
     *,
     text: str | None = None,
     recipe: str | None = None,
@@ -64,7 +64,9 @@ def train(
     """Train a model on a text; in all processes together where `torchrun` or the like started several.
 
     Args:
-        source: a file, folder, named corpus, or "-" for standard input.
+        source: a file, folder, named corpus, "hf:NAME" of the Hugging Face hub, or "-" for standard input; or what a
+            program holds: strings, lists of tokens, records, a pandas or polars frame, a data set, or a dict of such
+            named after splits.
         text: the text itself, instead of a source.
         recipe: a named recipe, a TOML file, or a run to repeat.
         out: the model directory to write; None keeps the model in memory.
@@ -80,14 +82,18 @@ def train(
     layer = from_tables(load_recipe(recipe)) if recipe else {}
     given: Mapping[str, Any] = keywords
     named = merged(layer, from_keywords(given, layer) | from_tables(settings or {}))
+    if source is not None and not isinstance(source, str | Path):
+        if text is not None:
+            raise UsageError("train was given a text and a source", "leave one of them out")
+        source, text = None, source
     if text is not None:
         named.pop("source", None)  # a recipe's
-    return train_named(named | ({"source": source} if source else {}), text, out, reporter, listeners)
+    return train_named(named | ({"source": str(source)} if source else {}), text, out, reporter, listeners)
 
 
 def train_named(
     named: Mapping[str, Any],
-    text: str | None = None,
+    text: Any = None,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
     listeners: Sequence[Listener] = (),
@@ -95,7 +101,7 @@ def train_named(
 ) -> TextModel:
     """Train what is named by path, `{"source": "my.txt", "model.kind": "cnn"}`; `train` and the command line end here.
 
-    Minutes count from `began` on the clock of `time.perf_counter`, or from now.
+    The text may be any object that holds texts. Minutes count from `began`, by `time.perf_counter`, or from now.
 
     Raises:
         LmlabError: `lmlab.errors` has the tree.
@@ -113,7 +119,7 @@ def train_named(
             holding.enter_context(new_run(Path(out)))
         with ranks.in_turn():
             if text is not None:
-                corpus = open_text(text, config.data)
+                corpus = open_objects(text, config.data)
             else:
                 corpus = open_source(config.source, config.data, reporter)
                 config = dataclasses.replace(config, source=lasting(config.source))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmlab import corpora, disk, tokens
 from lmlab.corpora.document import Document, text_pieces
-from lmlab.corpora.settings import SPLITS
+from lmlab.corpora.settings import IN_HAND, SPLITS
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, UnknownNameError, UsageError
 from lmlab.integrity import Verified, read_json, sha256_of
 from lmlab.progress import Reporter
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from lmlab.tokens.batches import Batches, Epoch
     from lmlab.train_settings import TrainSettings
 
-IN_HAND = "(text in hand)"
-"""The source of a run whose text came as a string."""
 _SUMS = "sums.json"
 _KEY_VERSION = 3  # changes when the encoding does
 _LONG = 2  # documents this many times longer than a row are read in columns
@@ -89,8 +87,12 @@ class Prepared:
         return {name: self.corpus.sizes[name] for name in SPLITS if name in self.stores}
 
 
-def open_source(source: str, settings: DataSettings, reporter: Reporter) -> Corpus:
-    """Open a corpus, showing progress."""
+def open_source(source: Any, settings: DataSettings, reporter: Reporter) -> Corpus:
+    """Open a corpus by its name, or what a program holds, showing progress."""
+    if not isinstance(source, str | Path):
+        with reporter.stage("reading texts"):
+            return corpora.open_objects(source, settings)
+    source = str(source)
     with reporter.stage(f"reading {source}") as advance:
         return corpora.open_corpus(source, settings, progress=lambda done, total: advance(done))
 
@@ -221,11 +223,11 @@ def open_again(config: RunConfig, manifest: Mapping[str, Any], reporter: Reporte
     """Open the text behind a run.
 
     Raises:
-        UsageError: it came as a string or from standard input, which nothing keeps.
+        UsageError: it came from a program or from standard input, which nothing keeps.
         DataError: it is not what the run was trained on.
     """
     if config.source in (None, IN_HAND):
-        raise UsageError("this run's text came as a string, which is not kept", "train from a file, or name a text")
+        raise UsageError("this run's text came from a program, which is not kept", "train from a file, or name a text")
     if config.source == "-":
         raise UsageError("this run's text came from standard input, which is gone", "name a text with --on")
     corpus = open_source(config.source, config.data, reporter)

@@ -131,7 +131,7 @@ class TextModel:
         self,
         text: str | Iterable[str] | None = None,
         *,
-        on: str | None = None,
+        on: Any = None,
         split: str | None = None,
         data: Mapping[str, Any] | None = None,
         spelling: bool = True,
@@ -201,7 +201,7 @@ class TextModel:
 
     def evaluate(
         self,
-        on: str | None = None,
+        on: Any = None,
         *,
         split: str | None = None,
         data: Mapping[str, Any] | None = None,
@@ -211,7 +211,7 @@ class TextModel:
         """Figures on a text that the model was not trained on.
 
         Args:
-            on: a file, folder, named corpus or "-"; None is the run's own corpus.
+            on: a source of text as `lmlab.train` takes it; None is the run's own corpus.
             split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
             data: how `on` is read, where it is not read as the run's own text was.
             spelling: whether the spelling of unknown tokens is charged; without, `[UNK]` is a class of its own.
@@ -245,7 +245,8 @@ class TextModel:
         Raises:
             DataError: the text has changed.
         """
-        from lmlab.facade.prepare import IN_HAND, encode_held_out, open_again
+        from lmlab.corpora.settings import IN_HAND
+        from lmlab.facade.prepare import encode_held_out, open_again
 
         if split in self._held_out:
             return self._held_out[split]
@@ -256,13 +257,13 @@ class TextModel:
         corpus = open_again(self.config, self.manifest, reporter)
         return encode_held_out(corpus, self.tokenizer, split, reporter, chars)
 
-    def _open_other(self, on: str, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
+    def _open_other(self, on: Any, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
         """Another text, whole, whatever part of its own text the run was trained on; records as such."""
         from lmlab.corpora.raw import kind_of
         from lmlab.facade.prepare import open_source
 
         whole: dict[str, Any] = {"limit": None, "max_chars": None} | ({"split": "none"} if split is None else {})
-        if kind_of(str(on)) not in ("text", kind_of(self.config.source or "")):
+        if not isinstance(on, str | Path) or kind_of(str(on)) not in ("text", kind_of(self.config.source or "")):
             whole["unit"] = "auto"
         settings = corpora.DataSettings.make({**self.config.data.dump(), **whole, **data}, "data")
         return open_source(on, settings, reporter)
