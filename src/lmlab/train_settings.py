@@ -16,7 +16,9 @@ class TrainSettings(config.Settings):
     """Budget, batches, optimiser, evaluation. A model brings its own defaults for some (`training_defaults`)."""
 
     minutes: float | None = setting(None, "budget in minutes of training; 3 when no budget is named", gt=0, le=1e6)
-    steps: int | None = setting(None, "budget in optimiser steps, instead of minutes", ge=1, le=MOST_STEPS)
+    steps: int | None = setting(
+        None, "budget in optimiser steps, instead of minutes; 0 scores and samples a fresh model", ge=0, le=MOST_STEPS
+    )
     epochs: float | None = setting(None, "budget in passes over the training split, instead of minutes", gt=0, le=1e6)
     plan: str | None = setting(None, "steps as a timed run planned and recorded them, to repeat it bit for bit")
     batching: str = setting(
@@ -50,6 +52,12 @@ class TrainSettings(config.Settings):
     clip_norm: float | None = setting(1.0, "largest global norm of the gradient; none is off", gt=0)
     clip_value: float | None = setting(None, "largest absolute value of any gradient; none is off", gt=0)
     evaluations: int = setting(20, "how often the validation split is scored, evenly through the run", ge=0, le=10**6)
+    evaluate_every: int | None = setting(
+        None,
+        "steps from one evaluation to the next, in place of `evaluations`; the first at step 0",
+        ge=1,
+        le=MOST_STEPS,
+    )
     validation_tokens: int = setting(
         100_000, "tokens of the validation split scored each time, from its start", ge=1, le=10**12
     )
@@ -60,7 +68,10 @@ class TrainSettings(config.Settings):
         ge=1e-3,
         le=1e3,
     )
-    samples: bool = setting(True, "show a sample at some evaluations")
+    samples: bool = setting(True, "show samples at some evaluations; with `evaluate_every` at each")
+    sample_prompt: str = setting("", "text that the samples go on from")
+    sample_temperature: float = setting(0.8, "temperature of the samples; 0 is greedy", ge=0, le=1e3)
+    sample_count: int = setting(1, "samples each time", ge=1, le=100)
     baseline: bool = setting(True, "fit an n-gram on the same tokens and show its and xz's figures beside")
     precision: str = setting(
         "auto", "bf16 where a probe shows the machine multiplies it faster, else fp32", choices=("auto", "fp32", "bf16")

@@ -12,11 +12,12 @@ import pytest
 import lmlab
 from lmlab import disk, registry
 from lmlab.config import recipe_names
-from lmlab.errors import EmptyDataError, HeldError, RunExistsError, UnknownNameError, UsageError
+from lmlab.errors import EmptyDataError, HeldError, LmlabError, RunExistsError, UnknownNameError, UsageError
 from lmlab.facade import figures
 from lmlab.facade.compare import compare
 from lmlab.kernels import engine
 from lmlab.progress import Silent
+from lmlab.training.events import Sampled
 from tests.texts import QUICK, TEXT, TINY
 
 SENTENCES = TEXT.splitlines()
@@ -369,3 +370,43 @@ def test_compare_stops_where_it_is_interrupted(tmp_path, poem):
     with pytest.raises(KeyboardInterrupt):
         compare(poem, ["lstm", "gru"], out=tmp_path / "runs", train=train, reporter=CtrlC(1))
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["lstm"]
+
+
+def test_samples_go_on_from_the_prompt_as_many_as_asked(tmp_path):
+    told = []
+    lm = lmlab.train(
+        text=TEXT,
+        model="cnn",
+        steps=2,
+        evaluate_every=1,
+        baseline=False,
+        sample_prompt="the ",
+        sample_temperature=0,
+        sample_count=2,
+        listeners=[told.append],
+    )
+    samples = [event for event in told if isinstance(event, Sampled)]
+    assert [event.step for event in samples] == [0, 0, 1, 1, 2, 2]
+    assert all(event.text.startswith("the ") for event in samples)
+    fresh = lmlab.train(text=TEXT, model="cnn", steps=0, baseline=False, out=tmp_path / "fresh")
+    assert fresh.manifest["results"]["steps"] == 0
+    assert fresh.manifest["results"]["valid"]["nats_per_token"] > lm.manifest["results"]["valid"]["nats_per_token"]
+    assert lmlab.train(text=TEXT, recipe=str(tmp_path / "fresh"), baseline=False).manifest["results"]["steps"] == 0
+
+
+def test_what_a_program_holds_is_trained_on_and_evaluated():
+    lm = lmlab.train(SENTENCES, model="ngram", order=3, split="none")
+    file = lmlab.train(text="\n".join(SENTENCES), unit="line", model="ngram", order=3, split="none")
+    assert lm.manifest["data"]["sha256"] == file.manifest["data"]["sha256"]
+    assert lm.evaluate(on=["the cat"])["total_nats"] == lm.score("the cat").total["total_nats"]
+    records = [{"title": "the", "body_": "cat"}]
+    assert lm.score(on=records, data={"template": "{title} {body_}"}).total["nats_per_token"] == pytest.approx(
+        lm.score("the cat").total["nats_per_token"]
+    )
+    words = lmlab.train([line.split() for line in SENTENCES], tokenizer="word", model="ngram", order=2, split="none")
+    assert words.manifest["data"]["splits"]["train"]["documents"] == len(SENTENCES)
+    for wrong in ([], [None], 3):
+        with pytest.raises(LmlabError):
+            lmlab.train(wrong, model="ngram", order=2)
+    with pytest.raises(UsageError, match="a text and a source"):
+        lmlab.train(SENTENCES, text=TEXT)

@@ -103,7 +103,7 @@ def test_evaluations_and_samples_do_not_change_what_is_learned(tmp_path):
     ends = []
     for number, evaluations in enumerate((1, 8)):
         run = fit(tmp_path / str(number), evaluations=evaluations, samples=evaluations > 1)
-        run.sample = lambda model: str(torch.rand(3))
+        run.sample = lambda model: [str(torch.rand(3))]
         run.go()
         ends.append(checkpoints.newest(tmp_path / str(number)).group("model"))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -279,7 +279,7 @@ def valid_nats(run):
 
 def test_events_come_in_order_and_add_up(tmp_path):
     run = fit(tmp_path / "run")
-    run.sample = lambda model: "text"
+    run.sample = lambda model: ["text"]
     run.settings = settings(samples=True)
     events, progress = heard(run)
     assert isinstance(events[0], Began)
@@ -290,6 +290,26 @@ def test_events_come_in_order_and_add_up(tmp_path):
     assert [event.step for event in steps] == list(range(1, 25))
     assert steps[-1].tokens == events[-1].tokens == progress.tokens
     assert (steps[-1].remaining, events[-1].reason) == (0, "done")
+
+
+def test_evaluations_come_every_so_many_steps_from_step_0_on(tmp_path):
+    run = fit(tmp_path / "run", evaluate_every=10, samples=True)
+    run.sample = lambda model: ["one", "two"]
+    events, _ = heard(run)
+    assert [event.step for event in events if isinstance(event, Evaluated)] == [0, 10, 20, 24]
+    told = [(event.step, event.text) for event in events if isinstance(event, Sampled)]
+    assert told == [(step, text) for step in (0, 10, 20, 24) for text in ("one", "two")]
+
+
+def test_no_step_scores_and_samples_a_fresh_model(tmp_path):
+    run = fit(tmp_path / "run", steps=0, samples=True)
+    before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    run.sample = lambda model: ["text"]
+    events, progress = heard(run)
+    assert [type(event) for event in events] == [Began, Evaluated, Sampled, Ended]
+    assert progress.step == 0
+    assert all(torch.equal(before[name], weight) for name, weight in run.model.state_dict().items())
+    assert Plan.parse(progress.plan).total == 0
 
 
 def test_the_weights_kept_are_those_of_the_best_validation(tmp_path):

@@ -33,6 +33,7 @@ class Keywords(TypedDict, total=False):
     epochs: float | None
     errors: str
     escape: str
+    evaluate_every: int | None
     evaluations: int
     floor: float
     form: str
@@ -67,6 +68,9 @@ class Keywords(TypedDict, total=False):
     residual: bool
     restart: float
     row_blocks: int | None
+    sample_count: int
+    sample_prompt: str
+    sample_temperature: float
     samples: bool
     schedule: str
     seed: int

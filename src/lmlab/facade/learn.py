@@ -298,7 +298,7 @@ def _fit(
         validation=validation,
         resume=checkpoint,
         listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
-        sample=_sampler(prepared.tokenizer, seed),
+        sample=_sampler(prepared.tokenizer, settings, seed),
         ranks=ranks,
         budget=budget,
         afterwards=afterwards(prepared),
@@ -377,12 +377,15 @@ def _forget_after(metrics: Path, step: int) -> None:
     disk.write_file(metrics, "".join(f"{line}\n" for line in kept))
 
 
-def _sampler(tokenizer: Tokenizer, seed: int) -> Callable[[Any], str]:
+def _sampler(tokenizer: Tokenizer, settings: TrainSettings, seed: int) -> Callable[[Any], list[str]]:
+    """Writes samples as the settings say, the prompt first."""
     from lmlab.decoding import Sample, decode, finish
 
-    def sample(model: Any) -> str:
-        strategy = Sample(temperature=0.8, seed=seed)
-        (branch,) = finish(decode(model, [], strategy, n=1, max_tokens=120))
-        return tokenizer.decode(branch.ids())
+    prompt_ids = tokenizer.encode(settings.sample_prompt).ids.tolist()
+
+    def sample(model: Any) -> list[str]:
+        strategy = Sample(temperature=settings.sample_temperature, seed=seed)
+        branches = finish(decode(model, prompt_ids, strategy, n=settings.sample_count, max_tokens=120))
+        return [tokenizer.decode([*prompt_ids, *branch.ids()]) for branch in branches]
 
     return sample

@@ -36,7 +36,7 @@ class Budget:
         cls, settings: TrainSettings, began: float | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> Budget:
         """The budget that settings name: minutes, or no limit where a plan, steps or epochs are named."""
-        named = settings.plan or settings.steps or settings.epochs
+        named = settings.plan or settings.epochs or settings.steps is not None
         return cls(math.inf if named else 60 * (settings.minutes or MINUTES), began, clock)
 
     @property

@@ -52,7 +52,7 @@ class Fit:
         validation: batches of the validation split, scored in order; None if there is none.
         resume: go on from here.
         listeners: receive every event.
-        sample: writes a text with the model given.
+        sample: writes texts with the model given.
         ranks: the processes that train together; those but the first keep nothing on disk.
         budget: of the whole command; None is that of the settings, from now on.
         afterwards: stages of the budget that come after training, and how many tokens each reads.
@@ -67,7 +67,7 @@ class Fit:
     validation: Sequence[Batch] | None = None
     resume: Checkpoint | None = None
     listeners: Sequence[Listener] = ()
-    sample: Callable[[NeuralModel], str] | None = None
+    sample: Callable[[NeuralModel], Sequence[str]] | None = None
     ranks: Ranks = field(default_factory=Ranks)
     budget: Budget | None = None
     afterwards: Mapping[str, float] = field(default_factory=dict)
@@ -146,8 +146,11 @@ class Fit:
         a_token = ranks.agree(_FORWARD * pace.seconds_a_step / pace.tokens_a_step)
         Replanner(budget, self.afterwards, 0, ranks).measured(a_token)
         evaluations, tokens = affordable(settings, a_token, budget.seconds)
-        reading = evaluations * tokens * a_token if self.validation is not None else 0.0
-        steps = int(ranks.agree((budget.left - reading) / pace.seconds_a_step))
+        an_evaluation = tokens * a_token if self.validation is not None else 0.0
+        if settings.evaluate_every:
+            steps = int(ranks.agree(budget.left / (pace.seconds_a_step + an_evaluation / settings.evaluate_every)))
+        else:
+            steps = int(ranks.agree((budget.left - evaluations * an_evaluation) / pace.seconds_a_step))
         return _start(Plan(((0, max(1, steps)),)), precision, pace.way, evaluations, tokens), budget
 
     def _to_device(self) -> None:

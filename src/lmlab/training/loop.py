@@ -46,7 +46,7 @@ class Loop:
         keeper: takes checkpoints and the best weights.
         validation: scores the validation split; None if there is none.
         replanner: changes the plan of a timed run; None where the plan stands.
-        sample: writes a text with the model given; None writes none.
+        sample: writes texts with the model given; None writes none.
         listeners: receive every event.
         ranks: the processes that train together.
         seconds: tells the seconds spent so far.
@@ -59,7 +59,7 @@ class Loop:
     keeper: Keeper
     validation: Validation | None
     replanner: Replanner | None
-    sample: Callable[[NeuralModel], str] | None
+    sample: Callable[[NeuralModel], Sequence[str]] | None
     listeners: Sequence[Listener]
     ranks: Ranks
     seconds: Callable[[], float]
@@ -86,6 +86,8 @@ class Loop:
                 self.model.device.type,
             )
         )
+        if progress.step == 0 and (self.settings.evaluate_every or not self.plan.total):
+            self._evaluate(0)
         reason = self._steps(interrupt)
         if reason != "interrupted":
             self._save()
@@ -117,7 +119,7 @@ class Loop:
             if self._due(_LOGS, before, share):
                 self._tell(self._stepped(nats / max(1, tokens), *began))
                 nats, tokens = 0.0, 0
-            if self._due(progress.evaluations, before, share):
+            if self._evaluation_due(before, share):
                 self._evaluate(_whole_parts(share, progress.evaluations))
             asked, save = self.ranks.total(interrupt.signal > 0, keeper.due)
             if asked or save:
@@ -136,8 +138,14 @@ class Loop:
         ended = self.stepper.progress.step >= self.plan.total
         return ended or _whole_parts(share, times) > _whole_parts(before, times)
 
+    def _evaluation_due(self, before: float, share: float) -> bool:
+        every, step = self.settings.evaluate_every, self.stepper.progress.step
+        if every is None:
+            return self._due(self.stepper.progress.evaluations, before, share)
+        return step % every == 0 or step >= self.plan.total
+
     def _evaluate(self, nth: int) -> None:
-        """Score the validation split, keep the weights if they are the best, write a sample now and then."""
+        """Score the validation split, keep the weights if they are the best, write samples now and then."""
         progress = self.stepper.progress
         if self.validation is not None:
             nats = self.validation.nats(progress.validation_tokens)
@@ -151,10 +159,12 @@ class Loop:
             else:
                 progress.worse += 1
             self._tell(Evaluated(progress.step, nats, best, self.seconds()))
-        if self.sample is not None and nth % -(-progress.evaluations // _SAMPLES) == 0:
+        each = self.settings.evaluate_every or not progress.evaluations
+        if self.sample is not None and (each or nth % -(-progress.evaluations // _SAMPLES) == 0):
             with torch.random.fork_rng(devices=[]):
-                text = self.sample(copy.deepcopy(self.model).to("cpu").eval())
-            self._tell(Sampled(progress.step, text))
+                texts = self.sample(copy.deepcopy(self.model).to("cpu").eval())
+            for text in texts:
+                self._tell(Sampled(progress.step, text))
         self._save()
 
     def _save(self) -> None:

@@ -73,7 +73,7 @@ class Plan:
 def _rising(changes: Sequence[tuple[int, int]]) -> bool:
     steps = [step for step, _ in changes]
     lengths = [total - step for step, total in changes]
-    lengths[-1] += len(steps) > 1  # the last may end the run at once
+    lengths[-1] += len(steps) > 1 or lengths == [0]  # the last may end the run at once, or it makes no step at all
     return steps == sorted(set(steps)) and min(lengths) > 0 and max(total for _, total in changes) <= MOST_STEPS
 
 
@@ -81,7 +81,7 @@ def named_plan(settings: TrainSettings, batches: Batches) -> Plan | None:
     """The plan that the settings name by a plan, steps or epochs; None if they leave it to the clock."""
     if settings.plan:
         return Plan.parse(settings.plan)
-    if settings.steps:
+    if settings.steps is not None:
         return Plan(((0, settings.steps),))
     if settings.epochs:
         steps = len(batches.epoch(0)) * settings.epochs / settings.accumulate
