@@ -42,6 +42,7 @@ def test_a_model_directory_comes_back(saved):
         "config.json",
         "manifest.json",
         "model.safetensors",
+        "token_counts.npy",
         "tokenizer.json",
     ]
 
@@ -240,7 +241,7 @@ def opened(saved, monkeypatch):
     return load
 
 
-FILES = ["config.json", "model.safetensors", "tokenizer.json"]
+FILES = ["config.json", "model.safetensors", "token_counts.npy", "tokenizer.json"]
 
 
 def test_sums_are_compared_once(saved, opened, monkeypatch):

