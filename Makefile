@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test slow gpu check lint types floors docs benchmarks clean
+.PHONY: demo test slow soak gpu check lint types floors docs benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/lmlab demo
@@ -15,6 +15,10 @@ test: .venv/developed
 
 slow: .venv/developed
 	$(BIN)/python -m pytest -m slow -n 0
+
+# 45 minutes of kills, fuzz, full disks and pairs: make soak SOAK="--minutes 2 --only fuzz/arpa --seed 1"
+soak: .venv/developed
+	$(BIN)/python -m tests.soak --json soak.json $(SOAK)
 
 gpu: .venv/developed
 	$(BIN)/python -m pytest -m gpu -n 0

@@ -3,12 +3,14 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import lmlab
 from lmlab import disk
 from lmlab.disk import held
-from lmlab.errors import HeldError, LmlabError, RunExistsError, StorageError
+from lmlab.errors import HeldError, LmlabError, RunExistsError, StorageError, UsageError
 from lmlab.integrity import read_json
 from lmlab.models.neural.cnn import CNN
 
@@ -27,6 +29,24 @@ def left(folder):
 
 
 # -- a file -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 5000, "a\0b", "\0"])
+def test_what_cannot_be_a_name_is_told(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    attempts = [
+        lambda: disk.exists(name),
+        lambda: disk.write_file(Path(name), ""),
+        lambda: lmlab.load(name),
+        lambda: lmlab.train(name),
+        lambda: lmlab.train(text="abc", out=name),
+        lambda: lmlab.estimate(__file__, out=name),
+        lambda: lmlab.train(text="abc", recipe=f"{name}.toml"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UsageError) as told:
+            attempt()
+        assert len(str(told.value)) < 400
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -166,6 +186,7 @@ def test_what_is_no_plain_file_is_not_replaced(tmp_path):
 
 HOLDS = """
 import sys, time
+import lmlab
 from lmlab import disk
 with disk.held(disk.Path(sys.argv[1])):
     print("held", flush=True)

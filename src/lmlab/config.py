@@ -261,8 +261,10 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     """
     import tomllib
 
+    from lmlab.disk import exists
+
     path = Path(name_or_path)
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         path = path / "config.json"
     elif path.suffix not in (".toml", ".json"):
         path = _recipe_folder() / f"{name_or_path}.toml"

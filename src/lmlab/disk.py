@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from lmlab.errors import HeldError, RunExistsError, StorageError
+from lmlab.errors import HeldError, RunExistsError, StorageError, UsageError, shown
 
 _ROOM = "free some space, or write elsewhere (-o; for the cache LMLAB_CACHE)"
 _LONGEST_HOLDER = 200  # characters shown
@@ -35,6 +35,24 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LMLAB_CACHE") or Path.home() / ".cache" / "lmlab")
 
 
+def exists(path: str | Path) -> bool:
+    """Whether something is at a path that somebody named.
+
+    Raises:
+        UsageError: no system could tell: the name is too long, or holds a NUL.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:  # a link to itself
+            return False
+        said = getattr(error, "strerror", None) or error
+        raise UsageError(f"{shown(str(path))} cannot be the name of anything ({said})", "name another") from error
+    return True
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill, that appears at `path` only when the block ends well.
@@ -43,7 +61,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         RunExistsError: `path` is already there.
         StorageError: it cannot be written; nothing is left behind.
     """
-    if path.exists():
+    if exists(path):
         raise RunExistsError(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +83,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write, that takes its place only when the block ends well; else the old content stands."""
-    if path.exists() and not path.is_file():
+    if exists(path) and not path.is_file():
         raise StorageError(f"{path} cannot be written (it is no plain file)", "name another file")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):

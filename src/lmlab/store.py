@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmlab import registry, tokens
-from lmlab.disk import atomic_folder, settle, write_json, writing
+from lmlab.disk import atomic_folder, exists, settle, write_json, writing
 from lmlab.errors import ArtifactError, UsageError, shown
 from lmlab.integrity import Verified, json_sum, plain, read_json, sha256_of
 from lmlab.models.base import Registered
@@ -195,7 +195,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing, damaged, or of another format.
     """
-    if not (path / MANIFEST).is_file():
+    if not exists(path) or not (path / MANIFEST).is_file():
         lacking = f"no {MANIFEST}" if path.is_dir() else "no such folder"
         raise ArtifactError(f"{path} is no model directory ({lacking})", "see `lmlab train --help`")
     manifest = read_json(path / MANIFEST, _AGAIN)

@@ -7,10 +7,10 @@ has no counts any more; Kneser-Ney models are pruned better when they are estima
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lmlab.cli.parser import Parser, reporter_of
 from lmlab.cli.show import print_json, print_table
+from lmlab.disk import exists
 from lmlab.errors import RunExistsError, UsageError
 
 EXAMPLES = """\
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.threshold is None) == (options.ngrams is None):
         raise UsageError("how much to prune is not said once", "give --threshold or --ngrams")
-    if Path(options.out).exists():
+    if exists(options.out):
         raise RunExistsError(options.out)
     lm = TextModel.load(options.run_folder)
     before = ngram_of(lm).ngrams

@@ -29,6 +29,7 @@ from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pie
 from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
 from lmlab.corpora.settings import SPLITS, DataSettings
 from lmlab.corpora.splits import FEW, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
+from lmlab.disk import exists
 from lmlab.errors import DataError, EmptyDataError, SettingError, UnknownNameError
 
 SPOOL_BYTES = 64 << 20
@@ -69,12 +70,12 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
         return _spooled(source, objects.documents(loaded, settings), settings, rule)
     if source == "-":
         return _read("standard input", [stdin_origin()], settings, rule, progress)
+    if not exists(path):
+        raise UnknownNameError("file and no corpus", source, named.CORPORA)
     if path.is_dir():
         origins, skipped = folder_origins(path, settings.unit)
         unit = "document" if settings.unit == "auto" else settings.unit
         return _read(path.name or source, origins, dataclasses.replace(settings, unit=unit), rule, progress, skipped)
-    if not path.exists():
-        raise UnknownNameError("file and no corpus", source, named.CORPORA)
     return _read(path.name, [file_origin(path)], settings, rule, progress)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lmlab import store
+from lmlab import disk, store
 from lmlab.corpora import DataSettings
 from lmlab.corpora.raw import Origin, named_origin
 from lmlab.corpora.reading import inflate, packed, utf8, whole_words
@@ -71,7 +71,7 @@ def estimate(
     reporter = reporter or default_reporter()
     if not sources:
         raise UsageError("no text is named", "name a file, or - for standard input")
-    if out is not None and Path(out).exists():
+    if out is not None and disk.exists(out):
         raise RunExistsError(out)
     origins = [_origin(source, errors) for source in sources]
     held = not isinstance(sources[0], str | Path)
@@ -118,7 +118,7 @@ def import_arpa(
     from lmlab.models.ngram import arpa
 
     reporter, path, began = reporter or default_reporter(), Path(path), time.perf_counter()
-    if out is not None and Path(out).exists():
+    if out is not None and disk.exists(out):
         raise RunExistsError(out)
     with reporter.stage(f"reading {path.name}"):
         trie, words = arpa.read(path, **options)

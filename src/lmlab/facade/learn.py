@@ -138,7 +138,7 @@ def new_run(out: Path) -> contextlib.AbstractContextManager[None]:
         RunExistsError: it is there.
         HeldError: another process makes it.
     """
-    if out.exists():
+    if disk.exists(out):
         raise RunExistsError(out)
     return disk.held(out)
 
@@ -154,7 +154,7 @@ def _compiling_said(reporter: Reporter) -> Iterator[None]:
 
 def lasting(source: str) -> str:
     """A source that can be found again from another folder: a path made absolute, a corpus's name as it is."""
-    return source if source in CORPORA or not Path(source).exists() else str(Path(source).resolve())
+    return source if source in CORPORA or not disk.exists(source) else str(Path(source).resolve())
 
 
 def learn(
@@ -212,7 +212,7 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
         if not ranks.first:
             reporter, listeners = Silent(), ()
         out, newest = folder if ranks.first else None, checkpoint.newest(folder, reporter.say)
-        spent = newest.counters["seconds"] if newest else 0.0
+        spent = checkpoint.Progress.of(newest.counters).seconds if newest else 0.0
         budget = Budget.of(config.train, time.perf_counter() - spent)
         reserve(budget, prepared, config)
         with _compiling_said(reporter):

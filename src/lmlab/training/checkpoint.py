@@ -31,6 +31,7 @@ from lmlab.training.ranks import Ranks
 
 _FOLDER, _CHECKSUM = "checkpoints", "sha256"
 _TENSORS, _COUNTERS, _WEIGHTS = "training.safetensors", "state.json", "model.safetensors"
+_PRECISIONS = ("fp32", "bf16")
 _SAVE_SECONDS = 60.0  # between checkpoints, at most, besides one an evaluation
 
 
@@ -66,6 +67,7 @@ class Progress:
             number = isinstance(value, int | float)
             least, most = (1, 1000) if name in ("threads", "row_blocks") else (0, 10**18)
             fits = isinstance(value, kinds.get(name, ())) and not isinstance(value, bool)
+            fits = fits and (name != "precision" or value in _PRECISIONS)
             if not fits or (number and not least <= value <= most):
                 problem = f"the checkpoint is damaged ({name} is {'missing' if value is ... else shown(value)})"
                 raise ArtifactError(problem, "train again without --resume")

@@ -1,0 +1,1 @@
+"""The campaign of `make soak`: kills, fuzz, full disks, two of everything at once; no part of `make test`."""
