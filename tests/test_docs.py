@@ -67,3 +67,10 @@ def test_every_setting_is_documented():
     for cls in classes:
         for field in described(cls):
             assert f"| `{field.name}` | " in text, (cls, field.name)
+
+
+def test_what_holds_a_promise_is_there():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)*test_\w+\.py)`", text))
+    assert len(named) > 15
+    assert not [name for name in named if not (ROOT / "tests" / name).is_file()]
