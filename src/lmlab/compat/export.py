@@ -69,7 +69,7 @@ def _write_hf(lm: TextModel, folder: Path) -> None:
     network: Any = lm.model
     inside = {name if name.startswith("output.") else f"body.{name}": w for name, w in network.state_dict().items()}
     save_file({name: w.contiguous() for name, w in inside.items()}, folder / "model.safetensors", {"format": "pt"})
-    (folder / f"{CODE}.py").write_bytes(Path(__file__).with_name(f"{CODE}.py").read_bytes())
+    (folder / f"{CODE}.py").write_bytes((Path(__file__).parent / "remote_code" / f"{CODE}.py").read_bytes())
     ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
     config = {
         "architectures": ["LmlabForCausalLM"],
