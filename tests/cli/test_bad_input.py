@@ -233,11 +233,11 @@ def test_no_source_and_no_such_corpus(refused):
         ("--temperature -1", ["temperature is -1", ">= 0"]),
         ("--temperature nan", ["temperature is nan"]),
         ("--temperature inf", ["temperature is inf"]),
-        ("--temperature hot", ["--temperature", "'hot'"]),
+        ("--temperature hot", ["temperature is 'hot'"]),
         ("--top-p 0", ["top_p is 0", "> 0"]),
         ("--top-p 1.5", ["top_p is 1.5", "<= 1"]),
         ("--top-k 0", ["top_k is 0", ">= 1"]),
-        ("--top-k 1.5", ["--top-k", "'1.5'"]),
+        ("--top-k 1.5", ["top_k is '1.5'"]),
         ("--min-p 2", ["min_p is 2"]),
         ("-n 0", ["n is 0", ">= 1"]),
         ("-n -1", ["n is -1"]),
@@ -248,13 +248,32 @@ def test_no_source_and_no_such_corpus(refused):
         ("--beams 2 -n 3", ["n is 3", "width 2"]),
         ("--strategy beem", ["no strategy is called 'beem'", "did you mean 'beam'"]),
         ("--strategy greedy -n 2", ["n is 2"]),
-        ("--strategy greedy --top-k 3", ["--top-k means nothing to --strategy greedy"]),
+        ("--strategy greedy --beams 3", ["--beams means nothing to --strategy greedy"]),
+        ("--strategy beam:width=x", ["width is 'x'", ">= 1"]),
+        ("--strategy beam:width", ["strategy is 'beam:width'", "NAME:SETTING=VALUE"]),
+        ("--strategy constrained", ["must is", "one or more words"]),
+        ("--strategy constrained --must ☃", ["'☃'"]),
+        ("--strategy constrained --must cat --max-tokens 2", ["max_tokens is 2", "the longest word"]),
+        ("--strategy speculative", ["draft is", "the same vocabulary"]),
+        ("--strategy speculative --draft runs/kn3", ["draft is", "the same vocabulary"]),
+        ("--strategy diverse_beam:width=5,groups=2", ["width is 5", "a multiple of the 2 groups"]),
+        ("--strategy exact:readings=1", ["the 1 likeliest texts", "raise readings"]),
+        ("--chain topk=3", ["no processor is called 'topk'", "did you mean 'top_k'"]),
+        ("--chain top_k=3:4", ["the chain has 'top_k=3:4'"]),
+        ("--chain top_k=0", ["chain.top_k is 0"]),
+        ("--alternatives -1", ["alternatives is -1", ">= 0"]),
+        ("--max-seconds -1", ["max_seconds is -1"]),
+        ("--max-seconds nan", ["max_seconds is nan"]),
+        ("--prompts nowhere.txt", ["nowhere.txt cannot be read"]),
+        ("--prompts poem.txt --prompt the", ["--prompt and --prompts"]),
+        ("--prompts poem.txt --stream", ["--stream shows one text"]),
         ("--strategy sample --beams 3", ["--beams means nothing to --strategy sample"]),
         ("--stream -n 2", ["-n is 2"]),
     ],
 )
 def test_requests_that_cannot_be(refused, options, named):
-    refused(2, ["generate", "runs/lstm", *options.split()], *named)
+    code = 1 if "exact" in options else 2
+    refused(code, ["generate", "runs/lstm", *options.split()], *named)
 
 
 def test_a_prompt_of_unknown_words(refused):

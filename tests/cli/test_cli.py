@@ -374,7 +374,51 @@ def test_a_drawn_seed_is_told_and_repeats(lmlab):
 
 def test_several_texts_are_told_apart(lmlab):
     out = lmlab("generate", "runs/kn3", "--prompt", "the cat", "-n", "2", "--max-tokens", "3").out
-    assert re.findall(r"^--- (\d) · \d tokens · log p -[\d.]+ nats · \w+$", out, re.MULTILINE) == ["1", "2"]
+    assert re.findall(r"^--- (\d) · \d tokens · log p -[\d.]+ nats · perplexity [\d.]+ · \w+$", out, re.MULTILINE) == [
+        "1",
+        "2",
+    ]
+
+
+def test_many_prompts_are_continued_each_as_alone(lmlab, here):
+    (here / "openings.txt").write_text("the cat\n\nthe\n", encoding="utf-8")
+    asked = ["generate", "runs/lstm", "--seed", "1", "--max-tokens", "12", "-n", "2", "--json"]
+    together = lmlab(*asked, "--prompts", "openings.txt").json
+    alone = [text for prompt in ("the cat", "", "the") for text in lmlab(*asked, "--prompt", prompt).json]
+    assert [text["text"] for text in together] == [text["text"] for text in alone]
+
+
+def test_the_trace_tells_what_each_processor_left(lmlab):
+    words = "runs/kn3 --chain top_k=3,min_p=0.1 --trace --alternatives 2 --max-tokens 4 --seed 1"
+    asked = ["generate", *words.split()]
+    (text,) = lmlab(*asked, "--json").json
+    for token in text["written"]:
+        assert token["logp"] <= token["chain_logp"] <= 0
+        assert [name for name, _, _ in token["trace"]] == ["top_k(top_k=3)", "min_p(min_p=0.1)"]
+        assert token["trace"][0][1] == 3
+        assert len(token["alternatives"]) == 2
+    assert lmlab(*asked).out.count("top_k(top_k=3) left 3 tokens") == len(text["written"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--strategy beam --top-k 3",
+        "--strategy beam_sample --seed 1",
+        "--strategy diverse_beam:groups=2,width=4 -n 2",
+        "--strategy stochastic_beam -n 3",
+        "--strategy constrained --must cat",
+        "--strategy mbr:samples=4",
+        "--strategy exact --chain top_k=1",
+        "--strategy speculative --draft runs/lstm",
+        "--strategy lookup --temperature 0.5",
+    ],
+)
+def test_every_strategy_writes(lmlab, options):
+    asked = ["generate", "runs/lstm", "--prompt", "the", "--max-tokens", "6", "--json", *options.split()]
+    texts = lmlab(*asked).json
+    assert texts
+    assert "constrained" not in options or "cat" in texts[0]["text"]
 
 
 def test_processors_keep_the_order_of_the_command_line(monkeypatch, lmlab):
@@ -387,8 +431,8 @@ def test_processors_keep_the_order_of_the_command_line(monkeypatch, lmlab):
         with pytest.raises(ZeroDivisionError):
             lmlab("generate", "runs/kn3", *order)
     assert [[type(each).__name__ for each in processors] for processors in seen] == [
-        ["TopP", "Temperature", "TopK"],
-        ["Temperature", "TopP"],
+        ["top_p", "temperature", "top_k"],
+        ["temperature", "top_p"],
     ]
 
 

@@ -10,7 +10,8 @@ def grow(*tokens, end=None):
     branch = Branch.root()
     for at, token in enumerate(tokens):
         last = at == len(tokens) - 1
-        branch = Branch(token, -1.0, -0.5, branch.total - 1, branch.length + 1, branch, end if last else None)
+        total, length = branch.total - 1, branch.length + 1
+        branch = Branch(token, -1.0, -0.5, total, total / 2, total, length, 0, branch, end=end if last else None)
     return branch
 
 

@@ -175,7 +175,6 @@ def test_the_stream_of_several_is_the_first_ones(models):
 def test_the_texts_of_a_beam_end_in_the_result(models):
     asked = {"n": 3, "max_tokens": 8}
     *_, last = models["word"].stream("the cat", lmlab.Beam(width=3), **asked)
-    assert last.new == ""
     assert list(last.texts) == [each.text for each in models["word"].generate("the cat", lmlab.Beam(width=3), **asked)]
 
 
@@ -231,7 +230,7 @@ def test_what_is_no_strategy_is_told(models, wrong):
 def test_a_strategy_may_be_named(models):
     lm, asked = models["char"], {"max_tokens": 8}
     assert lm.generate("the", "greedy", **asked) == lm.generate("the", lmlab.Greedy(), **asked)
-    assert lm.generate("the", "beam", width=3, n=2, **asked) == lm.generate("the", lmlab.Beam(3), n=2, **asked)
+    assert lm.generate("the", "beam", width=3, n=2, **asked) == lm.generate("the", lmlab.Beam(width=3), n=2, **asked)
     same = lm.generate("the", lmlab.Sample(temperature=0.5, seed=1), **asked)
     assert lm.generate("the", temperature=0.5, seed=1, **asked) == same
     assert lm.generate("the", "sample", temperature=0.5, seed=1, **asked) == same
@@ -245,9 +244,10 @@ def test_a_strategy_may_be_named(models):
         (None, {"temprature": 0.5}, "no keyword of Sample is called 'temprature': did you mean 'temperature'"),
         (None, {"temperature": "hot"}, "temperature is 'hot', but must be"),
         (None, {"temperature": -1}, "temperature is -1, but must be"),
-        ("greedy", {"temperature": 0.5}, "greedy decoding takes no temperature"),
-        ("beam", {"temperature": 0.5}, "no setting of beam is called 'temperature'"),
-        ("beam", {"width": 0}, r"beam.width is 0, but must be"),
+        ("greedy", {"width": 5}, "no keyword of Greedy is called 'width'"),
+        ("beam:widht=3", {}, "no keyword of Beam is called 'widht': did you mean 'width'"),
+        ("beam:width", {}, "strategy is 'beam:width', but must be NAME or"),
+        ("beam", {"width": 0}, r"width is 0, but must be"),
         (lmlab.Greedy(), {"temperature": 0.5}, "temperature stands beside a strategy"),
     ],
 )

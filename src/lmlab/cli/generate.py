@@ -1,7 +1,7 @@
-"""Write: continue a prompt by greedy choice, sampling, or beam search.
+"""Write: continue a prompt by greedy choice, sampling, beam search or another strategy.
 
---temperature, --top-k, --top-p and the others are applied in the order in which you write them; the order changes the
-result.
+Processors are applied in the order in which you write them, those of --chain first; the order changes the result.
+docs/guide/decoding.md says which strategy and which processors to take when.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lmlab.cli.parser import Parser, reporter_of
@@ -19,19 +20,13 @@ from lmlab.errors import UsageError
 
 EXAMPLES = """\
   lmlab generate runs/lstm --prompt "ROMEO:" --temperature 0.8 --top-k 40 --top-p 0.95 -n 3 --max-tokens 200 --seed 1
+  lmlab generate runs/lstm --prompt "ROMEO:" --chain "penalties,top_k=40,temperature=0.8,top_p=0.95" --trace
   lmlab generate runs/kn5 --prompt "to be" --strategy beam --beams 5 -n 5
+  lmlab generate runs/kn5 --prompt "to be" --strategy diverse_beam:groups=3,diversity=1 -n 3
+  lmlab generate runs/kn5 --prompt "the king" --strategy constrained --must crown --max-tokens 40
   lmlab generate runs/lstm --prompt "KING" --strategy greedy --stop "\\n\\n" --stream
+  lmlab generate runs/lstm --prompts openings.txt --json
   lmlab generate runs/lstm --prompt "ROMEO:" --mix runs/kn6 --adapt cache"""
-
-_PROCESSORS = {
-    "temperature": (float, "divide the logits by T: below 1 bolder, 0 greedy"),
-    "top_k": (int, "only the K likeliest tokens"),
-    "top_p": (float, "only the smallest set of tokens whose mass reaches P (nucleus)"),
-    "min_p": (float, "only tokens at least P times as likely as the likeliest"),
-    "typical": (float, "only the most typical tokens of mass P"),
-    "repetition_penalty": (float, "divide a token's probability by X for each time it came"),
-    "no_repeat_ngram": (int, "never the same N tokens twice"),
-}
 
 
 class _InOrder(argparse.Action):
@@ -39,21 +34,24 @@ class _InOrder(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         named = getattr(namespace, "processors", None) or {}
-        named.pop(self.metavar_name, None)
-        namespace.processors = {**named, self.metavar_name: values}
-
-    @property
-    def metavar_name(self) -> str:
-        return self.option_strings[0].removeprefix("--").replace("-", "_")
+        name = self.option_strings[0].removeprefix("--").replace("-", "_")
+        named.pop(name, None)
+        namespace.processors = {**named, name: values}
 
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
+    from lmlab.config import described
+    from lmlab.decoding import PROCESSORS, STRATEGIES
+
+    names = ", ".join(STRATEGIES)
     parser.add_argument("run_folder", metavar="RUN", help="a model directory, or hf:PATH_OR_NAME")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what to go on from (default nothing)")
-    parser.add_argument("--strategy", default=None, metavar="NAME", help="sample (default), greedy or beam")
+    parser.add_argument("--prompt", default=None, metavar="TEXT", help="what to go on from (default nothing)")
+    parser.add_argument("--prompts", default=None, metavar="FILE", help="many prompts, one a line, in one batch")
+    parser.add_argument("--strategy", default=None, metavar="NAME[:K=V,...]", help=f"{names} (default sample)")
     parser.add_argument("-n", type=int, default=1, metavar="N", help="how many continuations")
     parser.add_argument("--max-tokens", type=int, default=200, metavar="N", help="at most N tokens each (default 200)")
+    parser.add_argument("--max-seconds", type=float, default=None, metavar="X", help="end all texts after X seconds")
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="of sampling; repeats the same text")
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end where TEXT appears; \\n is a newline"
@@ -62,38 +60,53 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--allow-unknown", action="store_true", help="read and write what the vocabulary lacks as [UNK]"
     )
+    parser.add_argument(
+        "--alternatives", type=int, default=0, metavar="N", help="token by token, with the N likeliest at each place"
+    )
+    parser.add_argument("--trace", action="store_true", help="token by token, with what each processor left")
     parser.add_composition()
-    group = parser.add_argument_group("sampling, applied in the order given")
-    for name, (kind, help) in _PROCESSORS.items():
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(
-            flag, type=kind, action=_InOrder, dest="processors", metavar=kind.__name__[0].upper(), help=help
-        )
-    group = parser.add_argument_group("beam search")
+    group = parser.add_argument_group("of some strategies")
     group.add_argument("--beams", type=int, default=None, metavar="N", help="hypotheses kept (default 5)")
     group.add_argument("--length-penalty", type=float, default=None, metavar="A", help="score = log p / length ** A")
+    group.add_argument("--must", action="append", metavar="TEXT", help="constrained: the text shall contain TEXT")
+    group.add_argument("--draft", default=None, metavar="RUN", help="speculative: the model that drafts")
+    group = parser.add_argument_group("processors, applied in the order given")
+    group.add_argument(
+        "--chain", default="", metavar="NAME[=X[:K=V]],...", help="several: penalties,top_k=40,temperature=0.8"
+    )
+    for name, kind in PROCESSORS.items():
+        first = described(kind)[0]
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, action=_InOrder, dest="processors", metavar="X", help=first.help)
 
 
 def strategy_of(options: argparse.Namespace) -> Any:
     """The strategy that the options name; options of another strategy are refused."""
-    from lmlab.decoding import Beam, Greedy, Sample
-    from lmlab.errors import UnknownNameError
+    from lmlab.config import described
+    from lmlab.decoding import STRATEGIES
+    from lmlab.decoding import strategy_of as told
 
-    name = options.strategy or ("sample" if options.beams is None else "beam")
-    sampling = {"--" + option.replace("_", "-"): value for option, value in (options.processors or {}).items()}
-    beams = {"--beams": options.beams, "--length-penalty": options.length_penalty}
-    foreign = {"sample": beams, "greedy": {**beams, **sampling}, "beam": sampling}
-    if name not in foreign:
-        raise UnknownNameError("strategy", name, foreign)
-    for option, value in foreign[name].items():
+    asked = options.strategy or ("sample" if options.beams is None else "beam")
+    name = asked.partition(":")[0]
+    kind = STRATEGIES.get(name)
+    fields = {field.name: field.default for field in described(kind)} if kind else {}
+    flags = {"--beams": "width", "--length-penalty": "length_penalty", "--must": "must", "--draft": "draft"}
+    named = {}
+    for flag, setting in flags.items():
+        value = getattr(options, flag[2:].replace("-", "_"))
+        if value is not None and kind and setting not in {*fields, *kind.objects}:
+            raise UsageError(f"{flag} means nothing to --strategy {name}", "leave it out, or name another strategy")
         if value is not None:
-            raise UsageError(f"{option} means nothing to --strategy {name}", "leave it out, or name another strategy")
-    if name == "greedy":
-        return Greedy()
-    if name == "beam":
-        named = {"length_penalty": options.length_penalty} if options.length_penalty is not None else {}
-        return Beam(width=max(5, options.n) if options.beams is None else options.beams, **named)
-    return Sample(seed=options.seed, **(options.processors or {}))
+            named[setting] = value
+    if "width" in fields and "width" not in named and "width" not in asked:
+        named["width"] = max(fields["width"], options.n)
+    if "seed" in fields and options.seed is not None:
+        named["seed"] = options.seed
+    if named.get("draft") is not None:
+        from lmlab.facade.text_model import TextModel
+
+        named["draft"] = TextModel.load(options.draft).model
+    return told(asked, options.chain, **named, **(options.processors or {}))
 
 
 def unescaped(mark: str) -> str:
@@ -110,36 +123,66 @@ def run(options: argparse.Namespace) -> int:
     from lmlab.facade.text_model import TextModel
 
     strategy = strategy_of(options)
+    prompts = _prompts(options)
     lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
-    stop = [unescaped(mark) for mark in options.stop]
-    asked = {"n": options.n, "max_tokens": options.max_tokens, "stop": stop, "allow_unknown": options.allow_unknown}
+    asked = {name: getattr(options, name) for name in ("n", "max_tokens", "max_seconds", "alternatives", "trace")}
+    asked |= {"stop": [unescaped(mark) for mark in options.stop], "allow_unknown": options.allow_unknown}
     if options.stream and not options.json:
-        _stream(lm, options, strategy, asked)
+        if len(prompts) != 1:
+            raise UsageError(f"--stream shows one text, but there are {len(prompts)} prompts", "leave out --stream")
+        _stream(lm, prompts[0], strategy, asked)
         return 0
-    generations = lm.generate(options.prompt, strategy, **asked)
+    generations = [each for several in lm.generate_all(prompts, strategy, **asked) for each in several]
     if options.json:
-        print_json([asdict(generation) | {"seed": getattr(strategy, "seed", None)} for generation in generations])
+        seed = getattr(strategy, "seed", None)
+        print_json([_told(generation) | {"seed": seed} for generation in generations])
         return 0
     _print(generations)
     return 0
 
 
+def _prompts(options: argparse.Namespace) -> list[str]:
+    if options.prompts is None:
+        return [options.prompt or ""]
+    if options.prompt is not None:
+        raise UsageError("--prompt and --prompts were both given", "leave one of them out")
+    try:
+        prompts = Path(options.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--prompts {options.prompts} cannot be read ({error})", "name a text file") from error
+    if not prompts:
+        raise UsageError(f"--prompts {options.prompts} has no line", "write one prompt a line")
+    return prompts
+
+
+def _told(generation: Any) -> dict[str, Any]:
+    told = asdict(generation)
+    return told if generation.written else {name: value for name, value in told.items() if name != "written"}
+
+
 def _print(generations: Sequence[Any]) -> None:
     for number, generation in enumerate(generations, 1):
         if len(generations) > 1:
-            print(f"--- {number} · {generation.tokens} tokens · log p {generation.logp:.2f} nats · {generation.end}")
+            figures = f"log p {generation.logp:.2f} nats · perplexity {generation.perplexity:.2f} · {generation.end}"
+            print(f"--- {number} · {generation.tokens} tokens · {figures}")
         print(generation.prompt + generation.text)
+        for token in generation.written:
+            print(f"  {token.text!r}: log p {token.logp:.3f}, after the processors {token.chain_logp:.3f} nats")
+            for name, left, mass in token.trace:
+                print(f"      {name} left {left} tokens, {mass:.4f} of the mass")
+            for text, logp, chain_logp in token.alternatives:
+                print(f"      {text!r}: {logp:.3f}, {chain_logp:.3f}")
 
 
-def _stream(lm: Any, options: argparse.Namespace, strategy: Any, asked: dict[str, Any]) -> None:
+def _stream(lm: Any, prompt: str, strategy: Any, asked: dict[str, Any]) -> None:
     """Print a sample as it is written; a beam's best text a line a step, since it may change its mind."""
-    if options.n > 1 and not strategy.revises:
-        raise UsageError(f"--stream shows one text, but -n is {options.n}", "leave out -n, or --stream")
+    if asked["n"] > 1 and not strategy.revises:
+        raise UsageError(f"--stream shows one text, but -n is {asked['n']}", "leave out -n, or --stream")
     if not strategy.revises:
-        print(options.prompt, end="", flush=True)
-    for step in lm.stream(options.prompt, strategy, **asked):
+        print(prompt, end="", flush=True)
+    for step in lm.stream(prompt, strategy, **asked):
         if strategy.revises and step.texts:
-            print(options.prompt + step.texts[0].replace("\n", "\\n"), flush=True)
+            print(prompt + step.texts[0].replace("\n", "\\n"), flush=True)
         elif not strategy.revises:
             sys.stdout.write(step.new)
             sys.stdout.flush()

@@ -7,42 +7,50 @@
     >>> [(branch.ids(), branch.end) for branch in finish(decode(model, [], Beam(width=2), n=2, max_tokens=2))]
     [([4], 'eos'), ([5, 5], 'length')]
 
-`docs/guide/decoding.md` tells the rest.
+`docs/guide/decoding.md` tells the rest. The processors lie in `lmlab.decoding.processors`, under their own names.
 """
 
-from lmlab.decoding.branch import Branch, Step
-from lmlab.decoding.processors import (
-    MinP,
-    NoRepeatNgram,
-    Processor,
-    RepetitionPenalty,
-    Temperature,
-    TopK,
-    TopP,
-    Typical,
-)
+from lmlab.decoding.alone import Exact, Lookup, Speculative
+from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
+from lmlab.decoding.branch import Alternative, Branch, Cut, Pruned, Rows, Step
+from lmlab.decoding.draws import MBR, Greedy, Sample
+from lmlab.decoding.processors import PROCESSORS, chain_of
+from lmlab.decoding.search import Search, Strategy
 from lmlab.decoding.stop import Stop, StopIds, StopText
-from lmlab.decoding.strategies import Beam, Greedy, Sample, Search, Strategy, decode, finish
+from lmlab.decoding.strategies import STRATEGIES, decode, decode_all, finish, finish_all, strategy_of
+from lmlab.decoding.watermark import Detection, detect
 
 __all__ = [
+    "MBR",
+    "PROCESSORS",
+    "STRATEGIES",
+    "Alternative",
     "Beam",
+    "BeamSample",
     "Branch",
+    "Constrained",
+    "Cut",
+    "Detection",
+    "DiverseBeam",
+    "Exact",
     "Greedy",
-    "MinP",
-    "NoRepeatNgram",
-    "Processor",
-    "RepetitionPenalty",
+    "Lookup",
+    "Pruned",
+    "Rows",
     "Sample",
     "Search",
+    "Speculative",
     "Step",
+    "StochasticBeam",
     "Stop",
     "StopIds",
     "StopText",
     "Strategy",
-    "Temperature",
-    "TopK",
-    "TopP",
-    "Typical",
+    "chain_of",
     "decode",
+    "decode_all",
+    "detect",
     "finish",
+    "finish_all",
+    "strategy_of",
 ]

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from lmlab.vocabulary import BOS
 
-End = Literal["eos", "stop", "length"]
+End = Literal["eos", "stop", "length", "time"]
+
+
+class Alternative(NamedTuple):
+    """A token that could have come: the log-probabilities of the model and of the chain, in nats."""
+
+    token: int
+    logp: float
+    drawn_logp: float
+
+
+class Cut(NamedTuple):
+    """What a processor left: how many tokens, and their mass under the row that it was given."""
+
+    processor: Any
+    tokens: int
+    mass: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,8 +39,14 @@ class Branch:
         logp: the model's log-probability of the token, in nats, before any processor.
         drawn_logp: the log-probability it was drawn with, after the processors.
         total: sum of `logp` over the generated tokens, `<eos>` included.
-        length: how many tokens that sum runs over.
+        drawn_total: sum of `drawn_logp` over them.
+        score: what the search ranks texts of one length by; `drawn_total` where it does not say otherwise.
+        length: how many tokens these sums run over.
+        lane: the row of a sample, or the group of a beam.
         parent: the branch before it; None at the root, which stands for the prompt.
+        memory: what processors with a memory know after this token.
+        alternatives: the likeliest tokens here, where they were asked for.
+        trace: what each processor left, where that was asked for.
         end: why the text ends here, or None while it may go on.
     """
 
@@ -30,14 +54,25 @@ class Branch:
     logp: float
     drawn_logp: float
     total: float
+    drawn_total: float
+    score: float
     length: int
+    lane: int
     parent: Branch | None = field(repr=False)
+    memory: tuple[Any, ...] = field(default=(), repr=False)
+    alternatives: tuple[Alternative, ...] = field(default=(), repr=False)
+    trace: tuple[Cut, ...] = field(default=(), repr=False)
     end: End | None = None
 
     @classmethod
-    def root(cls) -> Branch:
+    def root(cls, lane: int = 0) -> Branch:
         """The prompt, before anything is generated."""
-        return cls(BOS, 0.0, 0.0, 0.0, 0, None)
+        return cls(BOS, 0.0, 0.0, 0.0, 0.0, 0.0, 0, lane, None)
+
+    @property
+    def perplexity(self) -> float:
+        """Of the generated tokens under the model, `<eos>` included."""
+        return math.exp(-self.total / max(self.length, 1))
 
     def path(self) -> list[Branch]:
         """The branches from the first generated token to this one."""
@@ -61,6 +96,15 @@ class Branch:
         return nodes[::-1]
 
 
+class Pruned(NamedTuple):
+    """A hypothesis that a search dropped: where it would have grown, by which token, its score, and why."""
+
+    parent: Branch
+    token: int
+    score: float
+    why: str
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """What one token further looks like.
@@ -70,9 +114,53 @@ class Step:
         ended: the branches that ended in this very step.
         best: the n results as they stand, ended or not: best first for a beam, in row order for samples.
         done: whether this was the last step; `best` then holds the final results, all of them ended.
+        kept: all branches that may still become results, or their beginnings.
+        pruned: the best of what a beam dropped in this step.
     """
 
     live: tuple[Branch, ...]
     ended: tuple[Branch, ...]
     best: tuple[Branch, ...]
     done: bool
+    kept: tuple[Branch, ...] = ()
+    pruned: tuple[Pruned, ...] = ()
+
+    @property
+    def stable(self) -> int:
+        """How many of the first tokens of `best[0]` no later step can replace."""
+        path = self.best[0].path()
+        for branch in self.kept:
+            nodes = branch.path()
+            same = (at for at, (one, other) in enumerate(zip(path, nodes, strict=False)) if one.token != other.token)
+            path = path[: next(same, min(len(path), len(nodes)))]
+        return len(path)
+
+
+class Rows(Sequence[Sequence[int]]):
+    """The texts that rows continue, as processors see them: `rows[i]` is the prompt and the generated ids of row i.
+
+    Attributes:
+        live: the branch of each row.
+        eos: the id that ends a text.
+        seed: of the numbers that processors draw.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], live: Sequence[Branch], eos: int, seed: int = 0) -> None:
+        self._prompts, self.live, self.eos, self.seed = prompts, live, eos, seed
+
+    def __len__(self) -> int:
+        return len(self.live)
+
+    def __getitem__(self, row: Any) -> Any:
+        return [*self._prompts[row], *self.live[row].ids()]
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        return (self[row] for row in range(len(self)))
+
+    def places(self) -> tuple[list[int], list[int]]:
+        """The lane of each row, and how many tokens it has generated."""
+        return [branch.lane for branch in self.live], [branch.length for branch in self.live]
+
+    def part(self, rows: Sequence[int]) -> Rows:
+        """Some of the rows."""
+        return Rows([self._prompts[row] for row in rows], [self.live[row] for row in rows], self.eos, self.seed)

@@ -1,179 +1,670 @@
-"""Tiny functions that reshape the model's next-token distribution before a token is drawn.
+"""Tiny pure functions that reshape next-token distributions before tokens are chosen, in the caller's order.
 
-    logp_BV = processor(ids, logp_BV)
+    chain = chain_of("penalties,top_k=40,temperature=0.8", top_p=0.95)
+    logp_BV = chain[0](rows, logp_BV)
 
-`ids` holds the prompt and the generated ids of each row; most processors do not look at them. The result is a new
-tensor whose rows sum to one; the caller's is never edited, and no row is ever left without a token. Processors run in
-the order the caller lists them, and the order matters: cooling down before a nucleus keeps fewer tokens than after it.
+A processor takes rows of log-probabilities and hands new ones out: it never edits the caller's, never leaves a row
+without a token, and need not keep the sum at one: who draws or compares masses normalises first. The order matters:
+cooling down before a nucleus keeps fewer tokens than after it.
+
+Each is a function under `@processor`; its keyword-only parameters are its settings, from which follow the checks, the
+spelling in a chain (`NAME=VALUE:SETTING=VALUE`), the flags of the command line and the guide's table. A function that
+looks at the text takes `rows`; one with a memory takes `memory_B`, what it knows of each row, and `remember` says what
+it knows one token later. Anything else that is called `(rows, logp_BV) -> logp_BV` is a processor too.
 
 Shapes: B rows, V the vocabulary.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from lmlab.config import Settings, described, setting
+from lmlab.decoding.branch import Cut, Rows
+from lmlab.decoding.chance import Floats, uniforms
+from lmlab.decoding.watermark import green_list
+from lmlab.errors import UnknownNameError, UsageError
 
-Processor = Callable[[Sequence[Sequence[int]], Tensor], Tensor]
+Process = Callable[[Any, Floats], Floats]
+Chain = tuple[Process, ...]
+Mask = NDArray[np.bool_]
 
 # A mass that comes this close to a bound has reached it: 0.5 + 0.4 must count as 0.9 in float32 too.
 _TOLERANCE = 1e-6
 
-
-@dataclass(frozen=True)
-class Temperature(Settings):
-    """Divides log-probabilities by the temperature; 0 puts all mass on the likeliest token (lowest id on ties)."""
-
-    temperature: float = setting(1.0, "0 is greedy, below 1 sharper, above 1 flatter", ge=0, lt=math.inf)
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Sharpen or flatten every row."""
-        if self.temperature == 0:
-            return _keep(logp_BV, leading(logp_BV, 1))
-        # From the top down: the likeliest stays at 0, so that no temperature, however small, sends a whole row to -inf.
-        below_top_BV = logp_BV - logp_BV.amax(-1, keepdim=True)
-        return (below_top_BV / self.temperature).log_softmax(-1)
+# -- the frame --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class TopK(Settings):
+class Processor(Settings):
+    """A processor's function with its settings; two of the same settings are equal."""
+
+    function: ClassVar[Callable[..., Floats]]
+    learned: ClassVar[Callable[..., Any] | None]
+    wanted: ClassVar[frozenset[str]]
+
+    def __call__(self, rows: Sequence[Sequence[int]], logp_BV: Floats, memory_B: Sequence[Any] | None = None) -> Floats:
+        """The rows it makes of these."""
+        given = {"rows": rows, "memory_B": memory_B or [None] * len(logp_BV)}
+        return type(self).function(logp_BV, **{name: given[name] for name in self.wanted}, **vars(self))
+
+    def remember(self, memory: Any, before: float, after: float) -> Any:
+        """What it knows of a row after a token of these log-probabilities, before and after the processor."""
+        learned = type(self).learned
+        return None if learned is None else learned(memory, before, after, **vars(self))
+
+
+PROCESSORS: dict[str, type[Processor]] = {}
+"""Every processor, by the name of its function."""
+
+
+def processor(function: Callable[..., Floats], learned: Callable[..., Any] | None = None) -> Any:
+    """Turn a function into a registered kind of processor; its keyword-only parameters become the settings."""
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    settings = [(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    wanted = frozenset(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY) - {"logp_BV"}
+    members = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "function": staticmethod(function),
+        "learned": staticmethod(learned) if learned else None,
+        "wanted": wanted,
+    }
+    name = function.__name__
+    kind: type[Processor] = dataclasses.make_dataclass(
+        name, settings, bases=(Processor,), namespace=members, frozen=True
+    )
+    PROCESSORS[name] = kind
+    return kind
+
+
+def remembering(learned: Callable[..., Any]) -> Callable[[Callable[..., Floats]], Any]:
+    """`@processor` for a function with a memory: `learned(memory, before, after, **settings)` is the next one."""
+    return lambda function: processor(function, learned)
+
+
+def chain_of(*given: Process | str, **named: Any) -> Chain:
+    """The processors given, or told as text (`"penalties,top_k=40"`), then those named, in order; None is off.
+
+    Raises:
+        UnknownNameError: no processor has that name.
+        SettingError: a value outside its bound.
+        UsageError: something that is no processor.
+
+    >>> chain_of("min_p=0.1,top_p=0.9:keep=below", temperature=0.5)
+    (min_p(min_p=0.1), top_p(top_p=0.9, keep='below'), temperature(temperature=0.5))
+    """
+    made: list[Process] = []
+    for each in given:
+        if isinstance(each, str):
+            made += [_told(part.strip()) for part in each.split(",") if part.strip()]
+        elif callable(each) and not isinstance(each, type):
+            made.append(each)
+        else:
+            raise UsageError(f"{each!r} is no processor", "name it, as in temperature=0.8 or top_k(40)")
+    for name, value in named.items():
+        if value is not None:
+            first = described(_kind(name))[0]
+            made.append(_kind(name)(**{first.name: first.convert(value)}))
+    return tuple(made)
+
+
+def _told(text: str) -> Processor:
+    head, *rest = text.split(":")
+    name, equals, value = head.partition("=")
+    kind = _kind(name.strip())
+    pairs = [part.partition("=") for part in rest]
+    if equals:
+        pairs.insert(0, (described(kind)[0].name, "=", value))
+    if not all(equals and value.strip() for _, equals, value in pairs):
+        raise UsageError(f"the chain has {text!r}", "write NAME, NAME=VALUE or NAME=VALUE:SETTING=VALUE")
+    return kind.make({key.strip(): value.strip() for key, _, value in pairs}, "chain")
+
+
+def _kind(name: str) -> type[Processor]:
+    if name not in PROCESSORS:
+        raise UnknownNameError("processor", name, PROCESSORS)
+    return PROCESSORS[name]
+
+
+def run(chain: Chain, rows: Rows, logp_BV: Floats) -> Iterator[tuple[Process, Floats, Floats]]:
+    """Each processor in turn, with the rows it was given and those it made."""
+    for index, process in enumerate(chain):
+        if isinstance(process, Processor):
+            made_BV = process(rows, logp_BV, [branch.memory[index] if branch.memory else None for branch in rows.live])
+        else:
+            made_BV = np.asarray(process(rows, logp_BV), dtype=np.float64)
+        yield process, logp_BV, made_BV
+        logp_BV = made_BV
+
+
+def cut(process: Process, before_V: Floats, after_V: Floats) -> Cut:
+    """What a processor left of one row."""
+    left_V = np.isfinite(after_V)
+    return Cut(process, int(left_V.sum()), float(np.exp(normal(before_V))[left_V].sum()))
+
+
+# -- all tokens stay, their probabilities change ----------------------------------------------------------------------
+
+
+@processor
+def temperature(
+    logp_BV: Floats,
+    *,
+    temperature: float = setting(1.0, "divide the logits: below 1 sharper, 0 greedy", ge=0, lt=math.inf),
+) -> Floats:
+    """Divides log-probabilities by the temperature; 0 leaves the likeliest token alone (lowest id on ties)."""
+    if temperature == 0:
+        return _keep(logp_BV, leading(logp_BV, 1))
+    return _over(logp_BV, temperature)
+
+
+@processor
+def dynamic_temperature(
+    logp_BV: Floats,
+    *,
+    low: float = setting(0.5, "temperature where the row is certain", ge=0.01, lt=math.inf),
+    high: float = setting(1.5, "temperature where it is uniform", ge=0.01, lt=math.inf),
+    exponent: float = setting(1.0, "power of the relative entropy between them", gt=0, lt=math.inf),
+) -> Floats:
+    """Temperature by how uncertain the row is: entropy / log(tokens left), as in llama.cpp."""
+    normal_BV = normal(logp_BV)
+    most_B1 = np.log(np.maximum(np.isfinite(logp_BV).sum(-1, keepdims=True), 2))
+    share_B1 = np.clip(_entropy(normal_BV) / most_B1, 0, 1)
+    return _over(normal_BV, low + (high - low) * share_B1**exponent)
+
+
+@processor
+def quadratic(
+    logp_BV: Floats,
+    *,
+    quadratic: float = setting(0.3, "strength of the smoothing", gt=0, lt=math.inf),
+    curve: float = setting(1.0, "above 1 steeper for unlikely tokens", ge=1, le=3),
+) -> Floats:
+    """Bends logits by their distance d below the top: -q ((3 - c) d^2 + (c - 1) d^3) / 2 (text-generation-webui)."""
+    possible_BV = np.isfinite(logp_BV)
+    below_BV = logp_BV.max(-1, keepdims=True) - np.where(possible_BV, logp_BV, 0)
+    bent_BV = -quadratic * ((3 - curve) * below_BV**2 + (curve - 1) * below_BV**3) / 2
+    return np.where(possible_BV, bent_BV, -np.inf)
+
+
+# -- tokens are cut by their probabilities ----------------------------------------------------------------------------
+
+
+@processor
+def top_k(logp_BV: Floats, *, top_k: int = setting(40, "keep only the k likeliest tokens", ge=1)) -> Floats:
     """Keeps exactly the k likeliest tokens, the lower id first among equals (Fan et al. 2018, section 5)."""
-
-    top_k: int = setting(40, "keep only the k likeliest tokens", ge=1)
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Keep k tokens of every row."""
-        return _keep(logp_BV, leading(logp_BV, self.top_k))
+    return _keep(logp_BV, leading(logp_BV, top_k))
 
 
-@dataclass(frozen=True)
-class TopP(Settings):
-    """Keeps the nucleus: the likeliest tokens that together hold mass `top_p`.
-
-    `keep="reach"` is the definition as published (Holtzman et al. 2020, section 3.1): the smallest set whose mass
-    reaches `top_p`. `keep="below"` is the largest set whose mass stays below it. Both keep the likeliest token always,
-    and everything at 1.
-    """
-
-    top_p: float = setting(0.9, "keep the likeliest tokens of this mass; 1 keeps all", gt=0, le=1)
-    keep: str = setting("reach", "smallest set that reaches the mass, or largest below it", choices=("reach", "below"))
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Keep the nucleus of every row."""
-        if self.top_p == 1:
-            return logp_BV.log_softmax(-1)
-        return _keep(logp_BV, _nucleus(logp_BV, -logp_BV, self.top_p, self.keep))
+@processor
+def top_p(
+    logp_BV: Floats,
+    *,
+    top_p: float = setting(0.9, "keep the likeliest tokens of this mass; 1 keeps all", gt=0, le=1),
+    keep: str = setting("reach", "smallest set that reaches the mass, or largest below it", choices=("reach", "below")),
+) -> Floats:
+    """Keeps the nucleus (Holtzman et al. 2020, section 3.1), always with the likeliest token."""
+    return logp_BV.copy() if top_p == 1 else _keep(logp_BV, _nucleus(logp_BV, -logp_BV, top_p, keep))
 
 
-@dataclass(frozen=True)
-class MinP(Settings):
-    """Keeps the tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024, section 3)."""
-
-    min_p: float = setting(0.05, "keep tokens at least this fraction as likely as the likeliest", ge=0, le=1)
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Keep the tokens of every row that come near its likeliest."""
-        ratio_BV = (logp_BV - logp_BV.amax(-1, keepdim=True)).exp()
-        return _keep(logp_BV, ratio_BV >= self.min_p * (1 - _TOLERANCE))
+@processor
+def min_p(
+    logp_BV: Floats,
+    *,
+    min_p: float = setting(0.05, "keep tokens at least this fraction as likely as the likeliest", ge=0, le=1),
+) -> Floats:
+    """Keeps the tokens that come near the likeliest (Nguyen et al. 2024, section 3)."""
+    return _keep(logp_BV, np.exp(logp_BV - logp_BV.max(-1, keepdims=True)) >= min_p * (1 - _TOLERANCE))
 
 
-@dataclass(frozen=True)
-class Typical(Settings):
+@processor
+def typical(
+    logp_BV: Floats,
+    *,
+    typical: float = setting(0.95, "keep the most typical tokens of this mass; 1 keeps all", gt=0, le=1),
+) -> Floats:
     """Keeps the tokens whose surprisal is nearest the row's entropy, up to a mass (Meister et al. 2023, section 4)."""
-
-    typical: float = setting(0.95, "keep the most typical tokens of this mass; 1 keeps all", gt=0, le=1)
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Keep the typical tokens of every row."""
-        if self.typical == 1:
-            return logp_BV.log_softmax(-1)
-        normal_BV = logp_BV.log_softmax(-1)
-        entropy_B1 = torch.special.entr(normal_BV.exp()).sum(-1, keepdim=True)
-        return _keep(logp_BV, _nucleus(logp_BV, (normal_BV + entropy_B1).abs(), self.typical, "reach"))
+    if typical == 1:
+        return logp_BV.copy()
+    normal_BV = normal(logp_BV)
+    return _keep(logp_BV, _nucleus(logp_BV, np.abs(normal_BV + _entropy(normal_BV)), typical, "reach"))
 
 
-@dataclass(frozen=True)
-class RepetitionPenalty(Settings):
-    """Makes tokens that came before less likely, prompt included.
+@processor
+def epsilon(
+    logp_BV: Floats, *, epsilon: float = setting(3e-4, "keep tokens at least this likely", ge=0, lt=1)
+) -> Floats:
+    """Keeps the tokens of at least this probability (Hewitt et al. 2022, section 4)."""
+    return _keep(logp_BV, np.exp(normal(logp_BV)) >= epsilon * (1 - _TOLERANCE))
 
-    `rule="count"` divides a token's probability by the penalty once for each time it came, so that every loop ends.
-    `rule="logits"` is the usual rule (Keskar et al. 2019, section 4.1): a logit above 0 is divided by the penalty, one
-    below 0 multiplied, however often the token came. Log-probabilities are logits but for a constant, which a language
-    model here does not hand out: it is taken such that the logits of a row have the mean 0.
+
+@processor
+def eta(
+    logp_BV: Floats,
+    *,
+    eta: float = setting(3e-4, "keep tokens of p >= min(eta, sqrt(eta) exp(-entropy))", ge=0, lt=1),
+) -> Floats:
+    """Keeps the tokens above a threshold that falls with the row's entropy (Hewitt et al. 2022, section 4)."""
+    normal_BV = normal(logp_BV)
+    least_B1 = np.minimum(eta, math.sqrt(eta) * np.exp(-_entropy(normal_BV)))
+    return _keep(logp_BV, np.exp(normal_BV) >= least_B1 * (1 - _TOLERANCE))
+
+
+@processor
+def top_a(
+    logp_BV: Floats, *, top_a: float = setting(0.2, "keep tokens of p >= a times max p squared", ge=0, le=1)
+) -> Floats:
+    """Keeps the tokens of at least a * max(p)^2 (KoboldAI)."""
+    p_BV = np.exp(normal(logp_BV))
+    return _keep(logp_BV, p_BV >= top_a * p_BV.max(-1, keepdims=True) ** 2 * (1 - _TOLERANCE))
+
+
+@processor
+def top_n_sigma(
+    logp_BV: Floats,
+    *,
+    top_n_sigma: float = setting(1.0, "keep logits within n standard deviations of the top", gt=0, lt=math.inf),
+) -> Floats:
+    """Keeps the logits within n population standard deviations of the largest (Tang et al. 2024); -inf left out."""
+    possible_BV = np.isfinite(logp_BV)
+    sigma_B1 = np.where(possible_BV, logp_BV, 0).std(-1, keepdims=True, where=possible_BV)
+    return _keep(logp_BV, logp_BV >= logp_BV.max(-1, keepdims=True) - top_n_sigma * sigma_B1 - _TOLERANCE)
+
+
+@processor
+def top_h(
+    logp_BV: Floats,
+    *,
+    top_h: float = setting(0.4, "keep the likeliest tokens of this share of the entropy", gt=0, le=1),
+) -> Floats:
+    """Keeps the likeliest tokens while their terms -p log p sum to no more than a share of the row's entropy."""
+    normal_BV = normal(logp_BV)
+    order_BV = np.argsort(-normal_BV, axis=-1, kind="stable")
+    terms_BV = np.take_along_axis(_terms(normal_BV), order_BV, -1)
+    return _keep(logp_BV, _first(order_BV, terms_BV.cumsum(-1) <= top_h * terms_BV.sum(-1, keepdims=True) + _TOLERANCE))
+
+
+@processor
+def p_less(
+    logp_BV: Floats,
+    *,
+    p_less: str = setting("plain", "or norm, whose threshold is lower", choices=("plain", "norm")),
+) -> Floats:
+    """Keeps the tokens at least as likely as the chance that two draws agree, the sum of p^2 (Tan et al. 2025).
+
+    The variant `norm` takes the chance that two draws differ off it, shared by the pairs of V tokens.
     """
-
-    repetition_penalty: float = setting(1.2, "above 1 shuns tokens seen before, 1 is none", gt=0, lt=math.inf)
-    rule: str = setting("count", "for each time a token came, or the usual rule", choices=("count", "logits"))
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Penalise what each row has seen."""
-        if self.rule == "count":
-            count_BV = torch.zeros_like(logp_BV)
-            for row, seen in enumerate(ids):
-                came = torch.tensor(list(seen), dtype=torch.int64, device=logp_BV.device)
-                count_BV[row].index_add_(0, came, torch.ones_like(came, dtype=logp_BV.dtype))
-            return (logp_BV - count_BV * math.log(self.repetition_penalty)).log_softmax(-1)
-        possible_BV = logp_BV.isfinite()
-        sums_B1 = logp_BV.where(possible_BV, 0.0).sum(-1, keepdim=True)
-        logits_BV = logp_BV - sums_B1 / possible_BV.sum(-1, keepdim=True)
-        factor_BV = torch.where(logits_BV > 0, 1 / self.repetition_penalty, self.repetition_penalty)
-        return torch.where(_marked(logp_BV, ids), logits_BV * factor_BV, logits_BV).log_softmax(-1)
+    p_BV = np.exp(normal(logp_BV))
+    least_B1 = (p_BV**2).sum(-1, keepdims=True)
+    if p_less == "norm":
+        least_B1 = least_B1 - (1 - least_B1) / max(p_BV.shape[-1] - 1, 1)
+    return _keep(logp_BV, p_BV >= least_B1 * (1 - _TOLERANCE))
 
 
-@dataclass(frozen=True)
-class NoRepeatNgram(Settings):
+@processor
+def tail_free(
+    logp_BV: Floats, *, tail_free: float = setting(0.95, "share of the curvature to keep; 1 keeps all", gt=0, le=1)
+) -> Floats:
+    """Cuts the tail where the curve of sorted probabilities has become straight (Phénix and Egan 2019)."""
+    p_BV = np.exp(normal(logp_BV))
+    order_BV = np.argsort(-p_BV, axis=-1, kind="stable")
+    bend_BV = np.abs(np.diff(np.take_along_axis(p_BV, order_BV, -1), n=2, axis=-1))
+    total_B1 = bend_BV.sum(-1, keepdims=True)
+    if tail_free == 1 or not bend_BV.size:
+        return logp_BV.copy()
+    share_BV = np.where(total_B1 > _TOLERANCE, bend_BV / np.maximum(total_B1, _TOLERANCE), 1 / bend_BV.shape[-1])
+    count_B1 = np.maximum((share_BV.cumsum(-1) <= tail_free).sum(-1, keepdims=True), 1)
+    count_B1 = np.where(count_B1 == bend_BV.shape[-1], p_BV.shape[-1], count_B1)  # never beyond the mass: no tail
+    return _keep(logp_BV, _first(order_BV, np.arange(p_BV.shape[-1]) < count_B1))
+
+
+@processor
+def xtc(
+    logp_BV: Floats,
+    rows: Rows,
+    *,
+    probability: float = setting(0.5, "how often it cuts at all", ge=0, le=1),
+    threshold: float = setting(0.1, "tokens at least this likely are top choices", gt=0, le=1),
+    exempt: tuple[int, ...] = setting((), "ids that are never cut", ge=0),
+) -> Floats:
+    """Exclude top choices: of several tokens above the threshold only the least likely stays (p-e-w 2024)."""
+    cuts_B1 = uniforms(rows.seed, *rows.places(), 1)[:, None] < probability
+    p_BV = np.exp(normal(logp_BV))
+    top_BV = p_BV >= threshold
+    least_B1 = np.where(top_BV, p_BV, np.inf).min(-1, keepdims=True)
+    # Of equals the highest id is the least likely, as everywhere the lowest is the likeliest.
+    last_BV = np.arange(p_BV.shape[-1]) == p_BV.shape[-1] - 1 - (p_BV == least_B1)[:, ::-1].argmax(-1)[:, None]
+    return _keep(logp_BV, ~(cuts_B1 & top_BV & ~last_BV) | _marked(logp_BV, [exempt] * len(logp_BV)))
+
+
+# -- with a memory ----------------------------------------------------------------------------------------------------
+
+
+def _nearer(mu: float | None, before: float, after: float, *, tau: float, rate: float, surprise: str) -> float:
+    bits = -(before if surprise == "all" else after) / math.log(2)
+    return (2 * tau if mu is None else mu) - rate * (bits - tau)
+
+
+_TAU = setting(5.0, "bits of surprise to hold", gt=0, lt=math.inf)
+_RATE = setting(0.1, "how fast it learns", gt=0, le=1)
+_SURPRISE = setting("all", "of a token among all or the kept tokens", choices=("all", "kept"))
+
+
+@remembering(_nearer)
+def mirostat(
+    logp_BV: Floats, memory_B: Sequence[Any], *, tau: float = _TAU, rate: float = _RATE, surprise: str = _SURPRISE
+) -> Floats:
+    """Mirostat 2: keeps tokens of at most mu bits, and moves mu to hold tau bits a token (Basu et al. 2021)."""
+    mu_B1 = _mu(memory_B, tau)
+    bits_BV = -normal(logp_BV) / math.log(2)
+    return _keep(logp_BV, (bits_BV <= mu_B1) | leading(logp_BV, 1))
+
+
+@remembering(_nearer)
+def mirostat_1(
+    logp_BV: Floats, memory_B: Sequence[Any], *, tau: float = _TAU, rate: float = _RATE, surprise: str = _SURPRISE
+) -> Floats:
+    """Mirostat 1: top-k, the k by mu and the slope of the 100 likeliest tokens (Basu et al. 2021, algorithm 1)."""
+    made_BV = np.empty_like(logp_BV)
+    for row, (mu, logp_V) in enumerate(zip(_mu(memory_B, tau)[:, 0], normal(logp_BV), strict=True)):
+        sorted_M = -np.sort(-logp_V)[:100]
+        sorted_M = sorted_M[np.isfinite(sorted_M)]
+        step_M = np.log((np.arange(len(sorted_M) - 1) + 2) / (np.arange(len(sorted_M) - 1) + 1))
+        slope = float((step_M * -np.diff(sorted_M)).sum() / (step_M**2).sum()) if len(step_M) else 1.0
+        power, size = slope - 1, len(logp_V)
+        factor = 1 / math.log(size) if abs(power) < 1e-9 else power / (1 - float(size) ** -power)
+        k = (factor * 2.0 ** min(mu, 100)) ** (1 / max(slope, 1e-6)) if mu > -100 else 1
+        made_BV[row] = _keep(logp_BV[row : row + 1], leading(logp_BV[row : row + 1], round(min(max(k, 1), size))))[0]
+    return made_BV
+
+
+def _drift(memory: Any, before: float, after: float, *, target: float, decay: float) -> tuple[float, float]:
+    weighted, weight = memory or (target / (1 - decay), 1 / (1 - decay))
+    return math.exp(before) + decay * weighted, 1 + decay * weight
+
+
+@remembering(_drift)
+def adaptive_p(
+    logp_BV: Floats,
+    memory_B: Sequence[Any],
+    *,
+    target: float = setting(0.5, "probability that chosen tokens shall have on average", ge=0, le=1),
+    decay: float = setting(0.9, "how long past tokens count", ge=0, le=0.99),
+) -> Floats:
+    """Prefers tokens near a probability that offsets what came so far (llama.cpp); it belongs last."""
+    past = [memory or (target / (1 - decay), 1 / (1 - decay)) for memory in memory_B]
+    aim_B1 = np.array([[min(max(2 * target - weighted / weight, 0), 1)] for weighted, weight in past])
+    far_BV = np.abs(np.exp(normal(logp_BV)) - aim_B1) / 0.3
+    return np.where(np.isfinite(logp_BV), 5 - 10 * far_BV**2 / (1 + far_BV), -np.inf)
+
+
+# -- by what came before ----------------------------------------------------------------------------------------------
+
+_WINDOW = setting(None, "look at so many last tokens only", ge=1)
+_OVER = setting("all", "all tokens, or generated ones without the prompt", choices=("all", "generated"))
+_RULE = setting("count", "how a token pays, see the guide", choices=("count", "logits", "logp"))
+
+
+@processor
+def repetition_penalty(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    repetition_penalty: float = setting(1.2, "above 1 shuns tokens seen before, 1 is none", gt=0, lt=math.inf),
+    rule: str = _RULE,
+    window: int | None = _WINDOW,
+) -> Floats:
+    """Makes tokens that came before less likely, prompt included (Keskar et al. 2019, section 4.1).
+
+    `count` divides a token's probability by the penalty once for each time it came, so that every loop ends. `logits`
+    divides a logit above 0 and multiplies one below, however often it came; a model here gives log-probabilities, which
+    are logits but for a constant: it is taken such that the mean of a row is 0. `logp` multiplies log-probabilities.
+    """
+    count_BV = _counts(logp_BV, rows, window)
+    if rule == "count":
+        return logp_BV - count_BV * math.log(repetition_penalty)
+    logits_BV = normal(logp_BV)
+    if rule == "logits":
+        possible_BV = np.isfinite(logp_BV)
+        sums_B1 = np.where(possible_BV, logits_BV, 0).sum(-1, keepdims=True)
+        logits_BV = logits_BV - sums_B1 / possible_BV.sum(-1, keepdims=True)
+    factor_BV = np.where(logits_BV > 0, 1 / repetition_penalty, repetition_penalty)
+    return np.where(count_BV > 0, logits_BV * factor_BV, logits_BV)
+
+
+@processor
+def presence_penalty(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    presence_penalty: float = setting(0.5, "taken off the logit of tokens that came before", gt=-math.inf, lt=math.inf),
+    window: int | None = _WINDOW,
+    over: str = _OVER,
+) -> Floats:
+    """Takes a constant off the logits of tokens that came before."""
+    return logp_BV - presence_penalty * (_counts(logp_BV, rows, window, over) > 0)
+
+
+@processor
+def frequency_penalty(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    frequency_penalty: float = setting(0.5, "taken off a logit for each time it came", gt=-math.inf, lt=math.inf),
+    window: int | None = _WINDOW,
+    over: str = _OVER,
+) -> Floats:
+    """Takes a constant off the logit of a token for each time it came before."""
+    return logp_BV - frequency_penalty * _counts(logp_BV, rows, window, over)
+
+
+@processor
+def penalties(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    repetition: float = setting(1.1, "the repetition penalty", gt=0, lt=math.inf),
+    presence: float = setting(0.0, "the presence penalty", gt=-math.inf, lt=math.inf),
+    frequency: float = setting(0.0, "the frequency penalty", gt=-math.inf, lt=math.inf),
+    window: int | None = setting(64, "look at so many last tokens only", ge=1),
+    rule: str = _RULE,
+) -> Floats:
+    """The three penalties with one window, as llama.cpp groups them."""
+    logp_BV = repetition_penalty.function(logp_BV, rows, repetition_penalty=repetition, rule=rule, window=window)
+    count_BV = _counts(logp_BV, rows, window)
+    return logp_BV - presence * (count_BV > 0) - frequency * count_BV
+
+
+@processor
+def no_repeat_ngram(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    no_repeat_ngram: int = setting(3, "no run of this many tokens comes twice", ge=1),
+    window: int | None = _WINDOW,
+) -> Floats:
     """Forbids tokens that would repeat a run of n, prompt included, unless that leaves none (Paulus et al. 2018)."""
-
-    no_repeat_ngram: int = setting(3, "no run of this many tokens comes twice", ge=1)
-
-    def __call__(self, ids: Sequence[Sequence[int]], logp_BV: Tensor) -> Tensor:
-        """Forbid in each row what would close a repeated run."""
-        allowed_BV = ~_marked(logp_BV, [_closing(list(row), self.no_repeat_ngram) for row in ids])
-        stuck_B1 = ~(allowed_BV & logp_BV.isfinite()).any(-1, keepdim=True)
-        return _keep(logp_BV, allowed_BV | stuck_B1)
+    return _forbid(logp_BV, _marked(logp_BV, [_closing(row, no_repeat_ngram) for row in _recent(rows, window)]))
 
 
-NAMED: Mapping[str, Callable[[Any], Processor]] = {
-    described(kind)[0].name: kind for kind in (Temperature, TopK, TopP, MinP, Typical, RepetitionPenalty, NoRepeatNgram)
-}
-"""The processors by the name of their first setting."""
+@processor
+def dry(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    multiplier: float = setting(0.8, "what a repeat just longer than allowed costs", ge=0, lt=math.inf),
+    base: float = setting(1.75, "factor for each further token of the repeat", ge=1, lt=100),
+    allowed: int = setting(2, "repeats up to this many tokens are free", ge=0),
+    window: int | None = _WINDOW,
+    breakers: tuple[int, ...] = setting((), "ids that no repeat runs across", ge=0),
+) -> Floats:
+    """Takes multiplier * base^(n - allowed) off a token that would make a repeat of n tokens longer (p-e-w 2024)."""
+    made_BV = logp_BV.copy()
+    for row, seen in enumerate(_recent(rows, window)):
+        for token, length in _repeats(seen, frozenset(breakers)).items():
+            if length >= allowed:
+                made_BV[row, token] -= multiplier * base ** min(length - allowed, 100)
+    return made_BV
 
 
-def leading(values_BV: Tensor, k: int) -> Tensor:
+# -- by token ---------------------------------------------------------------------------------------------------------
+
+_IDS = setting((), "ids, for example 7 8", ge=0)
+
+
+@processor
+def logit_bias(
+    logp_BV: Floats,
+    *,
+    ids: tuple[int, ...] = _IDS,
+    bias: float = setting(-1.0, "added to their logits", gt=-math.inf, lt=math.inf),
+) -> Floats:
+    """Adds a constant to the logits of these tokens."""
+    return np.where(_marked(logp_BV, [ids] * len(logp_BV)), logp_BV + bias, logp_BV)
+
+
+@processor
+def suppressed(logp_BV: Floats, *, ids: tuple[int, ...] = _IDS) -> Floats:
+    """Forbids each of these tokens, in a row that has others."""
+    return _forbid(logp_BV, _marked(logp_BV, [ids] * len(logp_BV)))
+
+
+@processor
+def banned(logp_BV: Floats, rows: Sequence[Sequence[int]], *, ids: tuple[int, ...] = _IDS) -> Floats:
+    """Forbids this run of tokens, a word that takes several: its last one where the others have come."""
+    opening = list(ids[:-1])
+    ends = [ids[-1:] if not opening or list(row)[-len(opening) :] == opening else () for row in rows]
+    return _forbid(logp_BV, _marked(logp_BV, ends))
+
+
+@processor
+def forced(logp_BV: Floats, rows: Rows, *, ids: tuple[int, ...] = _IDS) -> Floats:
+    """Leaves only these tokens, the first at the first place and so on, where they are possible."""
+    wanted = [ids[branch.length : branch.length + 1] for branch in rows.live]
+    free_B1 = np.array([[not one] for one in wanted])
+    return _forbid(logp_BV, ~(_marked(logp_BV, wanted) | free_B1))
+
+
+@processor
+def min_new_tokens(
+    logp_BV: Floats, rows: Rows, *, min_new_tokens: int = setting(1, "no end before so many tokens", ge=0)
+) -> Floats:
+    """Forbids the end of the text until so many tokens are generated."""
+    early = [(rows.eos,) if branch.length < min_new_tokens else () for branch in rows.live]
+    return _forbid(logp_BV, _marked(logp_BV, early))
+
+
+@processor
+def watermark(
+    logp_BV: Floats,
+    rows: Sequence[Sequence[int]],
+    *,
+    watermark: float = setting(2.0, "added to the logits of green tokens", ge=0, lt=math.inf),
+    share: float = setting(0.25, "of the vocabulary that is green", gt=0, lt=1),
+    key: int = setting(15485863, "the secret that the detector needs", ge=0),
+    context: int = setting(1, "how many tokens before choose the green list", ge=1),
+) -> Floats:
+    """Makes the tokens of a secret, changing part of the vocabulary likelier (Kirchenbauer et al. 2023)."""
+    green_BV = [green_list(list(row)[-context:], logp_BV.shape[-1], share, key) for row in rows]
+    return logp_BV + watermark * np.array(green_BV)
+
+
+# -- what they share --------------------------------------------------------------------------------------------------
+
+
+def normal(logp_BV: Floats) -> Floats:
+    """Log-probabilities of rows that sum to one."""
+    below_BV = logp_BV - logp_BV.max(-1, keepdims=True)
+    return np.asarray(below_BV - np.log(np.exp(below_BV).sum(-1, keepdims=True)))
+
+
+def leading(values_BV: Floats, k: int) -> Mask:
     """A mask of exactly the k largest values of each row (all of them where k is larger), lowest index on ties."""
     if k >= values_BV.shape[-1]:
-        return torch.ones_like(values_BV, dtype=torch.bool)
-    kth_B1 = values_BV.topk(k).values[..., -1:]
+        return np.ones(values_BV.shape, dtype=bool)
+    if k == 1:
+        return np.asarray(np.arange(values_BV.shape[-1]) == values_BV.argmax(-1)[..., None])
+    kth_B1 = np.partition(values_BV, -k, axis=-1)[..., -k, None]
     above_BV, equal_BV = values_BV > kth_B1, values_BV == kth_B1
-    room_B1 = k - above_BV.sum(-1, keepdim=True)
-    return above_BV | (equal_BV & (equal_BV.cumsum(-1) <= room_B1))
+    return np.asarray(above_BV | (equal_BV & (equal_BV.cumsum(-1) <= k - above_BV.sum(-1, keepdims=True))))
 
 
-def _keep(logp_BV: Tensor, mask_BV: Tensor) -> Tensor:
-    return logp_BV.masked_fill(~mask_BV, -math.inf).log_softmax(-1)
+def _keep(logp_BV: Floats, mask_BV: Mask) -> Floats:
+    """The tokens of the mask, and the likeliest one of a row where the mask has none."""
+    none_B1 = ~(mask_BV & np.isfinite(logp_BV)).any(-1, keepdims=True)
+    return np.where(mask_BV | (none_B1 & leading(logp_BV, 1)) if none_B1.any() else mask_BV, logp_BV, -np.inf)
 
 
-def _nucleus(logp_BV: Tensor, cost_BV: Tensor, mass: float, keep: str) -> Tensor:
-    """A mask of the tokens of lowest cost that hold the mass together."""
-    order_BV = cost_BV.argsort(dim=-1, stable=True)
-    p_BV = logp_BV.double().softmax(-1).gather(-1, order_BV)
-    upto_BV = p_BV.cumsum(-1)
-    kept_BV = (upto_BV - p_BV if keep == "reach" else upto_BV) < mass - _TOLERANCE
+def _forbid(logp_BV: Floats, mask_BV: Mask) -> Floats:
+    """All but the tokens of the mask, in a row that has others."""
+    stuck_B1 = ~(~mask_BV & np.isfinite(logp_BV)).any(-1, keepdims=True)
+    return np.where(~mask_BV | stuck_B1, logp_BV, -np.inf)
+
+
+def _over(logp_BV: Floats, temperature: Any) -> Floats:
+    # From the top down: the likeliest stays at 0, so that no temperature, however small, sends a whole row to -inf.
+    with np.errstate(over="ignore"):
+        return np.asarray((logp_BV - logp_BV.max(-1, keepdims=True)) / temperature)
+
+
+def _terms(normal_BV: Floats) -> Floats:
+    """-p log p of each token."""
+    p_BV = np.exp(normal_BV)
+    return -np.multiply(p_BV, normal_BV, out=np.zeros_like(p_BV), where=p_BV > 0)
+
+
+def _entropy(normal_BV: Floats) -> Floats:
+    return np.asarray(_terms(normal_BV).sum(-1, keepdims=True))
+
+
+def _first(order_BV: NDArray[np.intp], kept_BV: Mask) -> Mask:
+    """A mask by rank as one by id; the first always stays."""
     kept_BV[..., 0] = True
-    return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV)
+    mask_BV = np.zeros(kept_BV.shape, dtype=bool)
+    np.put_along_axis(mask_BV, order_BV, kept_BV, -1)
+    return mask_BV
 
 
-def _marked(logp_BV: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
-    mask_BV = torch.zeros_like(logp_BV, dtype=torch.bool)
+def _nucleus(logp_BV: Floats, cost_BV: Floats, mass: float, keep: str) -> Mask:
+    """A mask of the tokens of lowest cost that hold the mass together."""
+    order_BV = np.argsort(cost_BV, axis=-1, kind="stable")
+    p_BV = np.take_along_axis(np.exp(normal(logp_BV)), order_BV, -1)
+    upto_BV = p_BV.cumsum(-1)
+    return _first(order_BV, (upto_BV - p_BV if keep == "reach" else upto_BV) < mass - _TOLERANCE)
+
+
+def _mu(memory_B: Sequence[Any], tau: float) -> Floats:
+    return np.array([[2 * tau if mu is None else mu] for mu in memory_B])
+
+
+def _recent(rows: Sequence[Sequence[int]], window: int | None) -> list[list[int]]:
+    return [list(row)[-window:] if window else list(row) for row in rows]
+
+
+def _counts(logp_BV: Floats, rows: Any, window: int | None, over: str = "all") -> Floats:
+    """How often each token came in each row."""
+    seen = rows if over == "all" else [branch.ids() for branch in rows.live]
+    size = logp_BV.shape[-1]
+    counts = [np.bincount(np.array(row, dtype=np.int64), minlength=size) for row in _recent(seen, window)]
+    return np.array(counts, dtype=np.float64).reshape(len(logp_BV), size)
+
+
+def _marked(logp_BV: Floats, ids: Sequence[Sequence[int]]) -> Mask:
+    """A mask of these ids of each row; those beyond the vocabulary mean nothing."""
+    mask_BV = np.zeros(logp_BV.shape, dtype=bool)
     for row, marked in enumerate(ids):
-        mask_BV[row, list(marked)] = True
+        mask_BV[row, [id for id in marked if id < logp_BV.shape[-1]]] = True
     return mask_BV
 
 
@@ -181,3 +672,15 @@ def _closing(ids: list[int], n: int) -> list[int]:
     """The tokens that followed, earlier in the row, the n - 1 ids that it ends in."""
     opening = ids[len(ids) - n + 1 :] if n > 1 else []
     return [ids[i + n - 1] for i in range(len(ids) - n + 1) if ids[i : i + n - 1] == opening]
+
+
+def _repeats(ids: list[int], breakers: frozenset[int]) -> dict[int, int]:
+    """Of each token that once followed what the row ends in: how many tokens agree before it, at most."""
+    longest: dict[int, int] = {}
+    for at in range(1, len(ids)):
+        length = 0
+        while length < at and ids[at - 1 - length] == ids[-1 - length] and ids[-1 - length] not in breakers:
+            length += 1
+        if length and ids[at] not in breakers:
+            longest[ids[at]] = max(longest.get(ids[at], 0), length)
+    return longest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lmlab import corpora, store
-from lmlab.errors import DataError, EmptyDataError, SettingError, UnknownNameError, UsageError
+from lmlab.errors import DataError, EmptyDataError, SettingError, UsageError
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.tokens.base import Tokenizer
@@ -20,11 +20,30 @@ from lmlab.vocabulary import BOS, UNK
 if TYPE_CHECKING:
     from lmlab.corpora import Corpus
     from lmlab.decoding import Branch, Step
-    from lmlab.decoding.strategies import Strategy
+    from lmlab.decoding.search import Strategy
     from lmlab.facade.surprisal import Scores
     from lmlab.run_config import RunConfig
     from lmlab.scoring import Report
     from lmlab.tokens.id_store import TokenStore
+
+
+@dataclass(frozen=True)
+class Written:
+    """A generated token.
+
+    Attributes:
+        text: its text; a character that it holds a part of only is "\ufffd", and `<eos>` is empty.
+        logp: the model's log-probability, in nats.
+        chain_logp: the log-probability after the processors.
+        alternatives: text, `logp` and `chain_logp` of the likeliest tokens here, where they were asked for.
+        trace: of each processor its name, how many tokens it left, and their share of the mass it was given.
+    """
+
+    text: str
+    logp: float
+    chain_logp: float
+    alternatives: tuple[tuple[str, float, float], ...] = ()
+    trace: tuple[tuple[str, int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,10 @@ class Generation:
         text: what follows the prompt.
         tokens: how many, `<eos>` not counted.
         logp: the model's log-probability of them all, in nats, `<eos>` included where it was drawn.
-        end: why it ended: eos, stop or length.
+        end: why it ended: eos, stop, length or time.
+        chain_logp: their log-probability after the processors.
+        perplexity: of a token, `<eos>` included, under the model.
+        written: token by token, where `alternatives` or `trace` was asked for.
     """
 
     prompt: str
@@ -43,6 +65,9 @@ class Generation:
     tokens: int
     logp: float
     end: str
+    chain_logp: float
+    perplexity: float
+    written: tuple[Written, ...] = ()
 
     @property
     def perplexity(self) -> float:
@@ -55,7 +80,7 @@ class TextStep:
 
     Attributes:
         step: the step below, in ids.
-        new: text that the first sample gained and that is now certain; empty for beams, which may change their mind.
+        new: text that the first result gained and that is now certain: what a beam may still replace is no part of it.
     """
 
     def __init__(self, step: Step, tokenizer: Tokenizer, prompt_ids: Sequence[int], new: str) -> None:
@@ -355,78 +380,88 @@ class TextModel:
         *,
         n: int = 1,
         max_tokens: int = 200,
-        stop: Sequence[str] = (),
+        max_seconds: float | None = None,
+        stop: Sequence[str] | str = (),
         allow_unknown: bool = False,
+        alternatives: int = 0,
+        trace: bool = False,
         **named: Any,
     ) -> list[Generation]:
         """Continue a prompt.
 
         Args:
             prompt: text to go on from; may be empty.
-            strategy: `Greedy()`, `Sample(...)` (the default) or `Beam(...)`; or "greedy", "sample" or "beam".
+            strategy: `Greedy()`, `Sample(...)` (the default), `Beam(...)` or another of `lmlab.decoding`; or its name,
+                with settings if wanted: "beam:width=3".
             n: how many continuations.
             max_tokens: at most so many tokens each.
+            max_seconds: end all continuations after so long; None is never.
             stop: end a continuation where one of these strings appears; it is left out.
             allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prompt, and write `[UNK]`
                 where it is drawn instead of never.
+            alternatives: tell token by token, with so many of the likeliest tokens at each place.
+            trace: tell token by token what each processor left.
             **named: what the strategy takes, where it is named or left out: `temperature=0.5`, `width=3`.
 
         Raises:
             UsageError: the prompt has characters or words that the model does not know, or no such strategy.
         """
-        from lmlab.decoding import finish
+        asked = {"n": n, "max_tokens": max_tokens, "max_seconds": max_seconds, "stop": stop, "trace": trace}
+        asked |= {"allow_unknown": allow_unknown, "alternatives": alternatives, **named}
+        (several,) = self.generate_all([prompt], strategy, **asked)
+        return several
 
-        strategy = _strategy(strategy, named)
-        ids = self._prompt(prompt, allow_unknown)
-        branches = finish(self._steps(ids, strategy, n, max_tokens, stop, allow_unknown))
-        return [self._generation(prompt, ids, branch, stop) for branch in branches]
+    def generate_all(
+        self, prompts: Sequence[str], strategy: Strategy | str | None = None, **asked: Any
+    ) -> list[list[Generation]]:
+        """Continue each of many prompts, in one batch, as `generate` does one: it takes the same arguments."""
+        from lmlab.decoding import finish_all
 
-    def stream(
-        self,
-        prompt: str = "",
-        strategy: Strategy | str | None = None,
-        *,
-        n: int = 1,
-        max_tokens: int = 200,
-        stop: Sequence[str] = (),
-        allow_unknown: bool = False,
-        **named: Any,
-    ) -> Iterator[TextStep]:
-        """Continue a prompt step by step; `generate` takes the same arguments and is this iterator drained."""
-        strategy = _strategy(strategy, named)
-        ids = self._prompt(prompt, allow_unknown)
+        ids, steps, _, stop = self._begun(prompts, strategy, asked)
+        results = zip(prompts, ids, finish_all(steps), strict=True)
+        told = bool(asked.get("alternatives") or asked.get("trace"))
+        return [
+            [self._generation(prompt, before, branch, stop, told) for branch in branches]
+            for prompt, before, branches in results
+        ]
+
+    def stream(self, prompt: str = "", strategy: Strategy | str | None = None, **asked: Any) -> Iterator[TextStep]:
+        """Continue a prompt step by step; takes what `generate` takes, which is this iterator drained."""
+        (ids,), steps, strategy, stop = self._begun([prompt], strategy, asked)
         certain = TextStream(self.tokenizer)
         for id in ids:
             certain.push(id)
-        said, shown, followed = "", 0, None  # of the first row
-        for step in self._steps(ids, strategy, n, max_tokens, stop, allow_unknown):
-            if not strategy.revises:
-                if step.best[0] is not followed:
-                    followed = step.best[0]
-                    said += certain.push(followed.token)
-                if followed.end:
-                    said += certain.flush()
-                before, shown = shown, max(shown, _certain_until(said, stop, ended=followed.end is not None))
-                yield TextStep(step, self.tokenizer, ids, said[before:shown])
-            else:
-                yield TextStep(step, self.tokenizer, ids, "")
+        said, shown, read = "", 0, 0  # of the first result
+        for (step,) in steps:
+            assert step is not None
+            first = step.best[0]
+            stable = step.stable if strategy.revises else first.length
+            said += "".join(certain.push(node.token) for node in first.path()[read:stable])
+            read = max(read, stable)
+            ended = step.done or (first.end is not None and not strategy.revises)
+            if ended:
+                said += certain.flush()
+            before, shown = shown, max(shown, _certain_until(said, stop, ended=ended))
+            yield TextStep(step, self.tokenizer, ids, said[before:shown])
 
-    def _steps(
-        self,
-        ids: Sequence[int],
-        strategy: Strategy,
-        n: int,
-        max_tokens: int,
-        stop: Sequence[str],
-        allow_unknown: bool,
-    ) -> Iterator[Step]:
-        from lmlab.decoding import StopText, decode
+    def _begun(
+        self, prompts: Sequence[str], strategy: Strategy | str | None, asked: Mapping[str, Any]
+    ) -> tuple[list[list[int]], Iterator[list[Step | None]], Strategy, tuple[str, ...]]:
+        """The ids of the prompts, the steps that continue them, by which strategy, up to which strings."""
+        from lmlab.decoding import StopText, decode_all
 
+        options = {name: asked[name] for name in _ASKED if name in asked}
+        named = {name: value for name, value in asked.items() if name not in {*_ASKED, "stop", "allow_unknown"}}
+        strategy = _strategy(strategy, named).in_ids(lambda text: self._ids(text, allow_unknown=False))
+        stop = asked.get("stop") or () if not isinstance(asked.get("stop"), str) else (asked["stop"],)
+        allow_unknown = bool(asked.get("allow_unknown"))
+        ids = [self._ids(prompt, allow_unknown) for prompt in prompts]
         stopper = StopText(self.tokenizer.decode, tuple(stop)) if stop else None
         forbidden = () if allow_unknown else (UNK,)
-        return decode(self.model, ids, strategy, n=n, max_tokens=max_tokens, stop=stopper, forbidden=forbidden)
+        steps = decode_all(self.model, ids, strategy, stop=stopper, forbidden=forbidden, **options)
+        return ids, steps, strategy, tuple(stop)
 
-    def _prompt(self, prompt: str, allow_unknown: bool) -> list[int]:
+    def _ids(self, prompt: str, allow_unknown: bool) -> list[int]:
         if not isinstance(prompt, str):
             raise SettingError("the prompt", prompt, "a string", "an empty one is allowed")
         encoded = self.tokenizer.encode(prompt)
@@ -440,11 +475,23 @@ class TextModel:
             )
         return [int(id) for id in encoded.ids]
 
-    def _generation(self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str]) -> Generation:
+    def _generation(
+        self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str], told: bool
+    ) -> Generation:
         generated = branch.ids()
         text = _continuation(self.tokenizer, ids, generated)
         text = text[: _certain_until(text, stop, ended=True)]
-        return Generation(prompt, text, len(generated), branch.total, branch.end or "length")
+        written = tuple(map(self._written, branch.path())) if told else ()
+        figures = branch.total, branch.end or "length", branch.drawn_total, branch.perplexity
+        return Generation(prompt, text, len(generated), *figures, written)
+
+    def _written(self, node: Branch) -> Written:
+        def text(id: int) -> str:
+            return self.tokenizer.decode([id]) if id != self.model.eos else ""
+
+        alternatives = tuple((text(id), logp, chain_logp) for id, logp, chain_logp in node.alternatives)
+        trace = tuple((repr(cut.processor), cut.tokens, cut.mass) for cut in node.trace)
+        return Written(text(node.token), node.logp, node.drawn_logp, alternatives, trace)
 
     # -- keeping --------------------------------------------------------------------------------------------------
 
@@ -481,26 +528,21 @@ class TextModel:
         return cls(stored.model, stored.tokenizer, stored.config, stored.manifest, Path(path))
 
 
+_ASKED = ("n", "max_tokens", "max_seconds", "alternatives", "trace")  # of what `generate` takes, what `decode` does
+
+
 def _strategy(strategy: Any, named: Mapping[str, Any]) -> Strategy:
     """A strategy, or one by its name with what it takes."""
-    from lmlab.decoding import Beam, Greedy, Sample
+    from lmlab.decoding import strategy_of
 
-    if strategy is not None and not isinstance(strategy, str):
-        if named:
-            given = ", ".join(named)
-            raise UsageError(f"{given} stands beside a strategy", f"write it into that, as in Sample({given}=...)")
-        return cast("Strategy", strategy)
-    match strategy or "sample":
-        case "sample":
-            return Sample(**named)
-        case "beam":
-            return Beam.make(named, "beam")
-        case "greedy":
-            if named:
-                raise UsageError(f"greedy decoding takes no {', '.join(named)}", "leave it out, or sample")
-            return Greedy()
-        case other:
-            raise UnknownNameError("strategy", other, ("beam", "greedy", "sample"))
+    if strategy is None or isinstance(strategy, str):
+        return strategy_of(strategy or "sample", **named)
+    if named:
+        given = ", ".join(named)
+        raise UsageError(f"{given} stands beside a strategy", f"write it into that, as in Sample({given}=...)")
+    if isinstance(strategy, type) or not callable(getattr(strategy, "run", None)):
+        raise SettingError("strategy", strategy, "a strategy", "for example Sample(temperature=0.8) or Beam(width=5)")
+    return cast("Strategy", strategy)
 
 
 def _certain_until(text: str, stop: Sequence[str], *, ended: bool) -> int:

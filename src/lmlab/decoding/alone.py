@@ -1,0 +1,232 @@
+"""Strategies that do not go one token a step: exact search, and drafts that the model only checks.
+
+Shapes: B = 1 row, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import heapq
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from lmlab.config import setting
+from lmlab.decoding.branch import Branch, Rows, Step
+from lmlab.decoding.chance import Floats, uniforms
+from lmlab.decoding.draws import Seeded, draw
+from lmlab.decoding.processors import normal
+from lmlab.decoding.search import Alone, Limits, Next, best_of, started, stepped
+from lmlab.errors import LmlabError, SettingError
+from lmlab.models.base import LanguageModel
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Exact(Alone):
+    """The n texts of largest total log-probability, none missed, by best-first search.
+
+    It reads the beginnings of texts from the likeliest on, until the n-th text that has ended is likelier than any
+    beginning. That takes a model that is sure of itself, or few tokens.
+    """
+
+    revises: ClassVar[bool] = True
+    readings: int = setting(10_000, "beginnings read at most", ge=1)
+
+    def steps(self, model: LanguageModel, prompt: Sequence[int], n: int, limits: Limits) -> Iterator[Step]:
+        """Search from one prompt; a step is a beginning read.
+
+        Raises:
+            LmlabError: it took too many.
+        """
+        order: count[int] = count()
+        found: list[Branch] = []
+        frontier: list[tuple[float, int, Next, Any, int]] = []  # a text's score, its order, and how to grow it
+
+        def push(after: Next, base: float, tokens: Any, rank: int) -> None:
+            if rank < len(tokens):
+                score = base + float(after.chain_BV[0, tokens[rank]])
+                heapq.heappush(frontier, (-score, next(order), after, tokens, rank))
+
+        tip, base = Branch.root(), 0.0
+        for _ in range(self.readings):
+            logp_BV, _, _ = started(model, [[*prompt, *tip.ids()]])
+            after = Next(Rows([prompt], [tip], model.eos), logp_BV, self.processors, limits)
+            push(after, base, best_of(after.chain_BV[0], logp_BV.shape[-1]), 0)
+            ended: list[Branch] = []
+            while frontier and len(found) + len(ended) < n:
+                worth, _, after, tokens, rank = heapq.heappop(frontier)
+                push(after, -worth - float(after.chain_BV[0, tokens[rank]]), tokens, rank + 1)  # its next brother
+                tip, base = after.child(0, int(tokens[rank]), -worth), -worth
+                if tip.end is None:
+                    break
+                ended.append(tip)
+            found += ended
+            done = len(found) == n or tip.end is not None
+            best = tuple(found) if done else (*found, tip)
+            yield Step(() if done else (tip,), tuple(ended), best, done, best if done else (Branch.root(),))
+            if done:
+                return
+        problem = f"the {n} likeliest texts are not among the first {self.readings:,} beginnings"
+        raise LmlabError(problem, "raise readings, lower max_tokens, or use a beam")
+
+
+Proposals = list[tuple[int, Floats | None]]
+"""Tokens, and the distribution that each was drawn from; None where no other could come."""
+
+
+class Drafter(Protocol):
+    """Writes ahead of the model."""
+
+    def propose(self, tip: Branch) -> Proposals:
+        """What may come after a text."""
+        ...
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Read what has come."""
+        ...
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Drafted(Seeded, Alone):
+    """Samples whose tokens are drafted ahead and then accepted or replaced, such that each is drawn from the model.
+
+    A draft x from q is kept with probability p(x) / q(x); else the token is drawn from max(p - q, 0) (Leviathan et al.
+    2023, Chen et al. 2023). `temperature=0` gives the greedy text.
+    """
+
+    lookahead: int = setting(4, "tokens drafted ahead", ge=1, le=1000)
+
+    @abstractmethod
+    def drafter(self, prompt: Sequence[int], lane: int, limits: Limits) -> Drafter:
+        """Who drafts one text."""
+
+    def steps(self, model: LanguageModel, prompt: Sequence[int], n: int, limits: Limits) -> Iterator[Step]:
+        """Generate from one prompt; a step is one draft, and the token after it, for each text."""
+        logp_BV, state, device = started(model, [prompt])
+        tips = [Branch.root(lane) for lane in range(n)]
+        positions: list[Any] = [(logp_BV, state)] * n
+        drafters = [self.drafter(prompt, lane, limits) for lane in range(n)]
+        while True:
+            before = [tip.end for tip in tips]
+            for lane, tip in enumerate(tips):
+                if tip.end is None:
+                    tips[lane], positions[lane] = self._checked(
+                        model, prompt, tip, positions[lane], drafters[lane].propose(tip), limits, device
+                    )
+                    drafters[lane].follow([node.token for node in tips[lane].path()[tip.length :]])
+            live = tuple(tip for tip in tips if tip.end is None)
+            ended = tuple(tip for tip, end in zip(tips, before, strict=True) if tip.end and not end)
+            yield Step(live, ended, tuple(tips), not live, tuple(tips))
+            if not live:
+                return
+
+    def _checked(
+        self,
+        model: LanguageModel,
+        prompt: Sequence[int],
+        tip: Branch,
+        position: Any,
+        proposals: Proposals,
+        limits: Limits,
+        device: Any,
+    ) -> tuple[Branch, Any]:
+        """The text grown by the drafts that stand and by one token more, and the model's rows and state after it."""
+        logp_BV, state = position
+        for token, drafted_V in [*proposals, (-1, np.zeros(logp_BV.shape[-1]))]:
+            after = Next(Rows([prompt], [tip], model.eos, self.seed or 0), logp_BV, self.processors, limits)
+            p_V = np.exp(normal(after.chain_BV[0]))
+            q_V = np.arange(len(p_V)) == token if drafted_V is None else drafted_V
+            place = (self.seed or 0, tip.lane, tip.length)
+            stands = token >= 0 and uniforms(*place, 2)[0] * q_V[token] < p_V[token]
+            if not stands:
+                rest_V = np.maximum(p_V - q_V, 0)
+                token = int(draw((rest_V if rest_V.any() else p_V)[None], uniforms(*place))[0])
+            tip = after.child(0, token)
+            if tip.end is None:
+                logp_BV, state = stepped(model, state, [token], device)
+            if tip.end is not None or not stands:
+                break
+        return tip, (logp_BV, state)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Speculative(Drafted):
+    """Drafts by a quicker model of the same vocabulary: an n-gram, a smaller network."""
+
+    objects: ClassVar[tuple[str, ...]] = ("draft",)
+    if TYPE_CHECKING:
+        draft: Any = None
+
+    def check(self, model: LanguageModel, prompt: Sequence[int], n: int, limits: Limits) -> None:
+        """Raise SettingError where there is no draft model, or one of another vocabulary."""
+        size = getattr(self.draft, "vocab_size", None)
+        if size != model.vocab_size:
+            shown = "nothing" if self.draft is None else f"a model of {size} tokens"
+            raise SettingError("draft", shown, f"a model of the same vocabulary, {model.vocab_size} tokens")
+
+    def drafter(self, prompt: Sequence[int], lane: int, limits: Limits) -> Drafter:
+        """The draft model at one text."""
+        return _ByModel(self, prompt, limits)
+
+
+class _ByModel:
+    """A draft model that has read the text as far as it stands."""
+
+    def __init__(self, strategy: Speculative, prompt: Sequence[int], limits: Limits) -> None:
+        self._strategy, self._prompt, self._limits = strategy, prompt, limits
+        self._logp_BV, self._state, self._device = started(strategy.draft, [prompt])
+        self._ahead: list[tuple[int, Any, Any]] = []  # drafted tokens, and the model after each
+
+    def propose(self, tip: Branch) -> Proposals:
+        proposals: Proposals = []
+        model, seed = self._strategy.draft, self._strategy.seed or 0
+        logp_BV, state = self._logp_BV, self._state
+        self._ahead = []
+        while len(proposals) < self._strategy.lookahead and tip.end is None:
+            rows = Rows([self._prompt], [tip], model.eos, seed)
+            after = Next(rows, logp_BV, self._strategy.processors, self._limits)
+            q_V = np.exp(normal(after.chain_BV[0]))
+            token = int(draw(q_V[None], uniforms(seed, tip.lane, tip.length, 3))[0])
+            proposals.append((token, q_V))
+            tip = after.child(0, token)
+            logp_BV, state = stepped(model, state, [token], self._device)
+            self._ahead.append((token, logp_BV, state))
+        return proposals
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        for at, token in enumerate(tokens):
+            if at < len(self._ahead) and self._ahead[at][0] == token:
+                _, self._logp_BV, self._state = self._ahead[at]
+            else:
+                self._ahead = []
+                self._logp_BV, self._state = stepped(self._strategy.draft, self._state, [token], self._device)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Lookup(Drafted):
+    """Drafts what followed the last tokens when they came before, prompt included (prompt lookup, Saxena 2023)."""
+
+    ngram: int = setting(3, "longest run looked up", ge=1, le=100)
+
+    def drafter(self, prompt: Sequence[int], lane: int, limits: Limits) -> Drafter:
+        """The text itself."""
+        return _ByText(self, prompt)
+
+
+class _ByText:
+    def __init__(self, strategy: Lookup, prompt: Sequence[int]) -> None:
+        self._strategy, self._ids = strategy, list(prompt)
+
+    def propose(self, tip: Branch) -> Proposals:
+        for size in range(min(self._strategy.ngram, len(self._ids) - 1), 0, -1):
+            run = self._ids[-size:]
+            for at in range(len(self._ids) - size - 1, -1, -1):
+                if self._ids[at : at + size] == run:
+                    return [(token, None) for token in self._ids[at + size :][: self._strategy.lookahead]]
+        return []
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        self._ids += tokens

@@ -1,0 +1,360 @@
+"""Strategies that keep several texts and let them compete: beams.
+
+All rank by what the chain gives: a token that a processor forbids or makes less likely is so for a beam too. Rows are
+not normalised again after the processors, so that forbidding a token changes no other text's score.
+
+Shapes: B live texts, V the vocabulary, N candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from lmlab.config import setting
+from lmlab.decoding.branch import Branch, Pruned, Rows
+from lmlab.decoding.chance import Floats, gumbels
+from lmlab.decoding.draws import Seeded
+from lmlab.decoding.processors import normal
+from lmlab.decoding.search import Search, Strategy, best_of
+from lmlab.errors import LmlabError, SettingError
+
+_WIDTH = setting(5, "texts kept at every token", ge=1, le=100_000)
+_PENALTY = setting(1.0, "score = log p / length ** this: 0 is the total, 1 the mean per token", ge=0, le=10)
+_EARLY = setting(
+    "optimal",
+    "stop when nothing can win, when nothing now leads (heuristic), or when enough have ended (first)",
+    choices=("optimal", "heuristic", "first"),
+)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Beam(Strategy):
+    """Keeps the likeliest `width` texts at every token, and returns the n best of those that ended.
+
+    A text scores its total log-probability divided by `length ** length_penalty`, its `<eos>` counted in both: 1 is the
+    mean per token, under which texts of unequal lengths compare; 0 is the plain total, under which the short ones win
+    (Wu et al. 2016, section 7, without the constant).
+    """
+
+    revises: ClassVar[bool] = True
+    width: int = _WIDTH
+    length_penalty: float = _PENALTY
+    early_stopping: str = _EARLY
+
+    def score(self, branch: Branch) -> float:
+        """What the beam ranks texts by, in nats."""
+        return float(branch.score / branch.length**self.length_penalty)
+
+    def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
+        """Begin a run."""
+        if n > self.width:
+            raise SettingError("n", n, f"an integer <= the beam's width {self.width}", "widen the beam")
+        return self._beams(n, max_tokens)
+
+    def _beams(self, n: int, max_tokens: int) -> Search:
+        return _Beams(self, self.width, n, max_tokens)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class BeamSample(Seeded, Beam):
+    """A beam that draws its continuations, without replacement, in proportion to the probability of the whole text."""
+
+    def _beams(self, n: int, max_tokens: int) -> Search:
+        return _Drawn(self, self.width, n, max_tokens)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class DiverseBeam(Beam):
+    """Groups of beams, each of which shuns the tokens that the groups before it chose now (Vijayakumar et al. 2018).
+
+    Each such choice takes `diversity` off a token in the ranking, not off the scores (Hamming diversity). The results
+    are the best of each group, then the second best, best first.
+    """
+
+    width: int = setting(6, "texts kept at every token, shared by the groups", ge=1, le=100_000)
+    groups: int = setting(3, "beams that shun one another", ge=1)
+    diversity: float = setting(0.5, "nats off a token for each text before that chose it", ge=0, le=1e6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.groups:
+            raise SettingError("width", self.width, f"a multiple of the {self.groups} groups")
+
+    def _beams(self, n: int, max_tokens: int) -> Search:
+        return _Groups(self, n, max_tokens)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class StochasticBeam(Seeded):
+    """Draws `width` different texts, without replacement from all texts (Kool et al. 2019).
+
+    The results come in the order in which they were drawn; the first is an ordinary sample.
+    """
+
+    revises: ClassVar[bool] = True
+    width: int = setting(5, "texts drawn", ge=1, le=100_000)
+
+    def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
+        """Begin a run."""
+        if n > self.width:
+            raise SettingError("n", n, f"an integer <= the beam's width {self.width}", "widen the beam")
+        return _Perturbed(self.width, n, self.seed)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Constrained(Beam):
+    """A beam whose texts contain all of `must`, each a run of ids or, in a text model, a string.
+
+    The beam is shared out in banks by how much of the constraints a text has met (Post and Vilar 2018), and a text may
+    end only when it has met all.
+
+    Raises:
+        SettingError: no run, or an empty one.
+    """
+
+    objects: ClassVar[tuple[str, ...]] = ("must",)
+    if TYPE_CHECKING:
+        must: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        must = (self.must,) if isinstance(self.must, str) else tuple(self.must or ())
+        if not must or not all(must):
+            raise SettingError("must", must, "one or more words, none empty", "for example must=['king']")
+        object.__setattr__(self, "must", tuple(one if isinstance(one, str) else tuple(one) for one in must))
+
+    def in_ids(self, encode: Callable[[str], Sequence[int]]) -> Self:
+        """The strategy with its words turned into ids."""
+        ids = [encode(one) if isinstance(one, str) else one for one in self.must]
+        return type(self)(*self.processors, must=ids, **self.dump())
+
+    def _beams(self, n: int, max_tokens: int) -> Search:
+        longest = max(map(len, self.must))
+        if longest > max_tokens:
+            raise SettingError("max_tokens", max_tokens, f"an integer >= {longest}, the tokens of the longest word")
+        return _Banks(self, self.width, n, max_tokens)
+
+
+class _Beams(Search):
+    """The best texts of each length, and the best of those that ended."""
+
+    def __init__(self, beam: Beam, width: int, n: int, max_tokens: int) -> None:
+        self._beam, self._width, self._n, self._max_tokens = beam, width, n, max_tokens
+        self._ended: list[Branch] = []
+        self._live: list[Branch] = []
+
+    def choose(
+        self, rows: Rows, chain_BV: Floats, penalty_V: Floats | float = 0.0
+    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+        # All candidates are of one length, so that their totals rank them as their scores do.
+        scores_BV = np.array([branch.score for branch in rows.live])[:, None] + chain_BV
+        keys_N = self._keys(rows, scores_BV - penalty_V).ravel()
+        vocab_size = chain_BV.shape[-1]
+        # As many as can be needed: each live text can end but once, and its end makes room for no other that ends.
+        order = best_of(keys_N, 2 * self._width)
+        ends = order % vocab_size == rows.eos
+        fits = np.where(ends, np.arange(len(order)) < self._width, (~ends).cumsum() <= self._width)
+        chosen, dropped = order[fits], order[~fits]
+        scores_N = scores_BV.ravel()
+        self.pruned = tuple(
+            Pruned(rows.live[at // vocab_size], int(at % vocab_size), float(scores_N[at]), "the beam is full")
+            for at in dropped
+        )
+        return (chosen // vocab_size).tolist(), (chosen % vocab_size).tolist(), scores_N[chosen].tolist()
+
+    def settle(self, children: Sequence[Branch]) -> None:
+        self._live = [child for child in children if child.end is None]
+        ended = self._ended + [child for child in children if child.end is not None]
+        ranked = sorted(ended, key=self._beam.score, reverse=True)
+        self._ended = ranked[: self._width]
+        self.pruned += tuple(
+            Pruned(branch.parent, branch.token, branch.score, "better ones have ended")
+            for branch in ranked[self._width :]
+            if branch.parent is not None
+        )
+
+    def best(self) -> tuple[Branch, ...]:
+        if self.settled() or not self._live:
+            return tuple(self._ended[: self._n])
+        return tuple(sorted(self._ended + self._live, key=self._beam.score, reverse=True)[: self._n])
+
+    def kept(self) -> tuple[Branch, ...]:
+        return tuple(self._ended + self._live) if self._live and not self.settled() else self.best()
+
+    def settled(self) -> bool:
+        full = len(self._ended) >= (self._width if self._beam.early_stopping != "optimal" else self._n)
+        if not full or not self._live:
+            return full
+        if self._beam.early_stopping == "first":
+            return True
+        if self._beam.early_stopping == "heuristic":
+            return bool(self._beam.score(self._ended[-1]) >= max(map(self._beam.score, self._live)))
+        # A total only falls as its text grows (the chain's does too, or is taken to), and no text grows beyond
+        # max_tokens: what becomes of a live branch of total s <= 0 scores at most s / max_tokens ** length_penalty.
+        # Once the n-th ended text scores no less than that for every live branch, none can displace it.
+        highest = max(branch.score for branch in self._live) / self._max_tokens**self._beam.length_penalty
+        return bool(self._beam.score(self._ended[self._n - 1]) >= highest)
+
+    def _keys(self, rows: Rows, scores_BV: Floats) -> Floats:
+        """What candidates are ranked by."""
+        return scores_BV
+
+
+class _Drawn(_Beams):
+    """A beam ranked by scores with Gumbel noise: the leading ones are draws without replacement."""
+
+    def _keys(self, rows: Rows, scores_BV: Floats) -> Floats:
+        return scores_BV + _noise(rows, scores_BV)
+
+
+class _Groups(Search):
+    """Beams in order; the lane of a branch is its group."""
+
+    def __init__(self, beam: DiverseBeam, n: int, max_tokens: int) -> None:
+        share = beam.width // beam.groups
+        self.lanes = range(beam.groups)
+        self._beam, self._n = beam, n
+        self._groups = [_Beams(beam, share, min(n, share), max_tokens) for _ in self.lanes]
+
+    def choose(self, rows: Rows, chain_BV: Floats) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+        taken_V = np.zeros(chain_BV.shape[-1])
+        chosen: list[tuple[int, int, float]] = []
+        for lane, group in enumerate(self._groups):
+            mine = [row for row, branch in enumerate(rows.live) if branch.lane == lane]
+            if not mine or group.settled():
+                continue
+            part = group.choose(rows.part(mine), chain_BV[mine], self._beam.diversity * taken_V)
+            chosen += [(mine[row], token, score) for row, token, score in zip(*part, strict=True)]
+            taken_V += np.bincount(part[1], minlength=len(taken_V))
+        rows_N, tokens_N, scores_N = zip(*chosen, strict=True)
+        return rows_N, tokens_N, scores_N
+
+    def settle(self, children: Sequence[Branch]) -> None:
+        for lane, group in enumerate(self._groups):
+            if not group.settled():
+                group.settle([child for child in children if child.lane == lane])
+        self.pruned = tuple(one for group in self._groups if not group.settled() for one in group.pruned)
+
+    def best(self) -> tuple[Branch, ...]:
+        ranked = [group.best() for group in self._groups]
+        turns = [branches[turn] for turn in range(self._n) for branches in ranked if turn < len(branches)]
+        return tuple(sorted(turns[: self._n], key=self._beam.score, reverse=True))
+
+    def kept(self) -> tuple[Branch, ...]:
+        return tuple(branch for group in self._groups for branch in group.kept())
+
+    def settled(self) -> bool:
+        return all(group.settled() for group in self._groups)
+
+
+class _Perturbed(Search):
+    """The texts of largest perturbed log-probability, top down through the tree; a branch's score is that."""
+
+    def __init__(self, width: int, n: int, seed: int | None) -> None:
+        self._width, self._n = width, n
+        self._ended: list[Branch] = []
+        self._live: list[Branch] = []
+
+    def choose(self, rows: Rows, chain_BV: Floats) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+        totals_B1 = np.array([[branch.drawn_total] for branch in rows.live])
+        highest_B1 = np.array([[branch.score] for branch in rows.live])
+        noisy_BV = totals_B1 + normal(chain_BV) + _noise(rows, chain_BV)
+        # Conditioned on their maximum being that of the parent, stably (Kool et al. 2019, appendix B.3).
+        with np.errstate(divide="ignore"):
+            gap_BV = highest_B1 - noisy_BV + np.log1p(-np.exp(noisy_BV - noisy_BV.max(-1, keepdims=True)))
+        keys_N = (highest_B1 - np.maximum(gap_BV, 0) - np.log1p(np.exp(-np.abs(gap_BV)))).ravel()
+        pool_N = np.concatenate([keys_N, [branch.score for branch in self._ended]])
+        kept = best_of(pool_N, self._width)
+        self._ended = [self._ended[at - len(keys_N)] for at in kept if at >= len(keys_N)]
+        chosen, vocab_size = kept[kept < len(keys_N)], chain_BV.shape[-1]
+        return (chosen // vocab_size).tolist(), (chosen % vocab_size).tolist(), keys_N[chosen].tolist()
+
+    def settle(self, children: Sequence[Branch]) -> None:
+        self._live = [child for child in children if child.end is None]
+        self._ended += [child for child in children if child.end is not None]
+
+    def best(self) -> tuple[Branch, ...]:
+        return tuple(sorted(self._ended + self._live, key=lambda branch: -branch.score)[: self._n])
+
+    def kept(self) -> tuple[Branch, ...]:
+        return tuple(self._ended + self._live)
+
+
+class _Banks(_Beams):
+    """A beam shared out by how much of the constraints each text has met."""
+
+    def __init__(self, beam: Constrained, width: int, n: int, max_tokens: int) -> None:
+        super().__init__(beam, width, n, max_tokens)
+        self._must = tuple(dict.fromkeys(beam.must))
+        self._met: dict[Branch, frozenset[int]] = {}
+
+    def choose(
+        self, rows: Rows, chain_BV: Floats, penalty_V: Floats | float = 0.0
+    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+        scores_BV = np.array([branch.score for branch in rows.live])[:, None] + chain_BV
+        for row, branch in enumerate(rows.live):
+            if len(self._met.get(branch, ())) < len(self._must):
+                scores_BV[row, rows.eos] = -np.inf
+        vocab_size = chain_BV.shape[-1]
+        likely = best_of(scores_BV.ravel(), 2 * self._width).tolist()
+        nearer = [row * vocab_size + id for row, tip in enumerate(rows.live) for id in self._wanted(tip)]
+        scores_N = scores_BV.ravel()
+        banks: dict[int, list[int]] = {}
+        for at in sorted({*likely, *nearer}, key=lambda at: -scores_N[at]):
+            if scores_N[at] > -np.inf:
+                banks.setdefault(self._bank(rows.live[at // vocab_size], at % vocab_size), []).append(at)
+        # A place for each bank in turn, the fullest constraints first, until the beam is full.
+        turns = [banks[bank][turn : turn + 1] for turn in range(self._width) for bank in sorted(banks, reverse=True)]
+        chosen = [at for turn in turns for at in turn][: self._width]
+        self.pruned = tuple(
+            Pruned(rows.live[at // vocab_size], at % vocab_size, float(scores_N[at]), "its bank is full")
+            for at in sorted({*likely} - {*chosen}, key=lambda at: -scores_N[at])[: self._width]
+        )
+        return [at // vocab_size for at in chosen], [at % vocab_size for at in chosen], [scores_N[at] for at in chosen]
+
+    def settle(self, children: Sequence[Branch]) -> None:
+        self._met = {child: self._after(child.parent, child.token) for child in children if child.parent is not None}
+        whole = [child for child in children if child.end is None or len(self._met[child]) == len(self._must)]
+        super().settle(whole)
+        if not self._live and not self._ended:
+            problem = (
+                f"no text of up to {self._max_tokens} tokens that was found has all of the {len(self._must)} words"
+            )
+            raise LmlabError(problem, "raise max_tokens or the width, or ask for words that the model can write")
+
+    def _after(self, branch: Branch | None, token: int) -> frozenset[int]:
+        """Which words a text has met, one token further."""
+        assert branch is not None
+        tail = (*branch.tail(max(map(len, self._must)) - 1), token)
+        here = (at for at, word in enumerate(self._must) if tail[-len(word) :] == word)
+        return self._met.get(branch, frozenset()).union(here)
+
+    def _begun(self, ids: Sequence[int], met: frozenset[int]) -> list[tuple[int, tuple[int, ...]]]:
+        """Of each word that is not met: how many of its tokens the ids end in, and the word."""
+        words = [word for at, word in enumerate(self._must) if at not in met]
+        return [
+            (max(size for size in range(len(word)) if tuple(ids[len(ids) - size :]) == word[:size]), word)
+            for word in words
+        ]
+
+    def _wanted(self, branch: Branch) -> set[int]:
+        """The tokens that bring a text nearer to a word."""
+        ids = branch.tail(max(map(len, self._must)))
+        return {word[size] for size, word in self._begun(ids, self._met.get(branch, frozenset()))}
+
+    def _bank(self, branch: Branch, token: int) -> int:
+        """How many tokens of words a text has, one token further."""
+        met = self._after(branch, token)
+        ids = [*branch.tail(max(map(len, self._must))), token]
+        begun = max((size for size, _ in self._begun(ids, met)), default=0)
+        return sum(len(self._must[at]) for at in met) + begun
+
+
+def _noise(rows: Rows, like_BV: Floats) -> Floats:
+    """Gumbel noise of each candidate, by its row, its place in the text and its token."""
+    tokens_V = np.arange(like_BV.shape[-1])
+    return gumbels(rows.seed, np.arange(len(rows))[:, None], rows.live[0].length, 2 + tokens_V)
