@@ -23,6 +23,7 @@ True
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -40,7 +41,7 @@ _LAZY = {
     "tune_process": "lmlab.training.machine",
 }
 
-__all__ = [*sorted(_LAZY), "load"]
+__all__ = [*sorted(_LAZY), "filter", "load"]
 
 
 def load(path: str) -> Any:
@@ -48,6 +49,11 @@ def load(path: str) -> Any:
     from lmlab.facade.text_model import TextModel
 
     return TextModel.load(path)
+
+
+def filter(run: Any, source: Any, **options: Any) -> Any:
+    """Score many records with a run (a path or a `TextModel`) and give out those asked for: `TextModel.filter`."""
+    return (load(os.fspath(run)) if isinstance(run, str | os.PathLike) else run).filter(source, **options)
 
 
 def __getattr__(name: str) -> Any:

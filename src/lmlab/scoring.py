@@ -20,7 +20,7 @@ from lmlab.errors import EmptyDataError, LmlabError, UsageError
 from lmlab.models.base import LanguageModel
 from lmlab.models.scorers import ranks_of, scorer_of
 from lmlab.tokens.id_store import TokenStore
-from lmlab.vocabulary import spelling_nats
+from lmlab.vocabulary import BOS, spelling_nats
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,29 @@ def score_tokens(model: LanguageModel, store: TokenStore, progress: Progress = N
     return logp_N, rank_N
 
 
-def _check(model: LanguageModel, store: TokenStore) -> None:
+def document_nats(model: LanguageModel, ids_N: np.ndarray) -> np.ndarray:
+    """The nats of each of some documents laid end to end, `<bos>` first, in float64; spelling is not charged.
+
+    Raises:
+        LmlabError: a log-probability is NaN or +inf.
+    """
+    logp_N = np.concatenate([np.empty(0), *scorer_of(model).token_logp(ids_N)])
+    _sum(logp_N)
+    begins_D = np.flatnonzero(ids_N == BOS)
+    return -np.add.reduceat(logp_N, begins_D - np.arange(len(begins_D))) if len(begins_D) else np.empty(0)
+
+
+def check_normalised(model: LanguageModel) -> None:
+    """UsageError where a model's scores are not probabilities."""
     if not scorer_of(model).normalised:
         raise UsageError(
             "this model's scores do not sum to one (stupid backoff), so it has no perplexity",
             "train with another smoothing, or use it to generate and rank",
         )
+
+
+def _check(model: LanguageModel, store: TokenStore) -> None:
+    check_normalised(model)
     if not len(store):
         raise EmptyDataError("there is no document to score", "give it a text that is not empty")
 

@@ -25,6 +25,7 @@ VERBS = {
     "eval": "score held-out text with trained models, on one ruler",
     "generate": "write: greedy, sampling, beam search",
     "score": "surprisal of every token of a text",
+    "filter": "score many records, keep those that the model finds likely",
     "compare": "train several kinds of model on one text, one table",
     "export": "a trained network for transformers or ONNX",
     "corpora": "the named corpora: where they are, their licences and splits",

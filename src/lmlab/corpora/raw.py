@@ -22,7 +22,7 @@ CHUNK = 1 << 20
 Progress = Callable[[int, int | None], None]
 """Called with the bytes read so far and their total, None where unknown."""
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character
 
 
@@ -43,7 +43,7 @@ def kind_of(name: str) -> str:
     ('jsonl', 'text')
     """
     path = Path(name.lower())
-    return _KINDS.get((path.with_suffix("") if path.suffix in _PACKED else path).suffix, "text")
+    return _KINDS.get((path.with_suffix("") if path.suffix in PACKED else path).suffix, "text")
 
 
 def file_origin(path: Path, partition: str = "", name: str = "") -> Origin:

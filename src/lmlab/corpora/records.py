@@ -34,16 +34,26 @@ _UNFIT = re.compile("[\0\ud800-\udfff]")
 
 def read_documents(origin: Origin, settings: DataSettings, group_field: str = "") -> Iterator[Document]:
     """The documents of one stream, whose name tells the container; records of equal `group_field` stay in one split."""
-    name, kind, chunks = origin.name, kind_of(origin.name), inflate(origin.read(), origin.name)
+    name, kind = origin.name, kind_of(origin.name)
     if settings.unit in ("document", "line") or (kind == "text" and settings.unit != "record"):
-        return text_documents(decode(chunks, name, settings.errors), name, settings.unit, origin.partition)
-    if kind == "parquet":
-        records = _parquet(chunks, name)
-    elif kind in ("csv", "tsv"):
-        records = _delimited(decode(chunks, name, settings.errors), name, settings, tabbed=kind == "tsv")
-    else:
-        records = (_json if kind == "json" else _json_lines)(decode(chunks, name, settings.errors), name)
+        texts = decode(inflate(origin.read(), name), name, settings.errors)
+        return text_documents(texts, name, settings.unit, origin.partition)
+    records = read_records(origin, settings)
     return (document_of(where, record, settings, origin.partition, group_field) for where, record in records)
+
+
+def read_records(origin: Origin, settings: DataSettings) -> Iterator[Record]:
+    """The records of one stream; a line of plain text is one whose only field is `text`, blank lines are skipped."""
+    name, kind, chunks = origin.name, kind_of(origin.name), inflate(origin.read(), origin.name)
+    if kind == "parquet" and settings.unit != "line":
+        return _parquet(chunks, name)
+    texts = decode(chunks, name, settings.errors)
+    if settings.unit == "line" or (kind == "text" and settings.unit != "record"):
+        numbered = enumerate(lines(texts, name), start=1)
+        return ((f"{name}:{number}", {"text": line}) for number, line in numbered if line.strip(SPACES))
+    if kind in ("csv", "tsv"):
+        return _delimited(texts, name, settings, tabbed=kind == "tsv")
+    return (_json if kind == "json" else _json_lines)(texts, name)
 
 
 def text_documents(texts: Iterable[str], name: str, unit: str, partition: str = "") -> Iterator[Document]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -326,6 +326,60 @@ class TextModel:
         }
         run = str(self.folder) if self.folder else None
         return {"run": run, "model": self.config.model.kind, **asdict(report), "protocol": protocol}
+
+    def filter(
+        self,
+        source: Any,
+        *,
+        by: str = "perplexity",
+        at_least: float | None = None,
+        at_most: float | None = None,
+        cuts: Sequence[float] | None = None,
+        keep: str | Sequence[str] = (),
+        reference: Any = None,
+        spelling: bool = True,
+        data: Mapping[str, Any] | None = None,
+        processes: int = 1,
+        reporter: Reporter | None = None,
+    ) -> Generator[dict[str, Any], None, None]:
+        """Score many records, each on its own, and give out those asked for, in order, with their figures.
+
+        A record gains `perplexity` (per token, `<eos>` included), `bits_per_byte` and `length` (tokens); where buckets
+        are asked for also `bucket`. Fields of these names are replaced. Memory does not grow with the records, but for
+        24 bytes each where quantiles are taken.
+
+        Args:
+            source: a file of records or lines, "-", or what a program holds, as `lmlab.train` takes it.
+            by: the figure that decides: perplexity, bits_per_byte or length.
+            at_least: its lower bound.
+            at_most: its upper bound.
+            cuts: the quantiles that end the buckets head and middle; None is (0.3, 0.6) where buckets are asked for.
+            keep: the buckets given out, head, middle or tail or several; empty is all.
+            reference: a source whose quantiles are taken; None is the source itself, which is then read twice.
+            spelling: whether the spelling of unknown tokens is charged; without, `[UNK]` is a class of its own.
+            data: how sources are read: `{"text_field": "body"}`; plain text is read by line.
+            processes: that score, each with the model of this run's folder.
+            reporter: shows progress.
+
+        Raises:
+            UsageError: the model has no probabilities, or a stream would have to be read twice.
+            DataError: a record without text, told by its place.
+        """
+        from lmlab.facade.filter import Rule, filtered
+
+        rule = Rule.make(by, at_least, at_most, cuts, keep, reference=reference is not None)
+        return filtered(
+            self.model,
+            self.tokenizer,
+            source,
+            rule,
+            folder=None if self.composition else self.folder,
+            reference=reference,
+            spelling=spelling,
+            data=data,
+            processes=processes,
+            reporter=reporter or Silent(),
+        )
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
