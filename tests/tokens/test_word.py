@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HFTokenizer
 
 from lmlab.corpora.document import Document
+from lmlab.kernels import engine
 from lmlab.tokens import build_tokenizer, word
 from lmlab.tokens.base import FILE
 from lmlab.tokens.word import CLOSERS, OPENERS
-from lmlab.vocabulary import UNK
+from lmlab.vocabulary import BOS, EOS, UNK
 
 TRICKY = st.text(
     st.sampled_from("ab1_'\u2019\u2018-.,!([)\"“” \n\t\r\0é\u0301%ि\u200d\ufe0fΣ😀") | st.characters(), max_size=40
@@ -147,3 +148,27 @@ def test_the_file_is_what_the_library_would_write(kind, tmp_path):
     tokenizer = build_tokenizer(kind, {}, [Document('if "a" é b')])
     tokenizer.save(tmp_path)
     assert json.loads((tmp_path / FILE).read_bytes()) == json.loads(tokenizer.reference().to_str())
+
+
+@given(st.lists(st.text("ab \t\n\xa0é.", max_size=12), max_size=6), st.booleans())
+def test_documents_are_encoded_together_as_alone(texts, kernels):
+    tokenizer = build_tokenizer("word", {"split": "space"}, [Document("a b ab é. a.b")])
+    documents = list(map(Document, texts))
+    with engine.only(kernels):
+        together = tokenizer.encode_documents(documents)
+    alone = [tokenizer.encode(text) for text in texts]
+    ids = [id for encoded in alone for id in (BOS, *encoded.ids.tolist(), EOS)]
+    assert together.ids_N.tolist() == ids
+    assert together.length_D.tolist() == [len(encoded.ids) for encoded in alone]
+    assert together.unknown_tokens_D.tolist() == [encoded.unknown_tokens for encoded in alone]
+    assert together.unknown_bytes_D.tolist() == [encoded.unknown_bytes for encoded in alone]
+
+
+def test_words_with_white_space_in_them_are_found_one_document_at_a_time():
+    tokenizer = build_tokenizer("word", {"split": "space"}, [Document("", tokens=("a b", "b"))])
+    with engine.only(True):
+        assert tokenizer.encode_documents([Document("b a b")]).ids_N.tolist() == [
+            BOS,
+            *tokenizer.encode("b a b").ids,
+            EOS,
+        ]

@@ -133,7 +133,8 @@ def _writer(kind: str, file: IO[bytes] | None, settings: Any) -> Iterator[Write]
     elif kind == "text":
         yield lambda record: put(f"{record.get('text', '')}\n")
     else:
-        yield lambda record: put(json.dumps(_finite(record), ensure_ascii=False, default=str) + "\n")
+        encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # `dumps` would make one a record
+        yield lambda record: put(encode(_finite(record)) + "\n")
 
 
 def _finite(record: Mapping[str, Any]) -> Mapping[str, Any]:

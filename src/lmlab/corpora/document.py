@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,13 @@ def text_pieces(texts: Iterable[str], limit: int = PIECE_CHARS) -> Iterator[tupl
             held = held[end:]
     if held:
         yield held, True
+
+
+def whole_or_pieces(document: Document) -> Iterable[Document]:
+    """A whole document as it is, or the pieces of a long text."""
+    if document.tokens is not None or len(document.text) <= PIECE_CHARS:
+        return (document,)
+    return (dataclasses.replace(document, text=text, last=last) for text, last in text_pieces([document.text]))
 
 
 def token_pieces(tokens: Sequence[str], limit: int = PIECE_CHARS) -> Iterator[tuple[tuple[str, ...], bool]]:

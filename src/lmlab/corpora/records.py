@@ -164,11 +164,12 @@ def _json(texts: Iterable[str], name: str) -> Iterator[Record]:
 
 
 def _json_lines(texts: Iterable[str], name: str) -> Iterator[Record]:
+    decode_object = json.JSONDecoder(object_pairs_hook=_object_of).decode  # `loads` would make one a line
     for number, line in enumerate(lines(texts, name), start=1):
         where = f"{name}:{number}"
         if line and not line.isspace():
             try:
-                value = json.loads(line, object_pairs_hook=_object_of)
+                value = decode_object(line)
             except (ValueError, RecursionError) as error:
                 remedy = "one JSON object a line is expected; --unit line reads the file as plain lines"
                 raise DataError(f"{where} is not JSON ({error})", remedy) from error

@@ -29,13 +29,13 @@ import numpy as np
 
 from lmlab import scoring
 from lmlab.corpora import DataSettings, objects
-from lmlab.corpora.document import Document, text_pieces
+from lmlab.corpora.document import Document
 from lmlab.corpora.raw import named_origin
 from lmlab.corpora.records import Record, document_of, read_records
 from lmlab.errors import LmlabError, SettingError, UnknownNameError, UsageError
 from lmlab.models.scorers import scorer_of
 from lmlab.tokens.base import check_count
-from lmlab.vocabulary import BOS, EOS, spelling_nats
+from lmlab.vocabulary import spelling_nats
 
 if TYPE_CHECKING:
     from lmlab.models.base import LanguageModel
@@ -268,32 +268,16 @@ def figures_of(
     model: LanguageModel, tokenizer: Tokenizer, spelling: bool, documents: Sequence[Document]
 ) -> list[Figures]:
     """The figures of some documents, each read on its own."""
-    pieces: list[Any] = []
-    length_D, bytes_D, unknown_D = (np.zeros(len(documents)) for _ in range(3))
-    bos, eos = [BOS], [EOS]
-    for at, document in enumerate(documents):
-        pieces.append(bos)
-        for part in _parts(document):
-            encoded = tokenizer.encode_document(part)
-            pieces.append(encoded.ids)
-            length_D[at] += len(encoded.ids)
-            if encoded.unknown_bytes and spelling:
-                unknown_D[at] += spelling_nats(encoded.unknown_tokens, encoded.unknown_bytes)
-        pieces.append(eos)
-        bytes_D[at] = len(document.text.encode("utf-8", "surrogatepass"))
-    nats_D = scoring.document_nats(model, np.concatenate(pieces).astype(np.uint32)) + unknown_D
+    encoded = tokenizer.encode_documents(documents)
+    bytes_D = np.array([len(document.text.encode("utf-8", "surrogatepass")) for document in documents])
+    nats_D = scoring.document_nats(model, encoded.ids_N)
+    if spelling:
+        nats_D += list(map(spelling_nats, encoded.unknown_tokens_D.tolist(), encoded.unknown_bytes_D.tolist()))
     with np.errstate(over="ignore"):
-        perplexity_D = np.exp(nats_D / (length_D + 1))
+        perplexity_D = np.exp(nats_D / (encoded.length_D + 1))
     bits_D = nats_D / math.log(2) / np.maximum(bytes_D, 1)
-    columns = (perplexity_D.tolist(), bits_D.tolist(), length_D.astype(int).tolist())
+    columns = (perplexity_D.tolist(), bits_D.tolist(), encoded.length_D.tolist())
     return list(map(Figures._make, zip(*columns, strict=True)))
-
-
-def _parts(document: Document) -> Iterable[Document]:
-    """A document as it is, a long text in the pieces in which it is read elsewhere."""
-    if document.tokens is not None or len(document.text) < 1 << 20:
-        return (document,)
-    return (Document(text) for text, _ in text_pieces([document.text]))
 
 
 # -- in a process of its own ------------------------------------------------------------------------------------------

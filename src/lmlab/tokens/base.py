@@ -20,6 +20,7 @@ import numpy as np
 
 from lmlab import registry
 from lmlab.config import Settings
+from lmlab.corpora.document import whole_or_pieces
 from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError
 from lmlab.integrity import read_json
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
@@ -76,6 +77,18 @@ class Located(NamedTuple):
         return cls(spans, np.concatenate(starts), np.concatenate(ends))
 
 
+class EncodedDocuments(NamedTuple):
+    """D whole documents laid end to end, ids_N (uint32), each `<bos> ids <eos>`.
+
+    Of each the tokens without `<eos>`, how many of them are unknown, and the UTF-8 bytes of these: int64.
+    """
+
+    ids_N: np.ndarray
+    length_D: np.ndarray
+    unknown_tokens_D: np.ndarray
+    unknown_bytes_D: np.ndarray
+
+
 class Matrix(NamedTuple):
     """Texts side by side: ids_BT (int64), `[PAD]` after each, and how many ids each has, lengths_B."""
 
@@ -122,6 +135,18 @@ class Tokenizer(abc.ABC):
     def encode_document(self, document: Document) -> Encoded:
         """The ids of a document; a tokenizer of words takes `document.tokens` as they are."""
         return self.encode(document.text)
+
+    def encode_documents(self, documents: Sequence[Document]) -> EncodedDocuments:
+        """Many whole documents at once; a long text is encoded in the pieces in which it is read elsewhere."""
+        ids: list[Any] = []
+        sums_3D = np.zeros((3, len(documents)), np.int64)
+        for at, document in enumerate(documents):
+            ids.append([BOS])
+            for encoded in map(self.encode_document, whole_or_pieces(document)):
+                ids.append(encoded.ids)
+                sums_3D[:, at] += len(encoded.ids), encoded.unknown_tokens, encoded.unknown_bytes
+            ids.append([EOS])
+        return EncodedDocuments(np.concatenate(ids).astype(np.uint32) if ids else np.empty(0, np.uint32), *sums_3D)
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

@@ -25,8 +25,10 @@ import numpy as np
 
 from lmlab import config
 from lmlab.config import setting
-from lmlab.tokens.base import SILENT, Encoded, Located, Tokenizer, clean, lower
-from lmlab.vocabulary import SPACES, SPECIALS, UNK
+from lmlab.kernels import engine
+from lmlab.tokens.base import SILENT, Encoded, EncodedDocuments, Located, Tokenizer, clean, lower
+from lmlab.tokens.scan import WordScanner, scanner
+from lmlab.vocabulary import BOS, SPACES, SPECIALS, UNK
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HFTokenizer
@@ -108,9 +110,9 @@ class WordsTokenizer(Tokenizer):
         return self._look_up(self.words(document))
 
     def _look_up(self, words: list[str]) -> Encoded:
-        ids_N = np.fromiter(map(self._ids.get, words, repeat(UNK)), np.uint32, len(words))
-        unknown = np.flatnonzero(ids_N == UNK).tolist()
-        return Encoded(ids_N, unknown_bytes=sum(len(words[i].encode()) for i in unknown))
+        ids = list(map(self._ids.get, words, repeat(UNK)))
+        unknown = (word for word, id in zip(words, ids, strict=True) if id == UNK) if UNK in ids else ()
+        return Encoded(np.fromiter(ids, np.uint32, len(ids)), unknown_bytes=sum(len(word.encode()) for word in unknown))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         ids_N = self.checked(ids)
@@ -217,6 +219,28 @@ class WordTokenizer(WordsTokenizer):
         if self.settings.strip_punctuation and self.settings.split == "space":
             text = _punctuation().sub("", text)
         return self._find.findall(text)
+
+    def encode_documents(self, documents: Sequence[Document]) -> EncodedDocuments:
+        plain = self.settings.split == "space" and not (self.settings.lower or self.settings.strip_punctuation)
+        plain = plain and all(document.tokens is None for document in documents)
+        if not (plain and engine.compiled(sum(len(document.text) for document in documents)) and self._scanner):
+            return super().encode_documents(documents)
+        text = "".join(clean(document.text).replace("\n", " ") + "\n" for document in documents).encode()
+        ids_N = self._scanner.feed(text)  # a document a line
+        begins_D = np.flatnonzero(ids_N == BOS)
+        length_D = np.diff(begins_D, append=len(ids_N)) - 2
+        unknown_D = np.add.reduceat(ids_N == UNK, begins_D, dtype=np.int64) if len(documents) else begins_D
+        bytes_D = np.zeros(len(documents), np.int64)
+        for at in np.flatnonzero(unknown_D).tolist():
+            bytes_D[at] = self.encode(documents[at].text).unknown_bytes
+        return EncodedDocuments(ids_N, length_D, unknown_D, bytes_D)
+
+    @cached_property
+    def _scanner(self) -> WordScanner | None:
+        """What finds these words in bytes; None where one of them, of a record of tokens, has white space in it."""
+        words = self.tokens[len(SPECIALS) :]
+        made = scanner(None, words, learn=False)
+        return made if made.words() == list(words) else None
 
     def matches(self, text: str) -> Iterator[tuple[str, int, int]]:
         text = clean(text)
