@@ -69,11 +69,6 @@ class Generation:
     perplexity: float
     written: tuple[Written, ...] = ()
 
-    @property
-    def perplexity(self) -> float:
-        """Of the text, per token, `<eos>` included where it was drawn; 1 where nothing was."""
-        return math.exp(-self.logp / max(1, self.tokens + (self.end == "eos")))
-
 
 class TextStep:
     """One step of a generation, in text.
@@ -397,7 +392,7 @@ class TextModel:
         """
         from lmlab.facade.following import probabilities
 
-        return probabilities(self.model, self.tokenizer, self._prompt(prefix, allow_unknown), k)
+        return probabilities(self.model, self.tokenizer, self._ids(prefix, allow_unknown), k)
 
     def counts(self, prefix: str = "", reporter: Reporter | None = None) -> dict[str, int]:
         """What followed a prefix in the training text of an n-gram model, and how often; the commonest first.
@@ -421,7 +416,7 @@ class TextModel:
         if text is None:
             problem = "the text that was counted is not kept as documents"
             raise UsageError(problem, "lmlab.train a model on a file, or ask the one that was just trained")
-        context = [BOS, *self._prompt(prefix, allow_unknown=True)]
+        context = [BOS, *self._ids(prefix, allow_unknown=True)]
         seen = context[max(0, len(context) - self.config.model.settings.order + 1) :]
         return counts_after(text.ids, seen, self.tokenizer)
 
