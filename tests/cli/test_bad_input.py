@@ -164,7 +164,7 @@ def test_an_empty_split(refused):
         ("--minutes inf", ["minutes is inf"]),
         ("--minutes 0", ["minutes is 0"]),
         ("--minutes -1", ["minutes is -1"]),
-        ("--steps 0", ["steps is 0"]),
+        ("--steps -1", ["steps is -1"]),
         ("--steps 1.5", ["steps is '1.5'"]),
         ("--epochs inf", ["epochs is inf"]),
         ("--steps 3 --minutes 1", ["one budget", "minutes and steps"]),

@@ -429,7 +429,7 @@ def test_processors_keep_the_order_of_the_command_line(monkeypatch, lmlab):
     orders = (["--top-p", "0.9", "--temperature", "2", "--top-k", "3"], ["--temperature", "2", "--top-p", "0.9"])
     for order in orders:
         with pytest.raises(ZeroDivisionError):
-            lmlab("generate", "runs/kn3", *order)
+            lmlab("generate", "runs/kn3", *order, "--debug")
     assert [[type(each).__name__ for each in processors] for processors in seen] == [
         ["top_p", "temperature", "top_k"],
         ["temperature", "top_p"],
