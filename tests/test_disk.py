@@ -11,6 +11,7 @@ import lmlab
 from lmlab import disk
 from lmlab.disk import held
 from lmlab.errors import HeldError, LmlabError, RunExistsError, StorageError, UsageError
+from lmlab.facade.estimate import import_arpa
 from lmlab.integrity import read_json
 from lmlab.models.neural.cnn import CNN
 
@@ -31,7 +32,7 @@ def left(folder):
 # -- a file -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 5000, "a\0b", "\0"])
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 5000, "a\0b", "\0", "\ud800"])
 def test_what_cannot_be_a_name_is_told(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     attempts = [
@@ -39,6 +40,7 @@ def test_what_cannot_be_a_name_is_told(name, tmp_path, monkeypatch):
         lambda: disk.write_file(Path(name), ""),
         lambda: lmlab.load(name),
         lambda: lmlab.train(name),
+        lambda: import_arpa(name),
         lambda: lmlab.train(text="abc", out=name),
         lambda: lmlab.estimate(__file__, out=name),
         lambda: lmlab.train(text="abc", recipe=f"{name}.toml"),

@@ -68,22 +68,25 @@ def _part(part_name: str, name: str, number: str, options: argparse.Namespace, f
     if number:
         todo = [(name, range(int(number), int(number) + 1))]
     began = said = time.time()
+    planned, tried = sum(len(numbers) for _, numbers in todo), 0
     tallies = {f"{part_name}/{key}": Tally() for key in counts}
     for got in in_lanes(part, todo, options.seed, began + 60 * options.minutes * part.share, home):
         tallies[f"{part_name}/{got['name']}"].merge(got)
-        if time.time() > said + 15:
+        tried += got["tried"]
+        if tried == planned or time.time() > said + 15:
             said = time.time()
-            _tell(part_name, tallies, sum(len(numbers) for _, numbers in todo), said - began)
-    _tell(part_name, tallies, sum(len(numbers) for _, numbers in todo), time.time() - began)
+            _tell(part_name, tallies, tried / planned, said - began)
     for key, tally in tallies.items():
         for about in tally.found.values():
             about["again"] = f"python -m tests.soak --seed {options.seed} --only {key}/{about['number']}"
     return tallies
 
 
-def _tell(part: str, tallies: dict[str, Tally], planned: int, seconds: float) -> None:
+def _tell(part: str, tallies: dict[str, Tally], share: float, seconds: float) -> None:
     cases, found = sum(t.cases for t in tallies.values()), sum(len(t.found) for t in tallies.values())
-    print(f"{part}: {cases:,} of {planned:,} cases, {found} found, {seconds:.0f} s", file=sys.stderr, flush=True)
+    print(
+        f"{part}: {cases:,} cases, {share:.0%} of the plan, {found} found, {seconds:.0f} s", file=sys.stderr, flush=True
+    )
 
 
 if __name__ == "__main__":

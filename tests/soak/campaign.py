@@ -139,7 +139,7 @@ def _lane(
                         break
             except Exception as error:  # noqa: BLE001  # the campaign's own fault is told, and the others go on
                 tally.add(Case(numbers.start, 0, 0, f"the campaign fails: {error!r}", traceback.format_exc()))
-            writing.send({"name": name, **asdict(tally)})
+            writing.send({"name": name, "tried": len(numbers), **asdict(tally)})
             if time.time() > until:
                 break
     finally:

@@ -26,6 +26,7 @@ from lmlab.memory import save_array
 from lmlab.models.ngram import Ngram, arpa, prune
 from lmlab.progress import Silent
 from lmlab.tokens import build_tokenizer
+from lmlab.tokens.base import COUNTS
 from lmlab.tokens.batches import Columns, Lines, Windows
 from lmlab.tokens.id_store import IDS, META, OFFSETS, TokenStore
 from lmlab.training import checkpoint
@@ -150,7 +151,9 @@ def _save(path: Path, array: np.ndarray) -> list[int] | None:
 
 
 def _sign_arrays(run: Path, path: Path, sums: list[int] | None) -> None:
-    """Let the model's own description agree with an array."""
+    """Let the model's own description agree with an array of it."""
+    if path.name == COUNTS:
+        return
     if (run / "compact.json").exists():
         about = json.loads((run / "compact.json").read_text())
         about["crc32"][int(path.stem.rpartition("_")[2]) - 1] = zlib.crc32(path.read_bytes())

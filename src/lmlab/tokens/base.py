@@ -23,6 +23,7 @@ from lmlab.config import Settings
 from lmlab.corpora.document import whole_or_pieces
 from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError
 from lmlab.integrity import read_json
+from lmlab.memory import map_npy
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 if TYPE_CHECKING:
@@ -375,8 +376,8 @@ def _read_counts(path: Path, size: int) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
-        count_V: np.ndarray = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
+        count_V = np.array(map_npy(path))
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error})", _REMEDY) from error
     if count_V.shape != (size,) or count_V.dtype != np.int64 or count_V.min(initial=0) < 0:
         raise ArtifactError(f"{path} is damaged (not the counts of {size} tokens)", _REMEDY)

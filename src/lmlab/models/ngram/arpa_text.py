@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lmlab.corpora.reading import inflate, packed
+from lmlab.disk import exists
 from lmlab.errors import ArtifactError, DataError
 
 _CHUNK = 1 << 18
@@ -130,7 +131,7 @@ def opened(path: Path) -> Iterator[tuple[Iterator[bytes], int, int]]:
         ArtifactError: it cannot be read, or is of another format that is known by its beginning.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if exists(path) and not stat.S_ISREG(path.stat().st_mode):
             raise ArtifactError(f"{path} cannot be read (it is no regular file)", "give an ARPA file")
         with path.open("rb") as raw:
             size, squeezed = os.fstat(raw.fileno()).st_size, packed([raw.read(64)])
