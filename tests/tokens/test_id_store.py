@@ -147,7 +147,7 @@ def forged(folder, **arrays):
             for name in ("documents", "tokens", "vocab_size")
             for odd in (None, "3", -1, 2.0, 10**30)
         ),
-        *({"totals": {"files": odd}} for odd in (None, 3, [], {"ids.bin": 3})),
+        *({"totals": {"files": odd}} for odd in (None, 3, [], {"ids.bin": 3, "offsets.npy": 3})),
     ],
 )  # fmt: skip
 def test_a_forged_store_is_told(arrays, tmp_path):
