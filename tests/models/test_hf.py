@@ -1,6 +1,7 @@
 """Hugging Face models against transformers itself: laws, logits, ragged batches, windows, what cannot be opened."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -239,3 +240,11 @@ def test_what_is_not_there_is_told_in_a_line(name, monkeypatch, tmp_path):
 def test_a_file_that_is_no_model(tmp_path):
     (tmp_path / "text.txt").write_text("words")
     refused(str(tmp_path / "text.txt"))
+
+
+def test_what_transformers_tells_and_draws_is_as_before(folder, capfd):
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    before = [logger.level for logger in loggers], transformers.utils.logging.is_progress_bar_enabled()
+    open_model(str(folder))
+    assert ([logger.level for logger in loggers], transformers.utils.logging.is_progress_bar_enabled()) == before
+    assert capfd.readouterr() == ("", "")

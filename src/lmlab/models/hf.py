@@ -312,7 +312,7 @@ def _loaded(kind: Any, name: str, where: Mapping[str, Any], **how: Any) -> Any:
             remedy = "lmlab runs no code that comes with a model: name one that transformers itself knows"
             raise ArtifactError(f"hf:{name} wants code of its own", remedy) from error
         remedy = "see that it is whole, or that its name is one of the hub and there is a network"
-        reason = told[:_LONGEST_TOLD] or type(error).__name__
+        reason = told.split(". ")[0][:_LONGEST_TOLD] or type(error).__name__
         raise ArtifactError(f"hf:{name} cannot be read ({reason})", remedy) from error
 
 
@@ -332,14 +332,17 @@ def _ends(name: str, tokenizer: Any, network: Any) -> tuple[int, list[int]]:
 def _quietly(transformers: Any) -> Iterator[None]:
     """No progress bars and no advice from transformers, whose own settings are then put back."""
     told = transformers.utils.logging
-    level, bars = told.get_verbosity(), told.is_progress_bar_enabled()
-    told.set_verbosity(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels, bars = [logger.level for logger in loggers], told.is_progress_bar_enabled()
     told.disable_progress_bar()
     try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # where its bars for GGUF go
             warnings.simplefilter("ignore")
             yield
     finally:
-        told.set_verbosity(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if bars:
             told.enable_progress_bar()
