@@ -152,18 +152,18 @@ class HuggingFaceModel:
         out = self.network(input_ids=ids_BP, **{self._cache: cache}, use_cache=True, **known)
         return out.logits, getattr(out, self._cache)
 
-    def _ours(self, logits_BU: Tensor) -> Tensor:
-        """logp_BV from the model's own logits."""
-        logits_BV = logits_BU.float().index_select(1, self._native_V)
+    def _ours(self, logits: Tensor) -> Tensor:
+        """Log-probabilities over V from the model's own logits over U, in any shape before that."""
+        ours = logits.float().index_select(-1, self._native_V)
         if len(self._eos) > 1:
-            logits_BV[:, EOS] = logits_BU[:, self._eos].float().logsumexp(-1)
-        return (logits_BV + self._never_V).log_softmax(-1)
+            ours[..., EOS] = logits[..., self._eos].float().logsumexp(-1)
+        return (ours + self._never_V).log_softmax(-1)
 
     # -- known text ---------------------------------------------------------------------------------------------------
 
     def scorer(self) -> Scorer:
         """Scores padded batches."""
-        return Padded(self.logp)
+        return Padded(self.logp, self.rows)
 
     @torch.inference_mode()
     def logp(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -172,25 +172,33 @@ class HuggingFaceModel:
         Padding stands on the right, where nothing attends to it. Memory is bounded: rows and positions come in pieces.
         """
         rows = max(1, _PIECE_TOKENS // max(1, min(ids_BT.shape[1], self.context)))
-        pairs = zip(ids_BT.split(rows), mask_BT.split(rows), strict=True)
-        logp = [self._some_rows(ids_RT.to(self._native_V.device)).masked_fill(~mask_RT, 0) for ids_RT, mask_RT in pairs]
-        return torch.cat(logp) if logp else torch.zeros(ids_BT.shape)
+        parts = []
+        for ids_RT in ids_BT.split(rows):
+            ids_RT = ids_RT.to(self._native_V.device)
+            pieces = self._pieces(ids_RT)
+            logp = [self._chosen(logits_RPU, ids_RT[:, at : at + logits_RPU.shape[1]]) for at, logits_RPU in pieces]
+            parts.append(torch.cat([torch.zeros(len(ids_RT), 0), *(logp_RP.cpu() for logp_RP in logp)], 1))
+        return torch.cat([torch.zeros(0, ids_BT.shape[1]), *parts]).masked_fill(~mask_BT, 0)
 
-    def _some_rows(self, ids_BT: Tensor) -> Tensor:
-        length = ids_BT.shape[1]
+    def rows(self, ids_BT: Tensor) -> Iterator[Tensor]:
+        """The log-probabilities of all tokens at the positions of these ones, rows_BSV, piece by piece."""
+        with torch.inference_mode():
+            for _, logits_BPU in self._pieces(ids_BT.to(self._native_V.device)):
+                yield self._ours(logits_BPU).cpu()
+
+    def _pieces(self, ids_BT: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Where a piece of the text begins, and logits_BPU of its tokens, each from the window that predicts it."""
+        length, done, begin = ids_BT.shape[1], 0, 0
         inputs_BT = self._native_V[F.pad(ids_BT[:, :-1], (1, 0), value=self.bos)]
-        parts, done, begin = [torch.zeros(len(ids_BT), 0)], 0, 0
+        piece = max(1, _PIECE_FLOATS // (len(ids_BT) * self.vocab_size))
         while done < length:
             end, cache = min(begin + self.context, length), None
             if begin < done:
                 _, cache = self._forward(inputs_BT[:, begin:done], None, last=True)
-            piece = max(1, _PIECE_FLOATS // (len(ids_BT) * self.vocab_size))
             for at in range(done, end, piece):
-                to = min(at + piece, end)
-                logits_BPU, cache = self._forward(inputs_BT[:, at:to], cache)
-                parts.append(self._chosen(logits_BPU, ids_BT[:, at:to]).cpu())
+                logits_BPU, cache = self._forward(inputs_BT[:, at : min(at + piece, end)], cache)
+                yield at, logits_BPU
             done, begin = end, begin + self.stride
-        return torch.cat(parts, 1)
 
     def _chosen(self, logits_BPU: Tensor, ids_BP: Tensor) -> Tensor:
         """logp_BP of the tokens from the logits before each."""
