@@ -28,11 +28,12 @@ class Cut(NamedTuple):
     mass: float
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Branch:
     """One token at the tip of a text, linked to the text before it.
 
-    A node is never altered, so that beams share their common past and one more token costs O(1).
+    A node is never altered, so that beams share their common past and one more token costs O(1). (Not frozen: that
+    would triple what it costs to make one.)
 
     Attributes:
         token: its id.

@@ -11,14 +11,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
 
 import numpy as np
 
 from lmlab.config import Settings, described
-from lmlab.decoding.branch import Alternative, Branch, Pruned, Rows, Step
+from lmlab.decoding.branch import Alternative, Branch, End, Pruned, Rows, Step
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.processors import PROCESSORS, Chain, Process, Processor, chain_of, cut, normal, run
 from lmlab.decoding.stop import Stop
@@ -40,15 +40,15 @@ class Limits:
     alternatives: int = 0
     trace: bool = False
 
-    def ended(self, branch: Branch, eos: int) -> Branch:
-        """The branch with its end, where it has one."""
+    def end_of(self, branch: Branch, eos: int) -> End | None:
+        """Why a text ends here, if it does."""
         if branch.token == eos:
-            return replace(branch, end="eos")
+            return "eos"
         if self.stop is not None and self.stop(branch):
-            return replace(branch, end="stop")
+            return "stop"
         if branch.length >= self.max_tokens:
-            return replace(branch, end="length")
-        return replace(branch, end="time") if time.monotonic() >= self.deadline else branch
+            return "length"
+        return "time" if time.monotonic() >= self.deadline else None
 
 
 class Search(ABC):
@@ -187,7 +187,8 @@ class Next:
         self.logp_BV = logp_BV
         self._passes = list(run(chain, rows, _without(logp_BV, limits.forbidden)))
         self.chain_BV = self._passes[-1][2] if self._passes else _without(logp_BV, limits.forbidden)
-        self._sum_B = np.logaddexp.reduce(self.chain_BV, axis=-1)
+        top_B1 = self.chain_BV.max(-1, keepdims=True)
+        self._sum_B = (top_B1 + np.log(np.exp(self.chain_BV - top_B1).sum(-1, keepdims=True)))[:, 0]
         if chain:
             _refuse_broken(self.chain_BV, "the processors left", "mend the one that is not lmlab's")
             # No row holds more than 1, so that totals only fall; less is left as it is (see `beams`).
@@ -200,38 +201,38 @@ class Next:
 
     def child(self, row: int, token: int, score: float | None = None) -> Branch:
         """The branch of a row grown by a token."""
-        parent, chosen = self._rows.live[row], (row, token)
-        logp = float(self.logp_BV[chosen])
-        drawn = float(self.chain_BV[chosen] - self._sum_B[row])
-        drawn_total = parent.drawn_total + drawn
-        memory: tuple[Any, ...] = ()
-        if any(self._memories):
-            old = parent.memory or [None] * len(self._memories)
-            memory = tuple(
-                kept and kept[0].remember(known, float(kept[1][chosen]), float(kept[2][chosen]))
-                for kept, known in zip(self._memories, old, strict=True)
-            )
-        branch = Branch(
-            token,
-            logp,
-            drawn,
-            parent.total + logp,
-            drawn_total,
-            drawn_total if score is None else score,
-            parent.length + 1,
-            parent.lane,
-            parent,
-            memory,
-            self._alternatives(row),
-            tuple(cut(process, old_BV[row], new_BV[row]) for process, old_BV, new_BV in self._passes)
-            if self._limits.trace
-            else (),
+        return self.children([row], [token], [score])[0]
+
+    def children(self, rows: Sequence[int], tokens: Sequence[int], scores: Sequence[float | None]) -> list[Branch]:
+        """The branches of these rows, each grown by a token; without a score it is `drawn_total`."""
+        logp_K = self.logp_BV[rows, tokens].tolist()
+        drawn_K = (self.chain_BV[rows, tokens] - self._sum_B[rows]).tolist()
+        grown = []
+        for row, token, score, logp, drawn in zip(rows, tokens, scores, logp_K, drawn_K, strict=True):
+            parent = self._rows.live[row]
+            total, drawn_total, length = parent.total + logp, parent.drawn_total + drawn, parent.length + 1
+            score = drawn_total if score is None else score
+            branch = Branch(token, logp, drawn, total, drawn_total, score, length, parent.lane, parent)
+            if any(self._memories):
+                branch.memory = self._remembered(row, token)
+            if self._limits.alternatives:
+                branch.alternatives = self._alternatives(row)
+            if self._limits.trace:
+                branch.trace = tuple(cut(process, old_BV[row], new_BV[row]) for process, old_BV, new_BV in self._passes)
+            branch.end = self._limits.end_of(branch, self._rows.eos)
+            grown.append(branch)
+        return grown
+
+    def _remembered(self, row: int, token: int) -> tuple[Any, ...]:
+        old = self._rows.live[row].memory or [None] * len(self._memories)
+        return tuple(
+            kept and kept[0].remember(known, float(kept[1][row, token]), float(kept[2][row, token]))
+            for kept, known in zip(self._memories, old, strict=True)
         )
-        return self._limits.ended(branch, self._rows.eos)
 
     def _alternatives(self, row: int) -> tuple[Alternative, ...]:
         logp_V, chain_V = self.logp_BV[row], self.chain_BV[row] - self._sum_B[row]
-        tokens = best_of(logp_V, self._limits.alternatives) if self._limits.alternatives else ()
+        tokens = best_of(logp_V, self._limits.alternatives)
         return tuple(Alternative(int(token), float(logp_V[token]), float(chain_V[token])) for token in tokens)
 
 
@@ -246,17 +247,18 @@ def grow(
         owners = [prompts[owner] for owner, branches in enumerate(live) for _ in branches]
         tips = [branch for branches in live for branch in branches]
         every = logp_BV if origin == list(range(len(logp_BV))) else logp_BV[origin]
-        after = Next(Rows(owners, tips, model.eos, strategy.seed or 0), every, strategy.processors, limits)
+        texts = Rows(owners, tips, model.eos, strategy.seed or 0)
+        after = Next(texts, every, strategy.processors, limits)
         steps: list[Step | None] = [None] * len(searches)
         kept: list[tuple[int, int]] = []  # rows and tokens that go on
         offset = 0
         for owner, (search, branches) in enumerate(zip(searches, live, strict=True)):
             if not branches:
                 continue
-            view = Rows(owners[offset : offset + len(branches)], branches, model.eos, strategy.seed or 0)
-            rows, tokens, scores = search.choose(view, after.chain_BV[offset : offset + len(branches)])
-            chosen = [(offset + int(row), int(token)) for row, token in zip(rows, tokens, strict=True)]
-            children = [after.child(*pair, float(score)) for pair, score in zip(chosen, scores, strict=True)]
+            mine = range(offset, offset + len(branches))
+            picked = search.choose(texts.part(mine), after.chain_BV[mine.start : mine.stop])
+            rows, tokens, scores = [offset + row for row in picked[0]], picked[1], picked[2]
+            children = after.children(rows, tokens, scores)
             search.settle(children)
             offset += len(branches)
             live[owner] = [child for child in children if child.end is None]
@@ -266,7 +268,8 @@ def grow(
             if done:
                 live[owner] = []
             else:
-                kept += [pair for pair, child in zip(chosen, children, strict=True) if child.end is None]
+                grown = zip(rows, tokens, children, strict=True)
+                kept += [(row, token) for row, token, child in grown if child.end is None]
         yield steps
         if not kept:
             return

@@ -37,7 +37,7 @@ def green_list(before: Sequence[int], vocab_size: int, share: float, key: int) -
     """A mask of `share * vocab_size` tokens (rounded down, at least one), which follows from the tokens before."""
     lane = 0
     for token in before:
-        lane = (lane * 1_000_003 + token + 1) % (1 << 61)
+        lane = (lane * 1_000_003 + token + 1) % (1 << 53)
     chance_V = uniforms(key, lane, 0, np.arange(vocab_size))
     mask_V = np.zeros(vocab_size, dtype=bool)
     mask_V[np.argsort(chance_V, kind="stable")[: max(int(share * vocab_size), 1)]] = True
