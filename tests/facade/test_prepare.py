@@ -1,4 +1,5 @@
 import os
+import string
 import subprocess
 import sys
 import time
@@ -7,14 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from lmlab.config import load_recipe
 from lmlab.corpora import DataSettings, open_text
+from lmlab.corpora.cache import find
 from lmlab.corpora.settings import IN_HAND
 from lmlab.disk import held
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError
 from lmlab.facade import prepare as prepare_module
 from lmlab.facade.prepare import encode_held_out, open_again, open_source, prepare
 from lmlab.progress import Silent
-from lmlab.run_config import RunConfig
+from lmlab.run_config import RunConfig, from_tables
 from lmlab.tokens.id_store import TokenStore
 from lmlab.vocabulary import BOS
 from tests.texts import TEXT, some_text
@@ -190,3 +193,15 @@ def test_the_head_of_a_split_is_its_beginning(kind, unit):
         assert 0.5 * tokens - 60 <= head.tokens <= tokens + 12
         assert head.offsets[-1] == len(head.ids)
         assert 0 < head.text_chars < whole.text_chars
+
+
+@pytest.mark.skipif(find("tinyshakespeare.txt") is None, reason="LMLAB_DATA does not hold tinyshakespeare.txt")
+def test_the_notebooks_vocabulary_of_shakespeares_words():
+    config = RunConfig.build(from_tables(load_recipe("shakespeare-words-notebook")))
+    corpus = open_source(config.source, config.data, Silent())
+    text = "".join(document.text for document in corpus.documents("train"))
+    pieces = text.translate(str.maketrans("", "", string.punctuation)).replace("\n", " ").split(" ")
+    assert len(set(pieces)) == 14_746  # the empty string between two spaces is one of them
+    tokenizer = prepare(corpus, config.tokenizer, Silent()).tokenizer
+    assert set(tokenizer.tokens[4:]) == set(pieces) - {""}
+    assert len(tokenizer) == 14_745 + 4

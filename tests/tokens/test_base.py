@@ -259,3 +259,18 @@ def test_a_matrix_of_lines():
     for lines, max_len in ((["a", None], None), (["a"], 0), ([3], None)):
         with pytest.raises(SettingError, match="must be"):
             tokenizer.to_matrix(lines, max_len)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_specials_have_the_names_that_one_gives_them(kind, tmp_path):
+    names = ("_PAD_", "_UNK_", "_BOS_", "_EOS_")
+    named = {**MADE_WITH[kind], "specials": names}
+    tokenizer = build_tokenizer(kind, named, [Document("to be")])
+    assert [tokenizer.id_to_token(id) for id in range(4)] == list(names)
+    assert tokenizer.token_to_id("_EOS_") == EOS
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path, kind, named).token_to_id("_UNK_") == UNK
+    assert load_tokenizer(tmp_path, kind, MADE_WITH[kind]).token_to_id("[UNK]") == UNK
+    for wrong in (("a", "b"), ("a", "a", "b", "c"), ("", "a", "b", "c")):
+        with pytest.raises(SettingError, match="four names that differ"):
+            build_tokenizer(kind, {"specials": wrong}, [])

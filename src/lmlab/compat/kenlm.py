@@ -208,9 +208,7 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
         return arpa.read(path)
     stored = store.load(path)
     match stored.model, stored.tokenizer:
-        case Ngram() as model, WordTokenizer() as tokenizer if tokenizer.settings == type(tokenizer.settings)(
-            tokenizer.settings.vocab_size, tokenizer.settings.min_count, split="space"
-        ):
+        case Ngram() as model, WordTokenizer() as tokenizer if tokenizer.plain:
             return model.trie if compact else model.fast_trie, [
                 token.encode() for token in tokenizer.tokens[len(SPECIALS) :]
             ]

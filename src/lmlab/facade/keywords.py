@@ -76,6 +76,7 @@ class Keywords(TypedDict, total=False):
     seed: int
     smoothing: str
     softmax: str
+    specials: Sequence[str]
     split: str
     steps: int | None
     strip_punctuation: bool

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lmlab import registry
-from lmlab.config import Settings
+from lmlab import config, registry
+from lmlab.config import setting
 from lmlab.corpora.document import whole_or_pieces
 from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError
 from lmlab.integrity import read_json
@@ -36,6 +37,20 @@ SILENT = (PAD, BOS, EOS)
 """Special tokens that decode to no text."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _REMEDY = "copy the whole model directory again, or train it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings(config.Settings):
+    """What every tokenizer may be told."""
+
+    specials: tuple[str, ...] = setting((), "other names by which [PAD], [UNK], <bos>, <eos> are shown, in this order")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.specials and (len({*self.specials}) != len(SPECIALS) or "" in self.specials):
+            raise SettingError(
+                "specials", self.specials, "four names that differ", "of padding, unknown, begin and end"
+            )
 
 
 class Encoded(NamedTuple):
@@ -100,13 +115,14 @@ class Matrix(NamedTuple):
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
-    `settings` is an instance of the class's own `Settings`, `tokens` the spelling of every id, `merges` (of bpe alone)
-    the pairs of tokens in the order in which they are merged, `count_V` how often each stood in the training text, None
+    `settings` is an instance of the class's own `Settings`, `tokens` the spelling of every id, `specials` the names by
+    which the special tokens are shown (files and decoded text keep their own), `merges` (of bpe alone) the pairs of
+    tokens in the order in which they are merged, `count_V` how often each stood in the training text, None
     where its making did not count them.
     """
 
     kind: ClassVar[str]
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[TokenizerSettings]]
 
     def __init__(
         self,
@@ -116,6 +132,7 @@ class Tokenizer(abc.ABC):
         count_V: np.ndarray | None = None,
     ) -> None:
         self.settings, self.count_V = settings, count_V
+        self.specials: Sequence[str] = settings.specials or SPECIALS
         self.tokens = tuple(tokens)
         self.vocab_size = len(self.tokens)
 
@@ -166,7 +183,7 @@ class Tokenizer(abc.ABC):
 
     def token_text(self, id: int) -> str:
         r"""How an id is shown: special tokens by their names, a byte of an unfinished character as `\xNN`."""
-        return self.tokens[id]
+        return self.specials[id] if id < len(SPECIALS) else self.tokens[id]
 
     @abc.abstractmethod
     def spans(self, text: str) -> list[str]:

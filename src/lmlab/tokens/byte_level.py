@@ -21,11 +21,10 @@ import numpy as np
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from lmlab import config
 from lmlab.config import setting
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, clean
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, TokenizerSettings, clean
 from lmlab.vocabulary import SPECIALS
 
 SLICE_CHARS = 1 << 14
@@ -66,7 +65,7 @@ class ByteLevelTokenizer(Tokenizer):
         return self._bytes_V[id]
 
     def token_text(self, id: int) -> str:
-        return self._bytes_V[id].decode("utf-8", "backslashreplace") if id >= len(SPECIALS) else SPECIALS[id]
+        return self._bytes_V[id].decode("utf-8", "backslashreplace") if id >= len(SPECIALS) else self.specials[id]
 
     def spans(self, text: str) -> list[str]:
         return list(map(self.token_text, self.encode(text).ids.tolist()))
@@ -81,8 +80,8 @@ class ByteLevelTokenizer(Tokenizer):
 
 
 @dataclass(frozen=True)
-class ByteSettings(config.Settings):
-    """The byte tokenizer has no settings."""
+class ByteSettings(TokenizerSettings):
+    """The byte tokenizer has no settings of its own."""
 
 
 class ByteTokenizer(ByteLevelTokenizer):
@@ -119,7 +118,7 @@ class ByteTokenizer(ByteLevelTokenizer):
 
 
 @dataclass(frozen=True)
-class BPESettings(config.Settings):
+class BPESettings(TokenizerSettings):
     """Settings of the bpe tokenizer."""
 
     vocab_size: int = setting(2000, "most ids, the four specials and the 256 bytes included", ge=len(SPECIALS) + 256)

@@ -10,18 +10,17 @@ import numpy as np
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
-from lmlab import config
 from lmlab.config import setting
 from lmlab.corpora.document import PIECE_CHARS, Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, clean, lower
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, TokenizerSettings, clean, lower
 from lmlab.vocabulary import SPECIALS, UNK
 
 CODE_POINTS = 0x110000
 
 
 @dataclass(frozen=True)
-class CharSettings(config.Settings):
+class CharSettings(TokenizerSettings):
     """Settings of the char tokenizer."""
 
     vocab_size: int | None = setting(None, "most ids, the four specials included; none: every character seen", ge=5)

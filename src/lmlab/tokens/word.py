@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from lmlab import config
 from lmlab.config import setting
 from lmlab.kernels import engine
-from lmlab.tokens.base import SILENT, Encoded, EncodedDocuments, Located, Tokenizer, clean, lower
+from lmlab.tokens.base import SILENT, Encoded, EncodedDocuments, Located, Tokenizer, TokenizerSettings, clean, lower
 from lmlab.tokens.scan import WordScanner, scanner
 from lmlab.vocabulary import BOS, SPACES, SPECIALS, UNK
 
@@ -167,7 +166,7 @@ class WordsTokenizer(Tokenizer):
 
 
 @dataclass(frozen=True)
-class WordSettings(config.Settings):
+class WordSettings(TokenizerSettings):
     """Settings of the word tokenizer."""
 
     vocab_size: int | None = setting(40_000, "most ids, the four specials included; none: every word seen", ge=5)
@@ -214,6 +213,11 @@ class WordTokenizer(WordsTokenizer):
         cased = "; lower case" if self.settings.lower else ""
         return kept + cased + ("; punctuation is dropped." if self.settings.strip_punctuation else ".")
 
+    @property
+    def plain(self) -> bool:
+        """Whether words are runs of non-space as they stand, as KenLM's."""
+        return self.settings.split == "space" and not (self.settings.lower or self.settings.strip_punctuation)
+
     def tokenise(self, text: str) -> list[str]:
         text = lower(clean(text)) if self.settings.lower else clean(text)
         if self.settings.strip_punctuation and self.settings.split == "space":
@@ -221,8 +225,7 @@ class WordTokenizer(WordsTokenizer):
         return self._find.findall(text)
 
     def encode_documents(self, documents: Sequence[Document]) -> EncodedDocuments:
-        plain = self.settings.split == "space" and not (self.settings.lower or self.settings.strip_punctuation)
-        plain = plain and all(document.tokens is None for document in documents)
+        plain = self.plain and all(document.tokens is None for document in documents)
         if not (plain and engine.compiled(sum(len(document.text) for document in documents)) and self._scanner):
             return super().encode_documents(documents)
         text = "".join(clean(document.text).replace("\n", " ") + "\n" for document in documents).encode()
@@ -309,7 +312,7 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True)
-class CodeSettings(config.Settings):
+class CodeSettings(TokenizerSettings):
     """Settings of the code tokenizer."""
 
     vocab_size: int | None = setting(40_000, "most ids, the four specials included; none: every token seen", ge=5)
