@@ -23,7 +23,6 @@ True
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -34,6 +33,7 @@ _LAZY = {
     "compare": "lmlab.facade.compare",
     "estimate": "lmlab.facade.estimate",
     "TextModel": "lmlab.facade.text_model",
+    "filter": "lmlab.facade.text_model",
     "Greedy": "lmlab.decoding",
     "Sample": "lmlab.decoding",
     "Beam": "lmlab.decoding",
@@ -41,19 +41,21 @@ _LAZY = {
     "tune_process": "lmlab.training.machine",
 }
 
-__all__ = [*sorted(_LAZY), "filter", "load"]
+__all__ = [*sorted(_LAZY), "load"]
 
 
 def load(path: str) -> Any:
-    """The `TextModel` of a model directory, or of the Hugging Face model that `hf:PATH_OR_NAME` names."""
+    """The `TextModel` of a model directory, or of a Hugging Face model.
+
+    Args:
+        path: the directory, or `hf:PATH_OR_NAME`.
+
+    Raises:
+        ArtifactError: it is none, or damaged.
+    """
     from lmlab.facade.text_model import TextModel
 
     return TextModel.load(path)
-
-
-def filter(run: Any, source: Any, **options: Any) -> Any:
-    """Score many records with a run (a path or a `TextModel`) and give out those asked for: `TextModel.filter`."""
-    return (load(os.fspath(run)) if isinstance(run, str | os.PathLike) else run).filter(source, **options)
 
 
 def __getattr__(name: str) -> Any:

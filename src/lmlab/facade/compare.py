@@ -29,7 +29,7 @@ _SHARE = 0.08  # of a timed model's budget, for scoring the held-out split
 DEFAULT_KINDS = ("ngram", "cnn", "lstm")
 
 
-@takes_settings
+@takes_settings()
 def compare(
     source: str,
     models: Sequence[str] = DEFAULT_KINDS,

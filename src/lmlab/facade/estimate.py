@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from lmlab import disk, store
+from lmlab.config import described
 from lmlab.corpora import DataSettings
 from lmlab.corpora.raw import Origin, named_origin
 from lmlab.corpora.reading import inflate, packed, utf8, whole_words
 from lmlab.corpora.settings import IN_HAND
 from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
+from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import Counts
@@ -42,6 +44,7 @@ _SYMBOL = re.compile(f"<(?<![^{SPACES}]<)(?:/?s|unk)>(?![^{SPACES}])".encode())
 _NORMALISATION = "Every run of white space (also newlines) becomes one space."
 
 
+@takes_settings([field.name for field in described(Ngram.Settings)])
 def estimate(
     *sources: Any,
     out: str | Path | None = None,

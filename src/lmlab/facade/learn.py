@@ -49,7 +49,7 @@ _MOST_NOTES = 5  # said of an estimation; the manifest keeps them all
 _DECIDED = ("plan", "precision", "threads", "row_blocks", "evaluations", "validation_tokens")
 
 
-@takes_settings
+@takes_settings()
 def train(
     source: Any = None,
     *,

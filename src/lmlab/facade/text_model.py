@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -261,6 +262,11 @@ class TextModel:
 
     def held_out(self, split: str, reporter: Reporter | None = None, chars: float = math.inf) -> TokenStore | None:
         """An encoded split of the run's own text, or about so many characters of it; None where nothing keeps it.
+
+        Args:
+            split: train, valid or test.
+            reporter: shows progress.
+            chars: about how many characters.
 
         Raises:
             DataError: the text has changed.
@@ -578,6 +584,21 @@ class TextModel:
 
 
 _ASKED = ("n", "max_tokens", "max_seconds", "alternatives", "trace")  # of what `generate` takes, what `decode` does
+
+
+def filter(run: str | Path | TextModel, source: Any, **options: Any) -> Generator[dict[str, Any], None, None]:
+    """Score many records with a run, and give out those asked for.
+
+    Args:
+        run: a text model, or the path of one.
+        source: a file of records or lines, "-", or what a program holds.
+        **options: of `TextModel.filter`, which says what they are.
+    """
+    return (run if isinstance(run, TextModel) else TextModel.load(run)).filter(source, **options)
+
+
+_own, _method = (inspect.signature(each).parameters.values() for each in (filter, TextModel.filter))
+filter.__signature__ = inspect.Signature([*_own][:2] + [*_method][2:])  # type: ignore[attr-defined]
 
 
 def _strategy(strategy: Any, named: Mapping[str, Any]) -> Strategy:
