@@ -74,3 +74,13 @@ def test_what_holds_a_promise_is_there():
     named = set(re.findall(r"`((?:\w+/)*test_\w+\.py)`", text))
     assert len(named) > 15
     assert not [name for name in named if not (ROOT / "tests" / name).is_file()]
+
+
+def test_the_table_of_cells_names_what_the_pages_do():
+    course = ROOT / "docs" / "course"
+    rows = re.findall(r"^\| (\w+) \| .+? \| (`.+`) \| \d+ \|$", (course / "README.md").read_text(), re.MULTILINE)
+    assert {page for page, _ in rows} == {"code", "arxiv", "news", "shakespeare"}
+    for page, calls in rows:
+        code = "".join(blocks(course / f"{page}.md", "python"))
+        for call in re.findall(r"`(.+?)`(?:, |$)", calls):
+            assert call in code, (page, call)

@@ -1,7 +1,7 @@
 """Train a language model on any text.
 
 SOURCE is a text file, a folder of source code, records (*.jsonl, *.csv, *.tsv, *.parquet), all of them packed or not, a
-named corpus (`lmlab corpora`), or - for standard input.
+named corpus (`lmlab corpora`), hf:NAME of the Hugging Face hub, or - for standard input.
 """
 
 from __future__ import annotations
