@@ -6,6 +6,7 @@ import pytest
 
 from lmlab import plots
 from lmlab.plots import LiveCurve, draw_curves, read_curve
+from lmlab.report.ladder import Rung
 from lmlab.training.events import Ended, Evaluated, MetricsFile, Stepped
 
 CURVE = {"train": [(0.5, 3.0), (1.0, 2.5), (2.0, 2.0)], "valid": [(1.0, 2.6), (2.0, 2.2)]}
@@ -116,7 +117,7 @@ def test_the_live_curve_is_redrawn_at_evaluations_not_too_often_and_at_the_end(t
     clock = [100.0]
     drawn = []
     monkeypatch.setattr(plots.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(plots, "draw_curves", lambda curves, path: drawn.append((clock[0], curves, path)))
+    monkeypatch.setattr(plots, "draw_curves", lambda curves, path, *_: drawn.append((clock[0], curves, path)))
     metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "curve.png"
     listeners = [MetricsFile(metrics), LiveCurve(metrics, picture)]
 
@@ -158,3 +159,14 @@ def test_drawing_sets_no_global_state_and_importing_draws_nothing():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_ladder_stands_beside_the_curves_and_the_title_above(tmp_path):
+    rungs = [Rung("uniform", 8.0, baseline=True), Rung("$none$", None), Rung("lstm", 2.0), Rung("mixture", 1.9)]
+    draw_curves({"lstm": CURVE}, tmp_path / "a.png", {"5-gram": 2.5}, "a $text$, by char tokens", rungs)
+    image = pixels(tmp_path / "a.png")
+    assert image.shape == (540, 1440, 4)
+    grey, blue, green = (coloured(image[:, :720], colour).sum() for colour in ("#9aa5ad", "#3b6fb6", "#4c9a6a"))
+    assert grey / blue == pytest.approx(4, rel=0.1), "bars begin at zero"
+    assert green / blue == pytest.approx(0.95, rel=0.1), "the best is marked"
+    assert coloured(image[:, 720:], "#3b6fb6").sum() > 300

@@ -54,14 +54,14 @@ def exists(path: str | Path) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, that appears at `path` only when the block ends well.
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder to fill, that appears at `path` only when the block ends well; what it replaces stands till then.
 
     Raises:
-        RunExistsError: `path` is already there.
+        RunExistsError: `path` is already there, and not to be overwritten.
         StorageError: it cannot be written; nothing is left behind.
     """
-    if exists(path):
+    if exists(path) and not overwrite:
         raise RunExistsError(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,13 +71,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield beside
             for file in [*beside.rglob("*"), beside]:
                 settle(file)
-            beside.rename(path)
+            _swap(beside, path)
             _sync(path.parent)
         finally:
             if beside.exists():
                 import shutil  # which a cold start need not load
 
                 shutil.rmtree(beside, ignore_errors=True)
+
+
+def _swap(beside: Path, path: Path) -> None:
+    """Put a folder at its place; what stood there comes back where that fails."""
+    hidden = _hide(path)
+    try:
+        beside.rename(path)
+    except OSError:
+        if hidden is not None:
+            hidden.rename(path)
+        raise
+    _remove(hidden)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, if it is there: hidden first, so that no half of it is ever in sight."""
+    with writing(path):
+        _remove(_hide(path))
+
+
+def _hide(path: Path) -> Path | None:
+    if not path.exists():
+        return None
+    return path.rename(path.with_name(f".{path.name}.{os.urandom(6).hex()}"))
+
+
+def _remove(folder: Path | None) -> None:
+    if folder is not None:
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

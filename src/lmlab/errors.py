@@ -109,7 +109,7 @@ class RunExistsError(UsageError):
     """The directory to write is already there; nothing is overwritten silently."""
 
     def __init__(self, path: object) -> None:
-        super().__init__(f"{path} already exists", "choose another -o, remove it, or go on with --resume")
+        super().__init__(f"{path} already exists", "choose another -o, --overwrite it, or go on with --resume")
 
 
 class MissingExtraError(UsageError):

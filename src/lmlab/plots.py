@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.disk import write_file
+from lmlab.report.ladder import Rung
 from lmlab.training.events import read_metrics
 
 Curve = Mapping[str, Sequence[tuple[float, float]]]  # of "train" and of "valid": seconds and nats/token
@@ -32,32 +33,68 @@ def read_curve(metrics: Path) -> dict[str, list[tuple[float, float]]]:
     return curve
 
 
-def draw_curves(curves: Mapping[str, Curve], path: Path, levels: Mapping[str, float] | None = None) -> None:
-    """Draw learning curves, one for each named run, into a PNG.
+def draw_curves(
+    curves: Mapping[str, Curve],
+    path: Path,
+    levels: Mapping[str, float] | None = None,
+    title: str = "",
+    rungs: Sequence[Rung] = (),
+) -> None:
+    """Draw learning curves, one for each named run, into a PNG, beside a ladder if there is one.
 
-    `levels` holds the nats/token of models without a curve (an n-gram), drawn as level lines.
+    Args:
+        curves: by the run's name.
+        path: of the picture.
+        levels: nats/token of what has no curve (an n-gram), drawn as level lines.
+        title: what was learned from, and what a token is.
+        rungs: bits per byte, from top to bottom.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     levels = levels or {}
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(12 if rungs else 8, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot(1, 2 if rungs else 1, 2 if rungs else 1)
+    if rungs:
+        _draw_ladder(figure.add_subplot(1, 2, 1), rungs)
     for (name, curve), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
         train, valid = (list(zip(*curve[part], strict=True)) or [(), ()] for part in ("train", "valid"))
         axes.plot(*train, color=colour, alpha=0.35, linewidth=1)
         axes.plot(*valid, color=colour, linewidth=2, marker="o", markersize=3, label=_label(name))
-    for (name, level), style in zip(levels.items(), ("--", ":", "-.", "--"), strict=False):
+    for (name, level), style in zip(levels.items(), cycle(("--", ":", "-.")), strict=False):
         axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=_label(name))
     _frame(axes, curves, list(levels.values()))
+    if title:
+        figure.suptitle(_plain(title), fontsize=11, x=0.01, ha="left")
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_file(path, picture.getvalue())
 
 
+def _draw_ladder(axes: Any, rungs: Sequence[Rung]) -> None:
+    bits = [rung.bits if rung.bits is not None and math.isfinite(rung.bits) else 0.0 for rung in rungs]
+    least = min((each for each in bits if each), default=0.0)
+    colours = ["#9aa5ad" if rung.baseline else "#3b6fb6" for rung in rungs]
+    colours = ["#4c9a6a" if each == least else colour for each, colour in zip(bits, colours, strict=True)]
+    places = range(len(rungs))
+    axes.barh(places, bits, color=colours, height=0.7)
+    axes.set_yticks(places, [_plain(rung.name) for rung in rungs])
+    axes.invert_yaxis()
+    for place, each in zip(places, bits, strict=True):
+        axes.text(each, place, f" {each:.3f}" if each else " -", va="center", fontsize=9)
+    axes.set_xlabel("bits for each byte of unseen text")
+    axes.set_title("lower is better", fontsize=10, loc="left", color="#555555")
+    axes.set_xlim(0, 1.15 * max(bits, default=1.0) or 1.0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(text: str) -> str:
+    """A name, which may hold bytes that are no text, and a dollar that is no formula."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+
+
 def _label(name: str) -> str:
-    """A run's name, which may hold bytes that are no text, and a dollar that is no formula."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$") + ", validation"
+    return _plain(name) + ", validation"
 
 
 def _frame(axes: Any, curves: Mapping[str, Curve], levels: Sequence[float]) -> None:
@@ -77,10 +114,19 @@ def _frame(axes: Any, curves: Mapping[str, Curve], levels: Sequence[float]) -> N
 
 
 class LiveCurve:
-    """A listener that redraws a run's curve as it grows, and once more at the end."""
+    """A listener that redraws a run's curve as it grows, and once more at the end.
 
-    def __init__(self, metrics: Path, picture: Path) -> None:
-        self._metrics, self._picture = metrics, picture
+    Args:
+        metrics: what the run has written so far.
+        picture: to draw.
+        title: what the run learns from, and what a token is.
+        levels: nats/token of baselines.
+    """
+
+    def __init__(
+        self, metrics: Path, picture: Path, title: str = "", levels: Mapping[str, float] | None = None
+    ) -> None:
+        self._metrics, self._picture, self._title, self._levels = metrics, picture, title, levels
         self._drawn = 0.0
 
     def __call__(self, event: object) -> None:
@@ -89,5 +135,6 @@ class LiveCurve:
 
         fresh = time.monotonic() - self._drawn < _REDRAW_SECONDS
         if isinstance(event, Ended) or (isinstance(event, Evaluated) and not fresh):
-            draw_curves({self._picture.parent.name: read_curve(self._metrics)}, self._picture)
+            curves = {self._picture.parent.name: read_curve(self._metrics)}
+            draw_curves(curves, self._picture, self._levels, self._title)
             self._drawn = time.monotonic()

@@ -1,17 +1,24 @@
 """Reporting how work goes: stages with a rate and a time to go, training events, short notices.
 
-`Silent` says nothing; `Console` draws on standard error, so that standard output stays clean for results.
+`Silent` says nothing; `Console` draws on standard error, so that standard output stays clean for results; `Notebook`
+keeps one display up to date below a cell.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lmlab.training.events import Event
+
+_REDRAW_SECONDS = 0.5  # of a notebook's display
+_MOST_NOTES = 6  # in it
+_LONGEST_SAMPLE = 400  # characters
 
 Advance = Callable[[int], None]
 """Called with how much of a stage is done so far, in its unit."""
@@ -30,6 +37,9 @@ class Reporter:
 
     def event(self, event: Event) -> None:
         """Show something that happened in training."""
+
+    def level(self, name: str, nats: float) -> None:
+        """Learn what a baseline makes of the validation split, in nats/token."""
 
     def rest(self) -> None:
         """End what is drawn of training, however it ended."""
@@ -136,9 +146,7 @@ class Console(Reporter):
 
             def render(self, task: Any) -> Text:
                 speed, unit = task.speed or 0.0, task.fields["unit"].strip()
-                if speed >= 1e6:
-                    return Text(f"{speed / 1e6:.1f} M{unit}/s")
-                return Text(f"{speed / 1e3:.1f} k{unit}/s" if speed >= 1e3 else f"{speed:.0f} {unit}/s")
+                return Text(f"{_thousands(speed)}{unit}/s")
 
         columns = (
             TextColumn("{task.description}"),
@@ -151,6 +159,124 @@ class Console(Reporter):
         return Progress(*columns, console=self._console, transient=transient)
 
 
+class Notebook(Reporter):
+    """One display below a cell, redrawn in place: what is at work, a bar with rate and time to go, curve, sample.
+
+    It shows HTML where the front end can, else its first line as text. What is left at the end is the last picture.
+
+    Args:
+        show: receives the HTML, the text, and whether it is the first time.
+    """
+
+    def __init__(self, show: Callable[[str, str, bool], None]) -> None:
+        self._show, self._shown, self._first = show, 0.0, True
+        self._notes: list[str] = []
+        self._title, self._share, self._note = "", 0.0, ""
+        self._levels: dict[str, float] = {}
+        self._train: list[tuple[float, float]] = []
+        self._valid: list[tuple[float, float]] = []
+        self._sample = ""
+
+    def say(self, text: str) -> None:
+        """Put a line below the bar; the last few are kept."""
+        self._notes = [*self._notes, text][-_MOST_NOTES:]
+        self._draw(now=True)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None, unit: str = "B") -> Iterator[Advance]:
+        """Show a bar with a rate and the time to go."""
+        before, began = (self._title, self._share, self._note), time.monotonic()
+
+        def advance(done: int) -> None:
+            took = max(1e-3, time.monotonic() - began)
+            self._share = min(1.0, done / total) if total else 0.0
+            to_go = f", {took / done * (total - done):.0f} s to go" if total and done else ""
+            self._note = f"{_thousands(done / took)}{unit.strip()}/s{to_go}"
+            self._draw()
+
+        self._title, self._share, self._note = title, 0.0, ""
+        self._draw()
+        yield advance
+        self._title, self._share, self._note = before
+        self._draw()
+
+    def level(self, name: str, nats: float) -> None:
+        """Draw a level line in the curve."""
+        self._levels[name] = nats
+
+    def event(self, event: Event) -> None:
+        """Move the bar and the curve."""
+        from lmlab.training.events import Began, Ended, Evaluated, Sampled, Stepped
+
+        match event:
+            case Began():
+                self._train, self._valid, self._sample = [], [], ""
+                self._title = f"training {event.parameters:,} parameters, {event.total_steps:,} steps"
+                self._draw(now=True)
+            case Stepped():
+                self._train.append((event.seconds, event.train_nats))
+                rate = f"{_thousands(event.tokens_per_second)}tokens/s, {event.remaining:.0f} s to go"
+                self._share, self._note = event.step / event.total_steps, f"step {event.step:,}, {rate}"
+                self._draw()
+            case Evaluated():
+                self._valid.append((event.seconds, event.valid_nats))
+                self._draw()
+            case Sampled():
+                self._sample = event.text
+                self._draw(now=True)
+            case Ended():
+                ended = {"done": "trained", "early": "stopped early"}.get(event.reason, event.reason)
+                self._title, self._note = f"{ended}: {event.step:,} steps", f"{event.seconds:.0f} s"
+                self._draw(now=True)
+
+    def rest(self) -> None:
+        """Draw the last picture."""
+        self._draw(now=True)
+
+    def _draw(self, *, now: bool = False) -> None:
+        from lmlab.report.curve import curve_svg
+        from lmlab.report.html import escape, fragment
+
+        if not now and time.monotonic() - self._shown < _REDRAW_SECONDS:
+            return
+        self._shown = time.monotonic()
+        line = " · ".join(filter(None, (self._title, f"{100 * self._share:.0f} %" if self._share else "", self._note)))
+        bar = f'<i style="width:{100 * self._share:.1f}%"></i>'
+        parts = [f"<p>{escape(line)}</p>", f'<div class="progress">{bar}</div>']
+        if self._train:
+            parts.append(curve_svg(self._train, self._valid, self._levels))
+        if self._sample:
+            parts.append(f'<p class="note">sample</p><pre>{escape(self._sample.strip()[:_LONGEST_SAMPLE])}</pre>')
+        parts += [f'<p class="note">{escape(note)}</p>' for note in self._notes]
+        last = f"valid {self._valid[-1][1]:.4f} nats/token" if self._valid else ""
+        self._show(fragment(*parts), "\n".join(filter(None, (line, last, *self._notes))), self._first)
+        self._first = False
+
+
+def _thousands(rate: float) -> str:
+    if rate >= 1e6:
+        return f"{rate / 1e6:.1f} M"
+    return f"{rate / 1e3:.1f} k" if rate >= 1e3 else f"{rate:.0f} "
+
+
+def _in_kernel() -> Callable[[str, str, bool], None] | None:
+    """What shows HTML below the cell at work, and replaces what it has shown; None outside a Jupyter kernel."""
+    shell = getattr(builtins, "get_ipython", lambda: None)()  # IPython puts it there
+    if getattr(shell, "kernel", None) is None:
+        return None
+    import os
+
+    from IPython.display import publish_display_data
+
+    id = f"lmlab-{os.urandom(6).hex()}"
+
+    def show(html: str, text: str, first: bool) -> None:
+        publish_display_data({"text/html": html, "text/plain": text}, transient={"display_id": id}, update=not first)
+
+    return show
+
+
 def default_reporter() -> Reporter:
-    """`Console` where standard error is a terminal, else `Silent`."""
-    return Console() if sys.stderr.isatty() else Silent()
+    """`Notebook` in a Jupyter kernel; else `Console`: bars in a terminal, a line now and then in a log."""
+    show = _in_kernel()
+    return Notebook(show) if show is not None else Console()

@@ -171,6 +171,14 @@ def _exp(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-def token_logp(model: LanguageModel, store: TokenStore) -> np.ndarray:
-    """logp_N of every predicted token of a store, in its order; spelling is not charged."""
-    return np.concatenate([np.empty(0, np.float32), *scorer_of(model).token_logp(store.ids)])
+def token_logp(model: LanguageModel, store: TokenStore, progress: Progress = None) -> np.ndarray:
+    """logp_N of every predicted token of a store, in its order; spelling is not charged. As `evaluate` otherwise."""
+    _check(model, store)
+    logp_N, done = np.empty(store.tokens, np.float32), 0
+    for logp_M in scorer_of(model).token_logp(store.ids):
+        _sum(logp_M)
+        logp_N[done : done + len(logp_M)] = logp_M
+        done += len(logp_M)
+        if progress is not None:
+            progress(done)
+    return logp_N[:done]

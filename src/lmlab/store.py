@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from lmlab import registry, tokens
 from lmlab.disk import atomic_folder, exists, settle, write_json, writing
-from lmlab.errors import ArtifactError, UsageError, shown
+from lmlab.errors import ArtifactError, RunExistsError, UsageError, shown
 from lmlab.integrity import Verified, json_sum, plain, read_json, sha256_of
 from lmlab.models.base import Registered
 from lmlab.run_config import RunConfig
@@ -33,6 +33,8 @@ from lmlab.tokens.base import Tokenizer
 
 FORMAT = 3
 MANIFEST, CONFIG, METRICS, CURVE = "manifest.json", "config.json", "metrics.jsonl", "curve.png"
+COMPARISON = CURVES, PAGE = "curves.png", "index.html"
+"""What stands beside several runs that are compared."""
 _UNSIGNED = (MANIFEST, METRICS, CURVE, "checkpoints")  # of which the manifest keeps no sums
 _OWN_SUM = "sha256"
 _TYPES: dict[str, type] = {
@@ -53,6 +55,25 @@ def versions() -> dict[str, str]:
         "machine": platform.machine(),
         "cores": str(os.cpu_count()),
     }
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """See that nothing is at a place to be written, or what may be overwritten: a run, or a folder of runs alone.
+
+    Raises:
+        RunExistsError: something is there.
+        UsageError: what is there was not made here.
+    """
+    if not exists(path):
+        return
+    if not overwrite:
+        raise RunExistsError(path)
+    within = sorted(path.iterdir()) if path.is_dir() else []
+    runs = [path] if (path / MANIFEST).is_file() or not within else [entry for entry in within if entry.is_dir()]
+    made = runs and all((run / MANIFEST).is_file() or run == path for run in runs)
+    strange = [] if runs == [path] else [e.name for e in within if not e.is_dir() and e.name not in COMPARISON]
+    if not made or strange or not path.is_dir():
+        raise UsageError(f"{path} holds more than runs, so it is not overwritten", "remove it, or choose another -o")
 
 
 def new_manifest(config: RunConfig, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +107,7 @@ def write_results(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> 
 def sign(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest with the sums of all files that make the model, and its own."""
     manifest["files"] = {path.relative_to(folder).as_posix(): [sha256_of(path)] for path in sorted(_files(folder))}
-    _write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -100,7 +121,8 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest with its own sum; those of the other files are as it has them."""
     manifest.pop(_OWN_SUM, None)
     write_json(folder / MANIFEST, manifest | {_OWN_SUM: json_sum(manifest)})
 
@@ -118,7 +140,7 @@ def replace_files(folder: Path, made: Path) -> None:
         manifest = read_manifest(folder)
         known = manifest["files"]
         known |= {file.name: [*known.get(file.name, [])[-1:], sha256_of(file)] for file in new}
-        _write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
     for file in new:
         file.replace(folder / file.name)
 
@@ -130,9 +152,12 @@ def save(
     config: RunConfig,
     manifest: dict[str, Any],
     curve: Path | None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write a whole model directory, atomically."""
-    with atomic_folder(path) as folder:
+    check_free(path, overwrite=overwrite)
+    with atomic_folder(path, overwrite=overwrite) as folder:
         model.save(folder)
         write_description(folder, tokenizer, config, manifest)
         for extra in (METRICS, CURVE):

@@ -295,7 +295,7 @@ def test_compare_shows_one_table_and_keeps_the_runs(lmlab, here):
     assert called.code == 0
     for kind in ("ngram", "cnn", "lstm"):
         assert re.search(rf"^ +{kind} +\d", called.out, re.MULTILINE)
-    assert {path.name for path in (here / "runs/all").iterdir()} == {"ngram", "cnn", "lstm", "curves.png"}
+    assert {path.name for path in (here / "runs/all").iterdir()} == {"ngram", "cnn", "lstm", "mixture", "curves.png"}
     assert lmlab("info", "runs/all/ngram", "--json").json["config"]["model"]["order"] == 2
 
 
@@ -307,18 +307,53 @@ def test_the_picture_of_compare_holds_the_unit_of_its_axis(lmlab, here, monkeypa
     options = ["--tokenizer", "word", "--steps", "2", "--set", "train.evaluations=1", "--set", "train.threads=1"]
     called = lmlab("compare", "rare.txt", "--models", "ngram,rnn", *options, "--order", "2", "-o", "runs/all")
     assert called.code == 0
-    *_, (curves, path, levels) = drawn  # before it, the live curves of the run
+    *_, (curves, path, levels, title, rungs) = drawn  # before it, the live curves of the run
     valid = lmlab("eval", "runs/all/ngram", "--split", "valid", "--json").json[0]
     assert valid["unk_tokens"] > 0
     assert levels == {"ngram": pytest.approx(math.log(valid["perplexity_unk_as_class"]))}
     assert list(curves) == ["rnn"]
     assert len(curves["rnn"]["valid"]) == 1
     assert path == Path("runs/all/curves.png")
+    assert title == "rare.txt, by word tokens"
+    assert [rung.name for rung in rungs] == ["uniform", "xz", "ngram", "rnn", "mixture"]
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        ("lstm", ("LSTM on poem.txt", "hidden 8", "parameters", "char, vocabulary", "3 steps", "passes over the text")),
+        ("kn3", ("ngram on poem.txt", "3-gram, kneser-ney", "word, vocabulary")),
+    ],
+)
+def test_info_tells_what_how_good_and_how_to_use_it(lmlab, run, told):
+    out = lmlab("info", f"runs/{run}").out
+    for part in (*told, "bits/byte, perplexity", "of the validation split", "MB on disk"):
+        assert part in out, part
+    assert len(out.splitlines()) < 16
+    commands = [line.strip() for line in out.splitlines() if line.startswith("  lmlab ")]
+    assert [command.split()[1] for command in commands] == ["generate", "eval"]
+    for command in commands:
+        assert lmlab(*shlex.split(command)[1:]).code == 0
+    assert f'echo "any text" | lmlab score runs/{run} -' in out
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_info_of_a_run_that_is_not_finished_says_how_to_go_on(lmlab, here, status):
+    from lmlab import store
+
+    (here / "half").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (here / "half" / name).write_bytes((here / "runs/lstm" / name).read_bytes())
+    manifest = store.read_manifest(here / "runs/lstm")
+    store.sign(here / "half", manifest | {"status": status, "results": {}})
+    out = lmlab("info", "half").out
+    assert out.rstrip().endswith("use it:\n  lmlab train --resume half")
+    assert status in out
 
 
 def test_info_of_a_run_and_of_the_machine(lmlab):
     assert lmlab("info", "runs/lstm", "--json").json["status"] == "done"
-    assert "config.model.hidden" in lmlab("info", "runs/lstm").out
+    assert "config.model.hidden" in lmlab("info", "runs/lstm", "--settings").out
     assert "codesearchnet-cnn" in lmlab("info").out
 
 

@@ -1,4 +1,4 @@
-"""Train several kinds of model on the same tokens, each for the same budget, and show one table.
+"""Train several kinds of model on the same tokens, each for the same budget, mix them, and show one ladder.
 
 The figures are those of the test split, which no model has seen and on which nothing is chosen.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
-from lmlab.cli.show import figures_row, print_json, print_table
+from lmlab.cli.show import PROTOCOL, figures_row, print_json, print_table
 from lmlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from lmlab.facade.compare import Comparison
+    from lmlab.report.ladder import Rung
 
 EXAMPLES = """\
   lmlab compare my.txt --models ngram,cnn,lstm --minutes 1
@@ -25,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
     kinds = "kinds (default ngram,cnn,lstm); hf:PATH is scored as it is"
     parser.add_argument("--models", default="ngram,cnn,lstm", metavar="A,B", help=kinds)
     parser.add_argument("-o", "--out", metavar="DIR", help="keep the runs and the picture here")
+    parser.add_overwrite()
     parser.add_learning()
     parser.add_data()
 
@@ -38,53 +44,36 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--models names no model", "for example --models ngram,lstm")
     given, flags = named(options), [f"model.{name}" for name in NGRAM]
     own = {path: given.pop(path) for path in flags if getattr(options, path) is not None}
-    models = compare_named(given, kinds, {"ngram": own}, options.out, reporter_of(options))
+    reporter = reporter_of(options)
+    models = compare_named(given, kinds, {"ngram": own}, options.out, reporter, overwrite=options.overwrite)
     if options.out:
-        draw(models, Path(options.out))
+        draw(models, Path(options.out), models.ladder)
     if options.json:
-        print_json([result(lm) for lm in models])
+        print_json(models.rows)
         return 0
-    test = models[0].manifest["results"]["test"]
-    part = (
-        f", its first {test['tokens']:,} of {test['of_tokens']:,} tokens" if test["tokens"] < test["of_tokens"] else ""
-    )
-    print_comparison(models, f"{options.source}, {test['split']} split{part}")
+    print(models)
+    print_figures(models)
     if options.out:
         print(f"runs and learning curves (curves.png) in {options.out}")
     return 0
 
 
-def result(lm: Any) -> dict[str, Any]:
-    """A text model's figures, for JSON."""
-    results = lm.manifest["results"]
-    return {
-        "run": str(lm.folder) if lm.folder else None,
-        "model": lm.config.model.kind,
-        **results["test"],
-        "train_seconds": results["train_seconds"],
-        "model_bytes": lm.model.nbytes,
-    }
-
-
-def print_comparison(models: list[Any], title: str) -> None:
+def print_figures(models: Comparison) -> None:
     """One table of several models."""
     rows = [
         figures_row(
-            lm.config.model.kind,
-            lm.manifest["results"]["test"],
-            seconds=lm.manifest["results"]["train_seconds"],
-            MB=lm.model.nbytes / 1e6,
+            row["model"], row, steps=row["steps"], passes=row["passes"], seconds=row["train_seconds"],
+            MB=row["model_bytes"] / 1e6,
         )
-        for lm in models
-    ]
-    note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
-    print_table(rows, title=title, note=note)
+        for row in models.rows
+    ]  # fmt: skip
+    print_table(rows, note=PROTOCOL)
 
 
-def draw(models: list[Any], folder: Path) -> Path:
-    """All learning curves in one picture; counted models as level lines (validation split)."""
+def draw(models: Comparison, folder: Path, rungs: Sequence[Rung]) -> None:
+    """The ladder and all learning curves in one picture; counted models as level lines (validation split)."""
     from lmlab.plots import draw_curves, read_curve
-    from lmlab.store import METRICS
+    from lmlab.store import CURVES, METRICS
 
     curves, levels = {}, {}
     for lm in models:
@@ -93,5 +82,6 @@ def draw(models: list[Any], folder: Path) -> Path:
             curves[kind] = read_curve(lm.folder / METRICS)
         elif "valid" in lm.manifest["results"]:
             levels[kind] = math.log(lm.manifest["results"]["valid"]["perplexity_unk_as_class"])
-    draw_curves(curves, folder / "curves.png", levels)
-    return folder / "curves.png"
+    data = models[0].manifest["data"]["name"]
+    title = f"{data}, by {models[0].config.tokenizer.kind} tokens"
+    draw_curves(curves, folder / CURVES, levels, title, rungs)

@@ -1,4 +1,7 @@
-"""What a model directory holds: model, data, settings, results. Without one: this machine and the versions."""
+"""What a model is: on what it was trained, how good, how big, how to use it. Without one: this machine, the versions.
+
+--settings shows every setting and result as they were kept.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,26 @@ from lmlab.cli.show import print_json, print_table
 
 EXAMPLES = """\
   lmlab info runs/lstm
+  lmlab info runs/lstm --settings
   lmlab info"""
 
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("run_folder", nargs="?", metavar="RUN", help="a model directory")
+    parser.add_argument("--settings", action="store_true", help="every setting, result and file")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show a manifest, or the machine."""
+    """Tell about a run, or the machine."""
     content = _run(options.run_folder) if options.run_folder else _machine()
     if options.json:
         print_json(content)
+        return 0
+    if options.run_folder and not options.settings:
+        from lmlab.facade.about import about
+
+        print(about(content, Path(options.run_folder), sum(content["files"].values())).text())
         return 0
     from lmlab.config import walk
 

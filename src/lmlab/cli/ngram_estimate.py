@@ -22,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="UTF-8 text files, compressed or not, or -")
     parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+    parser.add_overwrite()
     parser.add_ngram("prune_entropy", "prune_to", "k", "compat")
     parser.add_errors()
     parser.add_argument("--skip-symbols", action="store_true", help="<s>, </s> and <unk> in the text are white space")
@@ -49,6 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         min_count=options.min_count,
         errors=options.errors,
         skip_symbols=options.skip_symbols,
+        overwrite=options.overwrite,
         reporter=reporter_of(options),
         **in_group(options, "model"),
     )

@@ -1,4 +1,4 @@
-"""What an n-gram model holds, length by length."""
+"""What an n-gram model is, and what it holds, length by length."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(figures)
         return 0
-    rows = [{"length": k, "n-grams": many} for k, many in enumerate(model.ngrams, 1)]
-    note = f"{model.settings.smoothing}; {on_disk / 1e6:.1f} MB on disk, {figures['bits_per_ngram']:.1f} bits an n-gram"
-    print_table([*rows, {"length": "all", "n-grams": total}], title=options.run_folder, note=note)
+    print(lm)
+    print()
+    rows = [{"length": k, "n-grams": many, "share": f"{many / total:.0%}"} for k, many in enumerate(model.ngrams, 1)]
+    note = f"{on_disk / 1e6:.1f} MB of arrays on disk, {figures['bits_per_ngram']:.1f} bits an n-gram"
+    print_table([*rows, {"length": "all", "n-grams": total, "share": "100%"}], note=note)
     return 0

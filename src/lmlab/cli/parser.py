@@ -65,6 +65,10 @@ class Parser(argparse.ArgumentParser):
         names = [name for name in DATA if shares or name != "split"]
         _add_settings(self.add_argument_group("text"), "data", DataSettings, names)
 
+    def add_overwrite(self) -> None:
+        """Whether what `--out` names is replaced."""
+        self.add_argument("--overwrite", action="store_true", help="replace the runs that are there already")
+
     def add_errors(self) -> None:
         """What to do with bytes that are no text."""
         self.add_argument(

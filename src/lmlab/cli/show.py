@@ -14,6 +14,10 @@ _LARGE = 1e7  # from here on only the first digits are shown
 _PADDING = 3  # columns of a terminal around a column of a table
 
 
+PROTOCOL = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
+"""How the figures of a table are taken."""
+
+
 def print_json(value: Any) -> None:
     """Indented JSON; what is infinite becomes null, since JSON has no infinity."""
     print(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))

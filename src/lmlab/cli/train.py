@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
-from lmlab.cli.show import figures_row, print_json, print_table
+from lmlab.cli.show import PROTOCOL, figures_row, print_json, print_table
 from lmlab.config import Named
 from lmlab.errors import UsageError
 from lmlab.models.scorers import scorer_of
@@ -31,6 +31,7 @@ def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("source", nargs="?", metavar="SOURCE", help="the text; a recipe may name it instead")
     parser.add_argument("-o", "--out", metavar="DIR", help="the model directory to write (default runs/SOURCE-MODEL)")
+    parser.add_overwrite()
     parser.add_argument("--resume", metavar="DIR", help="go on with a run that was stopped")
     parser.add_argument("--recipe", metavar="NAME", help="a named recipe, a TOML file, or a run to repeat")
     parser.add_argument("--model", dest="model.kind", metavar="KIND", help="what is trained")
@@ -49,10 +50,11 @@ def run(options: argparse.Namespace) -> int:
         given["model.kind"] = "ngram"
     if options.resume:
         _check_same(Path(options.resume), given, options.out)
-        return _show(learn.resume(options.resume, reporter), options)
+        return _show(learn.resume_named(Path(options.resume), reporter), options)
     recipe = from_tables(load_recipe(options.recipe)) if options.recipe else {}
-    out = options.out or _free_name(options, given)
-    return _show(learn.train_named(merged(recipe, given), out=out, reporter=reporter, began=options.began), options)
+    out, learned = options.out or _free_name(options, given), merged(recipe, given)
+    lm = learn.train_named(learned, None, out, reporter, began=options.began, overwrite=options.overwrite)
+    return _show(lm, options)
 
 
 def _free_name(options: argparse.Namespace, given: Named) -> str:
@@ -113,7 +115,7 @@ def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
         rows.append(figures_row(f"{ngram['order']}-gram (baseline)", ngram, seconds=ngram["seconds"], MB=None))
     size = lm.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
-    note = "documents read after <bos>, <eos> counted, context reset between documents, unknown tokens charged"
+    note = PROTOCOL
     scored, whole = results.get("valid", {}).get("tokens", 0), results.get("valid", {}).get("of_tokens", 0)
     part = f", its first {scored:,} of {whole:,} tokens (`lmlab eval` scores all)" if scored < whole else ""
     title = f"validation split of {lm.manifest['data']['name']}{part}"

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from lmlab import disk, store
+from lmlab import store
 from lmlab.config import described
 from lmlab.corpora import DataSettings
 from lmlab.corpora.raw import Origin, named_origin
 from lmlab.corpora.reading import inflate, packed, utf8, whole_words
 from lmlab.corpora.settings import IN_HAND
-from lmlab.errors import DataError, EmptyDataError, RunExistsError, UsageError
+from lmlab.errors import DataError, EmptyDataError, UsageError
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import engine
@@ -52,6 +52,7 @@ def estimate(
     min_count: int = 1,
     errors: str = "strict",
     skip_symbols: bool = False,
+    overwrite: bool = False,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> TextModel:
@@ -65,6 +66,7 @@ def estimate(
         min_count: a word seen less often is unknown.
         errors: "replace" reads bytes that are no UTF-8 as U+FFFD; "strict" refuses them.
         skip_symbols: whether `<s>`, `</s>` and `<unk>` are white space; else a text with one of these words is refused.
+        overwrite: whether a run that is at `out` is replaced, once the new one is written.
         reporter: shows progress; None draws a bar in a terminal.
         **settings: of the model, see `Ngram.Settings`: `order`, `smoothing`, `prune`...
 
@@ -74,8 +76,8 @@ def estimate(
     reporter = reporter or default_reporter()
     if not sources:
         raise UsageError("no text is named", "name a file, or - for standard input")
-    if out is not None and disk.exists(out):
-        raise RunExistsError(out)
+    if out is not None:
+        store.check_free(Path(out), overwrite=overwrite)
     origins = [_origin(source, errors) for source in sources]
     held = not isinstance(sources[0], str | Path)
     name = IN_HAND if held else str(sources[0])
@@ -100,7 +102,7 @@ def estimate(
         reporter.say(note)
     lm = _text_model(model, tokenizer, config, texts.describe(), time.perf_counter() - began)
     if out is not None:
-        lm.model = model.reopened(lm.save(out))
+        lm.model = model.reopened(lm.save(out, overwrite=overwrite))
     return lm
 
 
@@ -121,8 +123,8 @@ def import_arpa(
     from lmlab.models.ngram import arpa
 
     reporter, path, began = reporter or default_reporter(), Path(path), time.perf_counter()
-    if out is not None and disk.exists(out):
-        raise RunExistsError(out)
+    if out is not None:
+        store.check_free(Path(out))
     with reporter.stage(f"reading {path.name}"):
         trie, words = arpa.read(path, **options)
     config = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))

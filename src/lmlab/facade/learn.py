@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from lmlab.config import load_recipe
 from lmlab.corpora import open_objects
 from lmlab.corpora.named import CORPORA
 from lmlab.corpora.settings import IN_HAND
-from lmlab.errors import MissingExtraError, RunExistsError, UsageError
+from lmlab.errors import MissingExtraError, UsageError
 from lmlab.facade.figures import account, afterwards, baselines, calibrated, held_out, reserve
 from lmlab.facade.planning import expect, planned
 from lmlab.facade.prepare import (
@@ -56,6 +57,7 @@ def train(
     text: str | None = None,
     recipe: str | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     listeners: Sequence[Listener] = (),
@@ -70,6 +72,7 @@ def train(
         text: the text itself, instead of a source.
         recipe: a named recipe, a TOML file, or a run to repeat.
         out: the model directory to write; None keeps the model in memory.
+        overwrite: whether a run that is already there is replaced, once the text is read.
         settings: groups of settings, `{"model": {"layers": 2}}`.
         reporter: shows progress; None draws a bar in a terminal.
         listeners: receive the events of training.
@@ -88,7 +91,9 @@ def train(
         source, text = None, source
     if text is not None:
         named.pop("source", None)  # a recipe's
-    return train_named(named | ({"source": str(source)} if source else {}), text, out, reporter, listeners)
+    named |= {"source": str(source)} if source else {}
+    reporter = reporter or default_reporter()
+    return _kept_said(train_named(named, text, out, reporter, listeners, overwrite=overwrite), reporter)
 
 
 def train_named(
@@ -98,6 +103,8 @@ def train_named(
     reporter: Reporter | None = None,
     listeners: Sequence[Listener] = (),
     began: float | None = None,
+    *,
+    overwrite: bool = False,
 ) -> TextModel:
     """Train what is named by path, `{"source": "my.txt", "model.kind": "cnn"}`; `train` and the command line end here.
 
@@ -116,7 +123,7 @@ def train_named(
         if not ranks.first:
             out, reporter, listeners = None, Silent(), ()
         if out is not None:
-            holding.enter_context(new_run(Path(out)))
+            holding.enter_context(new_run(Path(out), overwrite=overwrite))
         with ranks.in_turn():
             if text is not None:
                 corpus = open_objects(text, config.data)
@@ -126,20 +133,30 @@ def train_named(
             config = config.for_code() if corpus.pretokenised else config
             prepared = prepare(corpus, config.tokenizer, reporter)
         folder = Path(out) if out is not None else None
+        if folder is not None:
+            disk.discard(folder)
         budget = Budget.of(config.train, began)
         budget.took["reading"] = budget.spent
         return learn(prepared, config, folder, reporter, budget, listeners, ranks)
 
 
-def new_run(out: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a model directory that is still to be made.
+def _kept_said(lm: TextModel, reporter: Reporter) -> TextModel:
+    """Say of an interrupted run where its weights are, and how to go on."""
+    if lm.manifest["status"] == "interrupted":
+        kept = f"its best weights are in the model, and in {lm.folder}; go on with lmlab.resume({str(lm.folder)!r})"
+        unkept = "its best weights are in the model, lm.save(...) keeps them; with out=... a run can also go on"
+        reporter.say(f"interrupted at step {lm.manifest['results']['steps']:,}: {kept if lm.folder else unkept}")
+    return lm
+
+
+def new_run(out: Path, *, overwrite: bool = False) -> contextlib.AbstractContextManager[None]:
+    """Hold a model directory that is still to be made, or made again.
 
     Raises:
         RunExistsError: it is there.
         HeldError: another process makes it.
     """
-    if disk.exists(out):
-        raise RunExistsError(out)
+    store.check_free(out, overwrite=overwrite)
     return disk.held(out)
 
 
@@ -199,9 +216,14 @@ def resume(path: str | Path, reporter: Reporter | None = None, listeners: Sequen
         ArtifactError: there is no run to go on with.
         DataError: its text has changed.
     """
+    reporter = reporter or default_reporter()
+    return _kept_said(resume_named(Path(path), reporter, listeners), reporter)
+
+
+def resume_named(folder: Path, reporter: Reporter, listeners: Sequence[Listener] = ()) -> TextModel:
+    """Go on with a run; `resume` and the command line end here."""
     from lmlab.training import checkpoint
 
-    reporter, folder = reporter or default_reporter(), Path(path)
     with joined() as ranks, disk.held(folder) if ranks.first else contextlib.nullcontext():
         manifest, config = store.read_manifest(folder), store.read_config(folder)
         if manifest["status"] in ("done", "early"):
@@ -286,6 +308,9 @@ def _fit(
     if ranks.first and settings.baseline and "baselines" not in results:
         results["baselines"], ngram = baselines(prepared, budget, reporter)
         expect(results, tokens, reporter)
+    levels = _levels(results.get("baselines", {}))
+    for name, nats in levels.items():
+        reporter.level(name, nats)
     if out is not None and not resumed:
         with disk.atomic_folder(out) as folder:
             store.write_description(folder, prepared.tokenizer, config, manifest)
@@ -297,7 +322,7 @@ def _fit(
         run=out,
         validation=validation,
         resume=checkpoint,
-        listeners=[reporter.event, *_recorders(out, checkpoint, settings), *listeners],
+        listeners=[reporter.event, *_recorders(out, checkpoint, settings, _subject(manifest), levels), *listeners],
         sample=_sampler(prepared.tokenizer, settings, seed),
         ranks=ranks,
         budget=budget,
@@ -353,7 +378,25 @@ def _new_model(config: RunConfig, vocab_size: int) -> Any:
         return model_class(settings, vocab_size)
 
 
-def _recorders(out: Path | None, checkpoint: Checkpoint | None, settings: TrainSettings) -> list[Listener]:
+def _levels(found: Mapping[str, Any]) -> dict[str, float]:
+    """The n-gram's nats/token, in the unit of learning curves, by its name; none where it was not made."""
+    ngram = found.get("ngram")
+    return {f"{ngram['order']}-gram": math.log(ngram["perplexity_unk_as_class"])} if ngram else {}
+
+
+def _subject(manifest: Mapping[str, Any]) -> str:
+    """What a run learns, for the title of its picture."""
+    config, data = manifest["config"], manifest["data"]
+    return f"{config['model']['kind']} on {data['name']}, by {config['tokenizer']['kind']} tokens"
+
+
+def _recorders(
+    out: Path | None,
+    checkpoint: Checkpoint | None,
+    settings: TrainSettings,
+    title: str,
+    levels: Mapping[str, float],
+) -> list[Listener]:
     """Who writes down what happens: metrics, the learning curve, TensorBoard."""
     if out is None:
         return []
@@ -361,7 +404,8 @@ def _recorders(out: Path | None, checkpoint: Checkpoint | None, settings: TrainS
     from lmlab.training.events import MetricsFile, TensorBoard
 
     _forget_after(out / store.METRICS, checkpoint.counters["step"] if checkpoint else 0)
-    recorders: list[Any] = [MetricsFile(out / store.METRICS), LiveCurve(out / store.METRICS, out / store.CURVE)]
+    curve = LiveCurve(out / store.METRICS, out / store.CURVE, title, levels)
+    recorders: list[Any] = [MetricsFile(out / store.METRICS), curve]
     if settings.tensorboard:
         recorders.append(TensorBoard(out / "tensorboard"))
     return recorders

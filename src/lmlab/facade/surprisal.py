@@ -33,6 +33,7 @@ from lmlab.errors import EmptyDataError, MissingExtraError, SettingError, Unknow
 from lmlab.tokens.base import Located, Tokenizer
 from lmlab.vocabulary import UNK, spelling_nats
 
+_MOST_SHOWN = 2_000  # tokens, in a notebook
 _ENDINGS = (".csv", ".jsonl", ".parquet")
 UNITS = ("token", "word", "sentence", "document")
 _WHITE = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)
@@ -45,10 +46,20 @@ class Table:
 
     columns: Mapping[str, Sequence[Any] | np.ndarray]
 
+    def _repr_html_(self) -> str:
+        shown = self.table
+        html = getattr(shown, "_repr_html_", None)
+        return str(html() if html else f"<pre>{shown}</pre>")
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """A dict a row."""
-        lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in self.columns.values()]
+        return self.head(None)
+
+    def head(self, most: int | None) -> list[dict[str, Any]]:
+        """A dict for each of the first rows."""
+        columns = [column[:most] for column in self.columns.values()]
+        lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
     @property
@@ -91,7 +102,7 @@ class Table:
         return file.getvalue()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores(Table):
     """Texts scored token by token.
 
@@ -112,6 +123,37 @@ class Scores(Table):
 
     total: Mapping[str, Any]
     texts: Sequence[str] = field(repr=False)
+
+    def __repr__(self) -> str:
+        texts, tokens = len(self.texts), self.total["tokens"]
+        head = (
+            f"{texts:,} text{'s' * (texts != 1)}, {tokens:,} tokens: {self.total['total_nats'] / math.log(2):.1f} bits"
+        )
+        figures = f"{self.total['bits_per_byte']:.3f} bits/byte, perplexity {self.total['perplexity']:.4g} a token"
+        return f"<Scores of {head}, {figures}; .table, .by('word'), .write('scores.csv')>"
+
+    def _repr_html_(self) -> str:
+        from lmlab.report.html import coloured, escape, fragment
+
+        most = int(self.columns["document"][:_MOST_SHOWN][-1]) + 1
+        left = self.total["tokens"] - len(self.columns["bits"][:_MOST_SHOWN])
+        return fragment(
+            f'<p class="note">{escape(repr(self)[1:-1])}</p>',
+            *(coloured(self.pieces(number)) for number in range(most)),
+            f'<p class="note">and {left:,} tokens more</p>' if left > 0 else "",
+        )
+
+    def pieces(self, document: int) -> list[dict[str, Any]]:
+        """The rows of a document as pieces of its text: white space that no token holds is in the text of the next.
+
+        Of the first tokens alone, where there are very many.
+        """
+        text, at, pieces = self.texts[document], 0, []
+        for row in self.head(_MOST_SHOWN):
+            if row["document"] == document:
+                pieces.append({**row, "text": text[at : row["end"]] or ("⏹" if row["text"] == "<eos>" else "")})
+                at = max(at, row["end"])
+        return pieces
 
     def by(self, unit: str) -> Table:
         """The same surprisal by token, word, sentence or document, added up exactly; this module says what these are.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lmlab.corpora import Corpus
     from lmlab.decoding import Branch, Step
     from lmlab.decoding.search import Strategy
+    from lmlab.facade.about import About
     from lmlab.facade.surprisal import Scores
     from lmlab.run_config import RunConfig
     from lmlab.scoring import Report
@@ -71,6 +72,23 @@ class Generation:
     written: tuple[Written, ...] = ()
 
 
+class Generations(list[Generation]):
+    """Generated texts, as a notebook shows them: the prompt, and what follows it."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"[{number}] {each.prompt}|{each.text}" for number, each in enumerate(self, 1))
+
+    def _repr_html_(self) -> str:
+        from lmlab.report.html import escape, fragment
+
+        texts = (
+            f'<pre title="{each.tokens} tokens, {-each.logp / math.log(2):.1f} bits, ended by {escape(each.end)}">'
+            f'<span style="opacity:.6">{escape(each.prompt)}</span>{escape(each.text)}</pre>'
+            for each in self
+        )
+        return fragment(*texts)
+
+
 class TextStep:
     """One step of a generation, in text.
 
@@ -118,9 +136,17 @@ class TextModel:
         self.config, self.manifest, self.folder = config, dict(manifest), folder
         self._held_out, self.composition = dict(held_out or {}), dict(composition or {})
 
+    def _about(self) -> About:
+        from lmlab.facade.about import about
+
+        size = None if self.model.nbytes is None else int(self.model.nbytes)
+        return about(self.manifest, self.folder, size, self.tokenizer.vocab_size)
+
     def __repr__(self) -> str:
-        where = f" in {self.folder}" if self.folder else ""
-        return f"<TextModel {self.config.model.kind} on {self.config.source}{where}>"
+        return self._about().text()
+
+    def _repr_html_(self) -> str:
+        return self._about().html()
 
     def composed(
         self, adapt: str | None = None, mix: Sequence[str] = (), reporter: Reporter | None = None
@@ -441,7 +467,7 @@ class TextModel:
         alternatives: int = 0,
         trace: bool = False,
         **named: Any,
-    ) -> list[Generation]:
+    ) -> Generations:
         """Continue a prompt.
 
         Args:
@@ -468,7 +494,7 @@ class TextModel:
 
     def generate_all(
         self, prompts: Sequence[str], strategy: Strategy | str | None = None, **asked: Any
-    ) -> list[list[Generation]]:
+    ) -> list[Generations]:
         """Continue each of many prompts, in one batch, as `generate` does one: it takes the same arguments."""
         from lmlab.decoding import finish_all
 
@@ -476,7 +502,7 @@ class TextModel:
         results = zip(prompts, ids, finish_all(steps), strict=True)
         told = bool(asked.get("alternatives") or asked.get("trace"))
         return [
-            [self._generation(prompt, before, branch, stop, told) for branch in branches]
+            Generations(self._generation(prompt, before, branch, stop, told) for branch in branches)
             for prompt, before, branches in results
         ]
 
@@ -550,18 +576,22 @@ class TextModel:
 
     # -- keeping --------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> Path:
-        """Write a model directory; never over an existing one.
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a model directory.
+
+        Args:
+            path: where.
+            overwrite: whether a run that is there is replaced, once the new one is written.
 
         Raises:
             RunExistsError: `path` is already there.
-            UsageError: the model is composed.
+            UsageError: the model is composed, or what is there is no run.
         """
         if self.composition:
             raise UsageError("a composed model is not kept", "save the run itself, and compose it again")
         if self.config.model.kind.startswith("hf:"):
             raise UsageError("a Hugging Face model is not kept again", f"name it where a run is taken: {self.folder}")
-        store.save(Path(path), self.model, self.tokenizer, self.config, self.manifest, self.folder)
+        store.save(Path(path), self.model, self.tokenizer, self.config, self.manifest, self.folder, overwrite=overwrite)
         self.folder = Path(path)
         return self.folder
 

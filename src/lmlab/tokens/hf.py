@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from lmlab import config
 from lmlab.errors import UsageError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, clean
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, TokenizerSettings, clean
 from lmlab.tokens.byte_level import byte_symbols
 from lmlab.vocabulary import EOS, SPECIALS, UNK
 
@@ -37,7 +36,7 @@ _BYTE_OF = {symbol: bytes([byte]) for byte, symbol in enumerate(byte_symbols())}
 
 
 @dataclass(frozen=True)
-class HuggingFaceSettings(config.Settings):
+class HuggingFaceSettings(TokenizerSettings):
     """A tokenizer that comes with its model has no settings."""
 
 
