@@ -99,6 +99,7 @@ def test_what_has_no_text_costs_its_end(models):
         (LINES, {"at_most": "much"}, SettingError, "at_most"),
         (LINES, {"at_most": math.nan}, SettingError, "at_most"),
         (LINES, {"processes": 0}, SettingError, "processes"),
+        (LINES, {"processes": 10**40}, SettingError, "at most 1,000"),
         (LINES, {"data": {"unit": "document"}}, UsageError, "records or lines"),
         (iter(LINES), {"keep": "head"}, UsageError, "read only once"),
         ("-", {"cuts": (0.1, 0.2)}, UsageError, "read only once"),

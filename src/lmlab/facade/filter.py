@@ -46,6 +46,7 @@ FIGURES = ("perplexity", "bits_per_byte", "length")
 BUCKETS = ("head", "middle", "tail")
 CUTS = (0.3, 0.6)
 _BATCH_CHARS, _BATCH_RECORDS = 1 << 22, 1 << 15  # scored at once: enough for compiled loops to repay their start
+_MOST_PROCESSES = 1_000
 _AHEAD = 2  # batches that wait for each process
 
 Batch = Sequence[tuple[Record, Document]]
@@ -141,9 +142,11 @@ def filtered(
 
     Raises:
         UsageError: a model that has no probabilities or learns as it reads; a source to be read twice that cannot be.
-        SettingError: processes is no integer >= 1.
+        SettingError: processes is no integer from 1 to 1,000.
     """
     check_count("processes", processes)
+    if processes > _MOST_PROCESSES:
+        raise SettingError("processes", processes, f"at most {_MOST_PROCESSES:,}", "one a core is enough")
     scoring.check_normalised(model)
     if scorer_of(model).adapts:
         raise UsageError("this model learns from what it scores", "filter with the run itself, not adapted")
