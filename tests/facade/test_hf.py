@@ -103,10 +103,12 @@ def test_smollm2_obeys_the_laws(smollm2, law):
 
 
 @pytest.mark.slow
-def test_smollm2_predicts_text_better_than_chance_and_spells_all(smollm2):
+def test_smollm2_predicts_text_and_spells_all(smollm2):
     text = "The naïve café in 漢字 street opened at nine. People came in and sat down.<|im_end|>"
     assert smollm2.tokenizer.decode(smollm2.tokenizer.encode(text).ids) == text
-    assert smollm2.score("People came in and sat down at the tables.").total["bits_per_byte"] < 1.6
+    words = ["People", "came", "in", "and", "sat", "down", "at", "the", "tables."]
+    nats, backwards = (smollm2.score(" ".join(each)).total["total_nats"] for each in (words, words[::-1]))
+    assert nats < 0.7 * backwards
 
 
 # -- the guide --------------------------------------------------------------------------------------------------------
