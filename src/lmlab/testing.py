@@ -25,7 +25,22 @@ import torch
 from torch import Tensor
 
 from lmlab.config import described
-from lmlab.decoding import Beam, Branch, Sample, decode, finish
+from lmlab.decoding import (
+    Beam,
+    Branch,
+    Constrained,
+    DiverseBeam,
+    Exact,
+    Greedy,
+    Lookup,
+    Sample,
+    Speculative,
+    StochasticBeam,
+    decode,
+    decode_all,
+    finish,
+    finish_all,
+)
 from lmlab.errors import LmlabError, UsageError
 from lmlab.models.base import LanguageModel, State, Storable
 from lmlab.models.neural.dropout import drawn_from
@@ -161,6 +176,65 @@ def beam_is_exhaustive(model: LanguageModel) -> None:
     assert len(set(map(_read, found))) == len(found), "the beam found one text twice"
 
 
+def other_exhaustive_searches_agree(model: LanguageModel) -> None:
+    """Best-first search finds what all texts, listed, have on top; a constrained beam the best that has its word."""
+    depth, prompt = _depth(model, 2), _prompts(model, (3,))[0]
+    totals = _all_texts(model, prompt, depth)
+    best = sorted(totals.values(), reverse=True)[:3]
+    found = finish(decode(model, prompt, Exact(), n=len(best), max_tokens=depth))
+    _same(torch.tensor([b.total for b in found]), torch.tensor(best), "best-first search missed the best texts")
+    word = next((ids[-1] for ids in totals if ids[-1] != model.eos), None)
+    if word is None:
+        return
+    beam = Constrained(must=[[word]], width=2 * model.vocab_size**depth, length_penalty=0)
+    (held,) = finish(decode(model, prompt, beam, max_tokens=depth))
+    wanted = max(total for ids, total in totals.items() if word in ids)
+    _same(torch.tensor(held.total), torch.tensor(wanted), f"the constrained beam missed the best text that has {word}")
+
+
+def one_group_is_a_beam(model: LanguageModel) -> None:
+    """A diverse beam of one group is a beam, and so are groups that do not shun one another, each by itself."""
+    prompt = _prompts(model, (3,))[0]
+    beam, one, apart = (
+        [round(b.total, 4) for b in finish(decode(model, prompt, strategy, n=2, max_tokens=5))]
+        for strategy in (Beam(width=2), DiverseBeam(width=2, groups=1), DiverseBeam(width=4, groups=2, diversity=0))
+    )
+    assert beam == one, f"a beam scores {beam}, a diverse beam of one group {one}"
+    assert set(apart) <= {beam[0]}, f"groups that do not shun one another lead with {apart}, a beam with {beam[0]}"
+
+
+def stochastic_beam_draws_each_text_once(model: LanguageModel) -> None:
+    """Drawn without replacement as many times as there are texts, each comes once, with its own probability."""
+    depth, prompt = _depth(model, 2), _prompts(model, (3,))[0]
+    totals = _all_texts(model, prompt, depth)
+    drawn = finish(decode(model, prompt, StochasticBeam(width=len(totals), seed=3), n=len(totals), max_tokens=depth))
+    assert sorted(map(_read, drawn)) == sorted(totals), f"{len(drawn)} texts were drawn of {len(totals)}"
+    expected = torch.tensor([totals[_read(branch)] for branch in drawn])
+    _same(torch.tensor([branch.total for branch in drawn]), expected, "a drawn text has another's log-probability")
+
+
+def drafts_change_nothing(model: LanguageModel) -> None:
+    """Whatever is drafted, the likeliest text is that of greedy choice."""
+    prompt = _prompts(model, (5,))[0]
+    (plain,) = finish(decode(model, prompt, Greedy(), max_tokens=12))
+    for strategy in (Lookup(temperature=0), Speculative(draft=model, temperature=0)):
+        (drafted,) = finish(decode(model, prompt, strategy, max_tokens=12))
+        _same(
+            torch.tensor(drafted.total), torch.tensor(plain.total), f"{_read(drafted)}, without drafts {_read(plain)}"
+        )
+
+
+def prompts_together_equal_alone(model: LanguageModel) -> None:
+    """A prompt gets the same texts in a batch of ragged prompts as alone, by every kind of search."""
+    prompts = _prompts(model, (4, 0, 2))
+    for strategy in (Sample("penalties,top_p=0.9", seed=3), Beam("no_repeat_ngram=2", width=3)):
+        together = finish_all(decode_all(model, prompts, strategy, n=2, max_tokens=6))
+        for prompt, several in zip(prompts, together, strict=True):
+            alone = finish(decode(model, prompt, strategy, n=2, max_tokens=6))
+            here, there = (torch.tensor([branch.total for branch in branches]) for branches in (several, alone))
+            _same(here, there, f"{strategy}: {prompt} goes on otherwise in a batch than alone")
+
+
 def seeded_sampling_repeats(model: LanguageModel) -> None:
     """One seed gives one text, whatever else is drawn beside it."""
     prompt = _prompts(model, (3,))[0]
@@ -256,6 +330,11 @@ LAWS: tuple[Law, ...] = (
     padding_changes_nothing,
     future_changes_nothing,
     beam_is_exhaustive,
+    other_exhaustive_searches_agree,
+    one_group_is_a_beam,
+    stochastic_beam_draws_each_text_once,
+    drafts_change_nothing,
+    prompts_together_equal_alone,
     seeded_sampling_repeats,
     sampling_matches_scorer,
     save_load_same,
@@ -272,7 +351,7 @@ def laws_for(model: LanguageModel) -> tuple[Law, ...]:
     excused: set[Law] = set()
     scorer = scorer_of(model)
     if not scorer.normalised:
-        excused |= {rows_sum_to_one, sampling_matches_scorer}
+        excused |= {rows_sum_to_one, sampling_matches_scorer, other_exhaustive_searches_agree}
     if not isinstance(scorer, Padded):
         excused |= {padding_changes_nothing}
     if getattr(model, "family", None) != "neural":

@@ -66,7 +66,9 @@ class Exact(Alone):
             found += ended
             done = len(found) == n or tip.end is not None
             best = tuple(found) if done else (*found, tip)
-            yield Step(() if done else (tip,), tuple(ended), best, done, best if done else (Branch.root(),))
+            yield Step(
+                () if done else (tip,), tuple(ended), best, done, (*found[:1], *([] if found else [Branch.root()]))
+            )
             if done:
                 return
         problem = f"the {n} likeliest texts are not among the first {self.readings:,} beginnings"
@@ -119,7 +121,7 @@ class Drafted(Seeded, Alone):
                     drafters[lane].follow([node.token for node in tips[lane].path()[tip.length :]])
             live = tuple(tip for tip in tips if tip.end is None)
             ended = tuple(tip for tip, end in zip(tips, before, strict=True) if tip.end and not end)
-            yield Step(live, ended, tuple(tips), not live, tuple(tips))
+            yield Step(live, ended, tuple(tips), not live, tuple(tips[:1]))
             if not live:
                 return
 

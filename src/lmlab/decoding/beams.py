@@ -182,8 +182,8 @@ class _Beams(Search):
             return tuple(self._ended[: self._n])
         return tuple(sorted(self._ended + self._live, key=self._beam.score, reverse=True)[: self._n])
 
-    def kept(self) -> tuple[Branch, ...]:
-        return tuple(self._ended + self._live) if self._live and not self.settled() else self.best()
+    def rivals(self) -> tuple[Branch, ...]:
+        return tuple(self._ended + self._live)
 
     def settled(self) -> bool:
         full = len(self._ended) >= (self._width if self._beam.early_stopping != "optimal" else self._n)
@@ -244,8 +244,8 @@ class _Groups(Search):
         turns = [branches[turn] for turn in range(self._n) for branches in ranked if turn < len(branches)]
         return tuple(sorted(turns[: self._n], key=self._beam.score, reverse=True))
 
-    def kept(self) -> tuple[Branch, ...]:
-        return tuple(branch for group in self._groups for branch in group.kept())
+    def rivals(self) -> tuple[Branch, ...]:
+        return tuple(branch for group in self._groups for branch in group.rivals())
 
     def settled(self) -> bool:
         return all(group.settled() for group in self._groups)
@@ -280,7 +280,7 @@ class _Perturbed(Search):
     def best(self) -> tuple[Branch, ...]:
         return tuple(sorted(self._ended + self._live, key=lambda branch: -branch.score)[: self._n])
 
-    def kept(self) -> tuple[Branch, ...]:
+    def rivals(self) -> tuple[Branch, ...]:
         return tuple(self._ended + self._live)
 
 

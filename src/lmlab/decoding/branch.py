@@ -115,7 +115,7 @@ class Step:
         ended: the branches that ended in this very step.
         best: the n results as they stand, ended or not: best first for a beam, in row order for samples.
         done: whether this was the last step; `best` then holds the final results, all of them ended.
-        kept: all branches that may still become results, or their beginnings.
+        rivals: the branches one of which the first result will be or begin with.
         pruned: the best of what a beam dropped in this step.
     """
 
@@ -123,14 +123,14 @@ class Step:
     ended: tuple[Branch, ...]
     best: tuple[Branch, ...]
     done: bool
-    kept: tuple[Branch, ...] = ()
+    rivals: tuple[Branch, ...] = ()
     pruned: tuple[Pruned, ...] = ()
 
     @property
     def stable(self) -> int:
         """How many of the first tokens of `best[0]` no later step can replace."""
         path = self.best[0].path()
-        for branch in self.kept:
+        for branch in () if self.done else self.rivals:
             nodes = branch.path()
             same = (at for at, (one, other) in enumerate(zip(path, nodes, strict=False)) if one.token != other.token)
             path = path[: next(same, min(len(path), len(nodes)))]

@@ -121,9 +121,8 @@ class _Agreeing(_Texts):
                 seen.add(tuple(texts[row]))
         return tuple(ranked[: self._n])
 
-    def kept(self) -> tuple[Branch, ...]:
-        done = all(branch.end for branch in self._results)
-        return self.best() if done else tuple(self._results)
+    def rivals(self) -> tuple[Branch, ...]:
+        return tuple(self._results)
 
 
 def draw(p_BV: Floats, uniform_B: Floats) -> np.ndarray:

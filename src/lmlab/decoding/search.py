@@ -77,9 +77,9 @@ class Search(ABC):
     def best(self) -> tuple[Branch, ...]:
         """The results as they stand."""
 
-    def kept(self) -> tuple[Branch, ...]:
-        """All that may still become results."""
-        return self.best()
+    def rivals(self) -> tuple[Branch, ...]:
+        """The branches one of which the first result will be or begin with."""
+        return self.best()[:1]
 
     def settled(self) -> bool:
         """Whether going on can change nothing, though branches are live."""
@@ -264,7 +264,7 @@ def grow(
             live[owner] = [child for child in children if child.end is None]
             done = not live[owner] or search.settled()
             ended = tuple(child for child in children if child.end is not None)
-            steps[owner] = Step(tuple(live[owner]), ended, search.best(), done, search.kept(), search.pruned)
+            steps[owner] = Step(tuple(live[owner]), ended, search.best(), done, search.rivals(), search.pruned)
             if done:
                 live[owner] = []
             else:
