@@ -8,6 +8,7 @@ import pytest
 
 from lmlab.decoding import (
     MBR,
+    PROCESSORS,
     STRATEGIES,
     Beam,
     BeamSample,
@@ -26,7 +27,7 @@ from lmlab.decoding import (
     finish_all,
     strategy_of,
 )
-from lmlab.decoding.processors import PROCESSORS, mirostat
+from lmlab.decoding.processors import mirostat
 from lmlab.errors import LmlabError, SettingError, UsageError
 from lmlab.models.toy import Scripted, Uniform
 

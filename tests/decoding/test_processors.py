@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmlab.decoding import Branch, Rows, chain_of
+from lmlab.decoding import PROCESSORS, Branch, Rows, chain_of
+from lmlab.decoding.chain import normal
 from lmlab.decoding.processors import (
-    PROCESSORS,
     adaptive_p,
     banned,
     dry,
@@ -24,7 +24,6 @@ from lmlab.decoding.processors import (
     mirostat,
     mirostat_1,
     no_repeat_ngram,
-    normal,
     p_less,
     penalties,
     presence_penalty,

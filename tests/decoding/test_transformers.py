@@ -8,6 +8,7 @@ import torch
 
 from lmlab.decoding import Beam, Branch, Greedy, Rows, decode_all, finish_all
 from lmlab.decoding import processors as ours
+from lmlab.decoding.chain import normal
 from lmlab.models.toy import Contexts
 from lmlab.vocabulary import BOS, EOS, PAD
 
@@ -44,7 +45,7 @@ def test_processors_agree(mine, make, seed):
     ids = [[5, 6, 7, 5, 6], [7, 8, 7, 8, 6]]
     rows = Rows(ids, [Branch.root(), Branch.root(1)], EOS)
     expected = make()(torch.tensor(ids), logp_BV).numpy()
-    assert ours.normal(mine(rows, logp_BV.numpy())) == pytest.approx(ours.normal(expected))
+    assert normal(mine(rows, logp_BV.numpy())) == pytest.approx(normal(expected))
 
 
 class Wrapped:

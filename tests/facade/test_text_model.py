@@ -178,6 +178,50 @@ def test_the_texts_of_a_beam_end_in_the_result(models):
     assert list(last.texts) == [each.text for each in models["word"].generate("the cat", lmlab.Beam(width=3), **asked)]
 
 
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize(
+    "strategy", ["beam:width=3", "stochastic_beam:seed=1", "mbr:samples=3,seed=1", "exact", "lookup:seed=1"]
+)
+@pytest.mark.parametrize("stop", [(), "e", (" c", "漢")], ids=str)
+def test_what_a_search_streams_stands_in_its_text(models, tokenizer, strategy, stop):
+    asked = {"max_tokens": 6, "stop": stop, "temperature": 0.5}
+    (generated,) = models[tokenizer].generate("the cat", strategy, **asked)
+    steps = list(models[tokenizer].stream("the cat", strategy, **asked))
+    assert "".join(step.new for step in steps) == generated.text
+    assert not any(mark in generated.text for mark in stop)
+
+
+def test_many_prompts_go_on_as_each_alone(models):
+    for tokenizer in TOKENIZERS:
+        lm, prompts, asked = models[tokenizer], ["the cat", "", "the"], {"n": 2, "max_tokens": 9, "seed": 4}
+        alone = [lm.generate(prompt, **asked) for prompt in prompts]
+        assert [[one.text for one in several] for several in lm.generate_all(prompts, **asked)] == [
+            [one.text for one in several] for several in alone
+        ]
+    assert models["char"].generate_all([]) == []
+
+
+def test_a_generation_tells_its_tokens(models):
+    (one,) = models["char"].generate("the", temperature=0.5, seed=1, max_tokens=9, alternatives=3, trace=True)
+    assert "".join(token.text for token in one.written) == one.text
+    assert sum(token.logp for token in one.written) == pytest.approx(one.logp)
+    assert sum(token.chain_logp for token in one.written) == pytest.approx(one.chain_logp)
+    assert one.perplexity == pytest.approx(math.exp(-one.logp / len(one.written)))
+    assert all(len(token.alternatives) == 3 and len(token.trace) == 1 for token in one.written)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_words_that_a_text_must_have(models, tokenizer):
+    must = ["cat"] if tokenizer == "word" else ["cat", "th"]
+    (one,) = models[tokenizer].generate("the ", "constrained", must=must, width=8, max_tokens=30)
+    assert all(word in one.text for word in must)
+
+
+def test_a_prompt_longer_than_any_window_is_read(models):
+    (one,) = models["char"].generate("the cat " * 400, "greedy", max_tokens=3)
+    assert one.tokens == 3
+
+
 def test_a_stop_string_is_cut_off(models):
     free = models["char"].generate("the", lmlab.Sample(seed=1), max_tokens=80)[0]
     cut = models["char"].generate("the", lmlab.Sample(seed=1), max_tokens=80, stop=[".\n"])[0]

@@ -10,11 +10,12 @@
 `docs/guide/decoding.md` tells the rest. The processors lie in `lmlab.decoding.processors`, under their own names.
 """
 
+from lmlab.decoding import processors
 from lmlab.decoding.alone import Exact, Lookup, Speculative
 from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
 from lmlab.decoding.branch import Alternative, Branch, Cut, Pruned, Rows, Step
+from lmlab.decoding.chain import PROCESSORS, chain_of
 from lmlab.decoding.draws import MBR, Greedy, Sample
-from lmlab.decoding.processors import PROCESSORS, chain_of
 from lmlab.decoding.search import Search, Strategy
 from lmlab.decoding.stop import Stop, StopIds, StopText
 from lmlab.decoding.strategies import STRATEGIES, decode, decode_all, finish, finish_all, strategy_of
@@ -52,5 +53,6 @@ __all__ = [
     "detect",
     "finish",
     "finish_all",
+    "processors",
     "strategy_of",
 ]

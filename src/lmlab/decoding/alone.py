@@ -16,9 +16,9 @@ import numpy as np
 
 from lmlab.config import setting
 from lmlab.decoding.branch import Branch, Rows, Step
+from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, uniforms
 from lmlab.decoding.draws import Seeded, draw
-from lmlab.decoding.processors import normal
 from lmlab.decoding.search import Alone, Limits, Next, best_of, started, stepped
 from lmlab.errors import LmlabError, SettingError
 from lmlab.models.base import LanguageModel

@@ -16,9 +16,9 @@ import numpy as np
 
 from lmlab.config import setting
 from lmlab.decoding.branch import Branch, Pruned, Rows
+from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, gumbels
 from lmlab.decoding.draws import Seeded
-from lmlab.decoding.processors import normal
 from lmlab.decoding.search import Search, Strategy, best_of
 from lmlab.errors import LmlabError, SettingError
 

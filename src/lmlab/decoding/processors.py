@@ -1,182 +1,55 @@
 """Tiny pure functions that reshape next-token distributions before tokens are chosen, in the caller's order.
 
-    chain = chain_of("penalties,top_k=40,temperature=0.8", top_p=0.95)
-    logp_BV = chain[0](rows, logp_BV)
-
 A processor takes rows of log-probabilities and hands new ones out: it never edits the caller's, never leaves a row
 without a token, and need not keep the sum at one: who draws or compares masses normalises first. The order matters:
 cooling down before a nucleus keeps fewer tokens than after it.
 
-Each is a function under `@processor`; its keyword-only parameters are its settings, from which follow the checks, the
-spelling in a chain (`NAME=VALUE:SETTING=VALUE`), the flags of the command line and the guide's table. A function that
-looks at the text takes `rows`; one with a memory takes `memory_B`, what it knows of each row, and `remember` says what
-it knows one token later. Anything else that is called `(rows, logp_BV) -> logp_BV` is a processor too.
+Each is a function under `@processor(settings)`; from these and its signature follow the checks, the spelling in a chain
+(`NAME=VALUE:SETTING=VALUE`), the flags of the command line and the table in docs/decoding.md. A function that looks at
+the text takes `rows`; one with a memory takes `memory_B`, what it knows of each row. Anything else that is called
+`(rows, logp_BV) -> logp_BV` is a processor too.
 
 Shapes: B rows, V the vocabulary.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import math
-import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmlab.config import Settings, described, setting
-from lmlab.decoding.branch import Cut, Rows
+from lmlab.config import setting
+from lmlab.decoding.branch import Rows
+from lmlab.decoding.chain import normal, processor
 from lmlab.decoding.chance import Floats, uniforms
 from lmlab.decoding.watermark import green_list
-from lmlab.errors import UnknownNameError, UsageError
 
-Process = Callable[[Any, Floats], Floats]
-Chain = tuple[Process, ...]
 Mask = NDArray[np.bool_]
+Texts = Sequence[Sequence[int]]
 
 # A mass that comes this close to a bound has reached it: 0.5 + 0.4 must count as 0.9 in float32 too.
 _TOLERANCE = 1e-6
 
-# -- the frame --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Processor(Settings):
-    """A processor's function with its settings; two of the same settings are equal."""
-
-    function: ClassVar[Callable[..., Floats]]
-    learned: ClassVar[Callable[..., Any] | None]
-    wanted: ClassVar[frozenset[str]]
-
-    def __call__(self, rows: Sequence[Sequence[int]], logp_BV: Floats, memory_B: Sequence[Any] | None = None) -> Floats:
-        """The rows it makes of these."""
-        given = {"rows": rows, "memory_B": memory_B or [None] * len(logp_BV)}
-        return type(self).function(logp_BV, **{name: given[name] for name in self.wanted}, **vars(self))
-
-    def remember(self, memory: Any, before: float, after: float) -> Any:
-        """What it knows of a row after a token of these log-probabilities, before and after the processor."""
-        learned = type(self).learned
-        return None if learned is None else learned(memory, before, after, **vars(self))
-
-
-PROCESSORS: dict[str, type[Processor]] = {}
-"""Every processor, by the name of its function."""
-
-
-def processor(function: Callable[..., Floats], learned: Callable[..., Any] | None = None) -> Any:
-    """Turn a function into a registered kind of processor; its keyword-only parameters become the settings."""
-    hints = typing.get_type_hints(function)
-    parameters = inspect.signature(function).parameters.values()
-    settings = [(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    wanted = frozenset(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY) - {"logp_BV"}
-    members = {
-        "__doc__": function.__doc__,
-        "__module__": function.__module__,
-        "function": staticmethod(function),
-        "learned": staticmethod(learned) if learned else None,
-        "wanted": wanted,
-    }
-    name = function.__name__
-    kind: type[Processor] = dataclasses.make_dataclass(
-        name, settings, bases=(Processor,), namespace=members, frozen=True
-    )
-    PROCESSORS[name] = kind
-    return kind
-
-
-def remembering(learned: Callable[..., Any]) -> Callable[[Callable[..., Floats]], Any]:
-    """`@processor` for a function with a memory: `learned(memory, before, after, **settings)` is the next one."""
-    return lambda function: processor(function, learned)
-
-
-def chain_of(*given: Process | str, **named: Any) -> Chain:
-    """The processors given, or told as text (`"penalties,top_k=40"`), then those named, in order; None is off.
-
-    Raises:
-        UnknownNameError: no processor has that name.
-        SettingError: a value outside its bound.
-        UsageError: something that is no processor.
-
-    >>> chain_of("min_p=0.1,top_p=0.9:keep=below", temperature=0.5)
-    (min_p(min_p=0.1), top_p(top_p=0.9, keep='below'), temperature(temperature=0.5))
-    """
-    made: list[Process] = []
-    for each in given:
-        if isinstance(each, str):
-            made += [_told(part.strip()) for part in each.split(",") if part.strip()]
-        elif callable(each) and not isinstance(each, type):
-            made.append(each)
-        else:
-            raise UsageError(f"{each!r} is no processor", "name it, as in temperature=0.8 or top_k(40)")
-    for name, value in named.items():
-        if value is not None:
-            first = described(_kind(name))[0]
-            made.append(_kind(name)(**{first.name: first.convert(value)}))
-    return tuple(made)
-
-
-def _told(text: str) -> Processor:
-    head, *rest = text.split(":")
-    name, equals, value = head.partition("=")
-    kind = _kind(name.strip())
-    pairs = [part.partition("=") for part in rest]
-    if equals:
-        pairs.insert(0, (described(kind)[0].name, "=", value))
-    if not all(equals and value.strip() for _, equals, value in pairs):
-        raise UsageError(f"the chain has {text!r}", "write NAME, NAME=VALUE or NAME=VALUE:SETTING=VALUE")
-    return kind.make({key.strip(): value.strip() for key, _, value in pairs}, "chain")
-
-
-def _kind(name: str) -> type[Processor]:
-    if name not in PROCESSORS:
-        raise UnknownNameError("processor", name, PROCESSORS)
-    return PROCESSORS[name]
-
-
-def run(chain: Chain, rows: Rows, logp_BV: Floats) -> Iterator[tuple[Process, Floats, Floats]]:
-    """Each processor in turn, with the rows it was given and those it made."""
-    for index, process in enumerate(chain):
-        if isinstance(process, Processor):
-            made_BV = process(rows, logp_BV, [branch.memory[index] if branch.memory else None for branch in rows.live])
-        else:
-            made_BV = np.asarray(process(rows, logp_BV), dtype=np.float64)
-        yield process, logp_BV, made_BV
-        logp_BV = made_BV
-
-
-def cut(process: Process, before_V: Floats, after_V: Floats) -> Cut:
-    """What a processor left of one row."""
-    left_V = np.isfinite(after_V)
-    return Cut(process, int(left_V.sum()), float(np.exp(normal(before_V))[left_V].sum()))
-
-
 # -- all tokens stay, their probabilities change ----------------------------------------------------------------------
 
 
-@processor
-def temperature(
-    logp_BV: Floats,
-    *,
-    temperature: float = setting(1.0, "divide the logits: below 1 sharper, 0 greedy", ge=0, lt=math.inf),
-) -> Floats:
+@processor(temperature=setting(1.0, "divide the logits: below 1 sharper, 0 greedy", ge=0, lt=math.inf))
+def temperature(logp_BV: Floats, *, temperature: float) -> Floats:
     """Divides log-probabilities by the temperature; 0 leaves the likeliest token alone (lowest id on ties)."""
     if temperature == 0:
         return _keep(logp_BV, leading(logp_BV, 1))
     return _over(logp_BV, temperature)
 
 
-@processor
-def dynamic_temperature(
-    logp_BV: Floats,
-    *,
-    low: float = setting(0.5, "temperature where the row is certain", ge=0.01, lt=math.inf),
-    high: float = setting(1.5, "temperature where it is uniform", ge=0.01, lt=math.inf),
-    exponent: float = setting(1.0, "power of the relative entropy between them", gt=0, lt=math.inf),
-) -> Floats:
+@processor(
+    low=setting(0.5, "temperature where the row is certain", ge=0.01, lt=math.inf),
+    high=setting(1.5, "temperature where it is uniform", ge=0.01, lt=math.inf),
+    exponent=setting(1.0, "power of the relative entropy between them", gt=0, lt=math.inf),
+)
+def dynamic_temperature(logp_BV: Floats, *, low: float, high: float, exponent: float) -> Floats:
     """Temperature by how uncertain the row is: entropy / log(tokens left), as in llama.cpp."""
     normal_BV = normal(logp_BV)
     most_B1 = np.log(np.maximum(np.isfinite(logp_BV).sum(-1, keepdims=True), 2))
@@ -184,13 +57,11 @@ def dynamic_temperature(
     return _over(normal_BV, low + (high - low) * share_B1**exponent)
 
 
-@processor
-def quadratic(
-    logp_BV: Floats,
-    *,
-    quadratic: float = setting(0.3, "strength of the smoothing", gt=0, lt=math.inf),
-    curve: float = setting(1.0, "above 1 steeper for unlikely tokens", ge=1, le=3),
-) -> Floats:
+@processor(
+    quadratic=setting(0.3, "strength of the smoothing", gt=0, lt=math.inf),
+    curve=setting(1.0, "above 1 steeper for unlikely tokens", ge=1, le=3),
+)
+def quadratic(logp_BV: Floats, *, quadratic: float, curve: float) -> Floats:
     """Bends logits by their distance d below the top: -q ((3 - c) d^2 + (c - 1) d^3) / 2 (text-generation-webui)."""
     possible_BV = np.isfinite(logp_BV)
     below_BV = logp_BV.max(-1, keepdims=True) - np.where(possible_BV, logp_BV, 0)
@@ -201,39 +72,29 @@ def quadratic(
 # -- tokens are cut by their probabilities ----------------------------------------------------------------------------
 
 
-@processor
-def top_k(logp_BV: Floats, *, top_k: int = setting(40, "keep only the k likeliest tokens", ge=1)) -> Floats:
+@processor(top_k=setting(40, "keep only the k likeliest tokens", ge=1))
+def top_k(logp_BV: Floats, *, top_k: int) -> Floats:
     """Keeps exactly the k likeliest tokens, the lower id first among equals (Fan et al. 2018, section 5)."""
     return _keep(logp_BV, leading(logp_BV, top_k))
 
 
-@processor
-def top_p(
-    logp_BV: Floats,
-    *,
-    top_p: float = setting(0.9, "keep the likeliest tokens of this mass; 1 keeps all", gt=0, le=1),
-    keep: str = setting("reach", "smallest set that reaches the mass, or largest below it", choices=("reach", "below")),
-) -> Floats:
+@processor(
+    top_p=setting(0.9, "keep the likeliest tokens of this mass; 1 keeps all", gt=0, le=1),
+    keep=setting("reach", "smallest set that reaches the mass, or largest below it", choices=("reach", "below")),
+)
+def top_p(logp_BV: Floats, *, top_p: float, keep: str) -> Floats:
     """Keeps the nucleus (Holtzman et al. 2020, section 3.1), always with the likeliest token."""
     return logp_BV.copy() if top_p == 1 else _keep(logp_BV, _nucleus(logp_BV, -logp_BV, top_p, keep))
 
 
-@processor
-def min_p(
-    logp_BV: Floats,
-    *,
-    min_p: float = setting(0.05, "keep tokens at least this fraction as likely as the likeliest", ge=0, le=1),
-) -> Floats:
+@processor(min_p=setting(0.05, "keep tokens at least this fraction as likely as the likeliest", ge=0, le=1))
+def min_p(logp_BV: Floats, *, min_p: float) -> Floats:
     """Keeps the tokens that come near the likeliest (Nguyen et al. 2024, section 3)."""
     return _keep(logp_BV, np.exp(logp_BV - logp_BV.max(-1, keepdims=True)) >= min_p * (1 - _TOLERANCE))
 
 
-@processor
-def typical(
-    logp_BV: Floats,
-    *,
-    typical: float = setting(0.95, "keep the most typical tokens of this mass; 1 keeps all", gt=0, le=1),
-) -> Floats:
+@processor(typical=setting(0.95, "keep the most typical tokens of this mass; 1 keeps all", gt=0, le=1))
+def typical(logp_BV: Floats, *, typical: float) -> Floats:
     """Keeps the tokens whose surprisal is nearest the row's entropy, up to a mass (Meister et al. 2023, section 4)."""
     if typical == 1:
         return logp_BV.copy()
@@ -241,53 +102,37 @@ def typical(
     return _keep(logp_BV, _nucleus(logp_BV, np.abs(normal_BV + _entropy(normal_BV)), typical, "reach"))
 
 
-@processor
-def epsilon(
-    logp_BV: Floats, *, epsilon: float = setting(3e-4, "keep tokens at least this likely", ge=0, lt=1)
-) -> Floats:
+@processor(epsilon=setting(3e-4, "keep tokens at least this likely", ge=0, lt=1))
+def epsilon(logp_BV: Floats, *, epsilon: float) -> Floats:
     """Keeps the tokens of at least this probability (Hewitt et al. 2022, section 4)."""
     return _keep(logp_BV, np.exp(normal(logp_BV)) >= epsilon * (1 - _TOLERANCE))
 
 
-@processor
-def eta(
-    logp_BV: Floats,
-    *,
-    eta: float = setting(3e-4, "keep tokens of p >= min(eta, sqrt(eta) exp(-entropy))", ge=0, lt=1),
-) -> Floats:
+@processor(eta=setting(3e-4, "keep tokens of p >= min(eta, sqrt(eta) exp(-entropy))", ge=0, lt=1))
+def eta(logp_BV: Floats, *, eta: float) -> Floats:
     """Keeps the tokens above a threshold that falls with the row's entropy (Hewitt et al. 2022, section 4)."""
     normal_BV = normal(logp_BV)
     least_B1 = np.minimum(eta, math.sqrt(eta) * np.exp(-_entropy(normal_BV)))
     return _keep(logp_BV, np.exp(normal_BV) >= least_B1 * (1 - _TOLERANCE))
 
 
-@processor
-def top_a(
-    logp_BV: Floats, *, top_a: float = setting(0.2, "keep tokens of p >= a times max p squared", ge=0, le=1)
-) -> Floats:
+@processor(top_a=setting(0.2, "keep tokens of p >= a times max p squared", ge=0, le=1))
+def top_a(logp_BV: Floats, *, top_a: float) -> Floats:
     """Keeps the tokens of at least a * max(p)^2 (KoboldAI)."""
     p_BV = np.exp(normal(logp_BV))
     return _keep(logp_BV, p_BV >= top_a * p_BV.max(-1, keepdims=True) ** 2 * (1 - _TOLERANCE))
 
 
-@processor
-def top_n_sigma(
-    logp_BV: Floats,
-    *,
-    top_n_sigma: float = setting(1.0, "keep logits within n standard deviations of the top", gt=0, lt=math.inf),
-) -> Floats:
+@processor(top_n_sigma=setting(1.0, "keep logits within n standard deviations of the top", gt=0, lt=math.inf))
+def top_n_sigma(logp_BV: Floats, *, top_n_sigma: float) -> Floats:
     """Keeps the logits within n population standard deviations of the largest (Tang et al. 2024); -inf left out."""
     possible_BV = np.isfinite(logp_BV)
     sigma_B1 = np.where(possible_BV, logp_BV, 0).std(-1, keepdims=True, where=possible_BV)
     return _keep(logp_BV, logp_BV >= logp_BV.max(-1, keepdims=True) - top_n_sigma * sigma_B1 - _TOLERANCE)
 
 
-@processor
-def top_h(
-    logp_BV: Floats,
-    *,
-    top_h: float = setting(0.4, "keep the likeliest tokens of this share of the entropy", gt=0, le=1),
-) -> Floats:
+@processor(top_h=setting(0.4, "keep the likeliest tokens of this share of the entropy", gt=0, le=1))
+def top_h(logp_BV: Floats, *, top_h: float) -> Floats:
     """Keeps the likeliest tokens while their terms -p log p sum to no more than a share of the row's entropy."""
     normal_BV = normal(logp_BV)
     order_BV = np.argsort(-normal_BV, axis=-1, kind="stable")
@@ -295,12 +140,8 @@ def top_h(
     return _keep(logp_BV, _first(order_BV, terms_BV.cumsum(-1) <= top_h * terms_BV.sum(-1, keepdims=True) + _TOLERANCE))
 
 
-@processor
-def p_less(
-    logp_BV: Floats,
-    *,
-    p_less: str = setting("plain", "or norm, whose threshold is lower", choices=("plain", "norm")),
-) -> Floats:
+@processor(p_less=setting("plain", "or norm, whose threshold is lower", choices=("plain", "norm")))
+def p_less(logp_BV: Floats, *, p_less: str) -> Floats:
     """Keeps the tokens at least as likely as the chance that two draws agree, the sum of p^2 (Tan et al. 2025).
 
     The variant `norm` takes the chance that two draws differ off it, shared by the pairs of V tokens.
@@ -312,10 +153,8 @@ def p_less(
     return _keep(logp_BV, p_BV >= least_B1 * (1 - _TOLERANCE))
 
 
-@processor
-def tail_free(
-    logp_BV: Floats, *, tail_free: float = setting(0.95, "share of the curvature to keep; 1 keeps all", gt=0, le=1)
-) -> Floats:
+@processor(tail_free=setting(0.95, "share of the curvature to keep; 1 keeps all", gt=0, le=1))
+def tail_free(logp_BV: Floats, *, tail_free: float) -> Floats:
     """Cuts the tail where the curve of sorted probabilities has become straight (Phénix and Egan 2019)."""
     p_BV = np.exp(normal(logp_BV))
     order_BV = np.argsort(-p_BV, axis=-1, kind="stable")
@@ -329,15 +168,12 @@ def tail_free(
     return _keep(logp_BV, _first(order_BV, np.arange(p_BV.shape[-1]) < count_B1))
 
 
-@processor
-def xtc(
-    logp_BV: Floats,
-    rows: Rows,
-    *,
-    probability: float = setting(0.5, "how often it cuts at all", ge=0, le=1),
-    threshold: float = setting(0.1, "tokens at least this likely are top choices", gt=0, le=1),
-    exempt: tuple[int, ...] = setting((), "ids that are never cut", ge=0),
-) -> Floats:
+@processor(
+    probability=setting(0.5, "how often it cuts at all", ge=0, le=1),
+    threshold=setting(0.1, "tokens at least this likely are top choices", gt=0, le=1),
+    exempt=setting((), "ids that are never cut", ge=0),
+)
+def xtc(logp_BV: Floats, rows: Rows, *, probability: float, threshold: float, exempt: tuple[int, ...]) -> Floats:
     """Exclude top choices: of several tokens above the threshold only the least likely stays (p-e-w 2024)."""
     cuts_B1 = uniforms(rows.seed, *rows.places(), 1)[:, None] < probability
     p_BV = np.exp(normal(logp_BV))
@@ -361,20 +197,16 @@ _RATE = setting(0.1, "how fast it learns", gt=0, le=1)
 _SURPRISE = setting("all", "of a token among all or the kept tokens", choices=("all", "kept"))
 
 
-@remembering(_nearer)
-def mirostat(
-    logp_BV: Floats, memory_B: Sequence[Any], *, tau: float = _TAU, rate: float = _RATE, surprise: str = _SURPRISE
-) -> Floats:
+@processor(_nearer, tau=_TAU, rate=_RATE, surprise=_SURPRISE)
+def mirostat(logp_BV: Floats, memory_B: Sequence[Any], *, tau: float, rate: float, surprise: str) -> Floats:
     """Mirostat 2: keeps tokens of at most mu bits, and moves mu to hold tau bits a token (Basu et al. 2021)."""
     mu_B1 = _mu(memory_B, tau)
     bits_BV = -normal(logp_BV) / math.log(2)
     return _keep(logp_BV, (bits_BV <= mu_B1) | leading(logp_BV, 1))
 
 
-@remembering(_nearer)
-def mirostat_1(
-    logp_BV: Floats, memory_B: Sequence[Any], *, tau: float = _TAU, rate: float = _RATE, surprise: str = _SURPRISE
-) -> Floats:
+@processor(_nearer, tau=_TAU, rate=_RATE, surprise=_SURPRISE)
+def mirostat_1(logp_BV: Floats, memory_B: Sequence[Any], *, tau: float, rate: float, surprise: str) -> Floats:
     """Mirostat 1: top-k, the k by mu and the slope of the 100 likeliest tokens (Basu et al. 2021, algorithm 1)."""
     made_BV = np.empty_like(logp_BV)
     for row, (mu, logp_V) in enumerate(zip(_mu(memory_B, tau)[:, 0], normal(logp_BV), strict=True)):
@@ -394,14 +226,12 @@ def _drift(memory: Any, before: float, after: float, *, target: float, decay: fl
     return math.exp(before) + decay * weighted, 1 + decay * weight
 
 
-@remembering(_drift)
-def adaptive_p(
-    logp_BV: Floats,
-    memory_B: Sequence[Any],
-    *,
-    target: float = setting(0.5, "probability that chosen tokens shall have on average", ge=0, le=1),
-    decay: float = setting(0.9, "how long past tokens count", ge=0, le=0.99),
-) -> Floats:
+@processor(
+    _drift,
+    target=setting(0.5, "probability that chosen tokens shall have on average", ge=0, le=1),
+    decay=setting(0.9, "how long past tokens count", ge=0, le=0.99),
+)
+def adaptive_p(logp_BV: Floats, memory_B: Sequence[Any], *, target: float, decay: float) -> Floats:
     """Prefers tokens near a probability that offsets what came so far (llama.cpp); it belongs last."""
     past = [memory or (target / (1 - decay), 1 / (1 - decay)) for memory in memory_B]
     aim_B1 = np.array([[min(max(2 * target - weighted / weight, 0), 1)] for weighted, weight in past])
@@ -416,14 +246,13 @@ _OVER = setting("all", "all tokens, or generated ones without the prompt", choic
 _RULE = setting("count", "how a token pays, see the guide", choices=("count", "logits", "logp"))
 
 
-@processor
+@processor(
+    repetition_penalty=setting(1.2, "above 1 shuns tokens seen before, 1 is none", gt=0, lt=math.inf),
+    rule=_RULE,
+    window=_WINDOW,
+)
 def repetition_penalty(
-    logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
-    *,
-    repetition_penalty: float = setting(1.2, "above 1 shuns tokens seen before, 1 is none", gt=0, lt=math.inf),
-    rule: str = _RULE,
-    window: int | None = _WINDOW,
+    logp_BV: Floats, rows: Texts, *, repetition_penalty: float, rule: str, window: int | None
 ) -> Floats:
     """Makes tokens that came before less likely, prompt included (Keskar et al. 2019, section 4.1).
 
@@ -443,42 +272,37 @@ def repetition_penalty(
     return np.where(count_BV > 0, logits_BV * factor_BV, logits_BV)
 
 
-@processor
-def presence_penalty(
-    logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
-    *,
-    presence_penalty: float = setting(0.5, "taken off the logit of tokens that came before", gt=-math.inf, lt=math.inf),
-    window: int | None = _WINDOW,
-    over: str = _OVER,
-) -> Floats:
+@processor(
+    presence_penalty=setting(0.5, "taken off the logit of tokens that came before", gt=-math.inf, lt=math.inf),
+    window=_WINDOW,
+    over=_OVER,
+)
+def presence_penalty(logp_BV: Floats, rows: Texts, *, presence_penalty: float, window: int | None, over: str) -> Floats:
     """Takes a constant off the logits of tokens that came before."""
     return logp_BV - presence_penalty * (_counts(logp_BV, rows, window, over) > 0)
 
 
-@processor
+@processor(
+    frequency_penalty=setting(0.5, "taken off a logit for each time it came", gt=-math.inf, lt=math.inf),
+    window=_WINDOW,
+    over=_OVER,
+)
 def frequency_penalty(
-    logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
-    *,
-    frequency_penalty: float = setting(0.5, "taken off a logit for each time it came", gt=-math.inf, lt=math.inf),
-    window: int | None = _WINDOW,
-    over: str = _OVER,
+    logp_BV: Floats, rows: Texts, *, frequency_penalty: float, window: int | None, over: str
 ) -> Floats:
     """Takes a constant off the logit of a token for each time it came before."""
     return logp_BV - frequency_penalty * _counts(logp_BV, rows, window, over)
 
 
-@processor
+@processor(
+    repetition=setting(1.1, "the repetition penalty", gt=0, lt=math.inf),
+    presence=setting(0.0, "the presence penalty", gt=-math.inf, lt=math.inf),
+    frequency=setting(0.0, "the frequency penalty", gt=-math.inf, lt=math.inf),
+    window=setting(64, "look at so many last tokens only", ge=1),
+    rule=_RULE,
+)
 def penalties(
-    logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
-    *,
-    repetition: float = setting(1.1, "the repetition penalty", gt=0, lt=math.inf),
-    presence: float = setting(0.0, "the presence penalty", gt=-math.inf, lt=math.inf),
-    frequency: float = setting(0.0, "the frequency penalty", gt=-math.inf, lt=math.inf),
-    window: int | None = setting(64, "look at so many last tokens only", ge=1),
-    rule: str = _RULE,
+    logp_BV: Floats, rows: Texts, *, repetition: float, presence: float, frequency: float, window: int | None, rule: str
 ) -> Floats:
     """The three penalties with one window, as llama.cpp groups them."""
     logp_BV = repetition_penalty.function(logp_BV, rows, repetition_penalty=repetition, rule=rule, window=window)
@@ -486,28 +310,28 @@ def penalties(
     return logp_BV - presence * (count_BV > 0) - frequency * count_BV
 
 
-@processor
-def no_repeat_ngram(
-    logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
-    *,
-    no_repeat_ngram: int = setting(3, "no run of this many tokens comes twice", ge=1),
-    window: int | None = _WINDOW,
-) -> Floats:
+@processor(no_repeat_ngram=setting(3, "no run of this many tokens comes twice", ge=1), window=_WINDOW)
+def no_repeat_ngram(logp_BV: Floats, rows: Texts, *, no_repeat_ngram: int, window: int | None) -> Floats:
     """Forbids tokens that would repeat a run of n, prompt included, unless that leaves none (Paulus et al. 2018)."""
     return _forbid(logp_BV, _marked(logp_BV, [_closing(row, no_repeat_ngram) for row in _recent(rows, window)]))
 
 
-@processor
+@processor(
+    multiplier=setting(0.8, "what a repeat just longer than allowed costs", ge=0, lt=math.inf),
+    base=setting(1.75, "factor for each further token of the repeat", ge=1, lt=100),
+    allowed=setting(2, "repeats up to this many tokens are free", ge=0),
+    window=_WINDOW,
+    breakers=setting((), "ids that no repeat runs across", ge=0),
+)
 def dry(
     logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
+    rows: Texts,
     *,
-    multiplier: float = setting(0.8, "what a repeat just longer than allowed costs", ge=0, lt=math.inf),
-    base: float = setting(1.75, "factor for each further token of the repeat", ge=1, lt=100),
-    allowed: int = setting(2, "repeats up to this many tokens are free", ge=0),
-    window: int | None = _WINDOW,
-    breakers: tuple[int, ...] = setting((), "ids that no repeat runs across", ge=0),
+    multiplier: float,
+    base: float,
+    allowed: int,
+    window: int | None,
+    breakers: tuple[int, ...],
 ) -> Floats:
     """Takes multiplier * base^(n - allowed) off a token that would make a repeat of n tokens longer (p-e-w 2024)."""
     made_BV = logp_BV.copy()
@@ -523,70 +347,54 @@ def dry(
 _IDS = setting((), "ids, for example 7 8", ge=0)
 
 
-@processor
-def logit_bias(
-    logp_BV: Floats,
-    *,
-    ids: tuple[int, ...] = _IDS,
-    bias: float = setting(-1.0, "added to their logits", gt=-math.inf, lt=math.inf),
-) -> Floats:
+@processor(ids=_IDS, bias=setting(-1.0, "added to their logits", gt=-math.inf, lt=math.inf))
+def logit_bias(logp_BV: Floats, *, ids: tuple[int, ...], bias: float) -> Floats:
     """Adds a constant to the logits of these tokens."""
     return np.where(_marked(logp_BV, [ids] * len(logp_BV)), logp_BV + bias, logp_BV)
 
 
-@processor
-def suppressed(logp_BV: Floats, *, ids: tuple[int, ...] = _IDS) -> Floats:
+@processor(ids=_IDS)
+def suppressed(logp_BV: Floats, *, ids: tuple[int, ...]) -> Floats:
     """Forbids each of these tokens, in a row that has others."""
     return _forbid(logp_BV, _marked(logp_BV, [ids] * len(logp_BV)))
 
 
-@processor
-def banned(logp_BV: Floats, rows: Sequence[Sequence[int]], *, ids: tuple[int, ...] = _IDS) -> Floats:
+@processor(ids=_IDS)
+def banned(logp_BV: Floats, rows: Texts, *, ids: tuple[int, ...]) -> Floats:
     """Forbids this run of tokens, a word that takes several: its last one where the others have come."""
     opening = list(ids[:-1])
     ends = [ids[-1:] if not opening or list(row)[-len(opening) :] == opening else () for row in rows]
     return _forbid(logp_BV, _marked(logp_BV, ends))
 
 
-@processor
-def forced(logp_BV: Floats, rows: Rows, *, ids: tuple[int, ...] = _IDS) -> Floats:
+@processor(ids=_IDS)
+def forced(logp_BV: Floats, rows: Rows, *, ids: tuple[int, ...]) -> Floats:
     """Leaves only these tokens, the first at the first place and so on, where they are possible."""
     wanted = [ids[branch.length : branch.length + 1] for branch in rows.live]
     free_B1 = np.array([[not one] for one in wanted])
     return _forbid(logp_BV, ~(_marked(logp_BV, wanted) | free_B1))
 
 
-@processor
-def min_new_tokens(
-    logp_BV: Floats, rows: Rows, *, min_new_tokens: int = setting(1, "no end before so many tokens", ge=0)
-) -> Floats:
+@processor(min_new_tokens=setting(1, "no end before so many tokens", ge=0))
+def min_new_tokens(logp_BV: Floats, rows: Rows, *, min_new_tokens: int) -> Floats:
     """Forbids the end of the text until so many tokens are generated."""
     early = [(rows.eos,) if branch.length < min_new_tokens else () for branch in rows.live]
     return _forbid(logp_BV, _marked(logp_BV, early))
 
 
-@processor
-def watermark(
-    logp_BV: Floats,
-    rows: Sequence[Sequence[int]],
-    *,
-    watermark: float = setting(2.0, "added to the logits of green tokens", ge=0, lt=math.inf),
-    share: float = setting(0.25, "of the vocabulary that is green", gt=0, lt=1),
-    key: int = setting(15485863, "the secret that the detector needs", ge=0),
-    context: int = setting(1, "how many tokens before choose the green list", ge=1),
-) -> Floats:
+@processor(
+    watermark=setting(2.0, "added to the logits of green tokens", ge=0, lt=math.inf),
+    share=setting(0.25, "of the vocabulary that is green", gt=0, lt=1),
+    key=setting(15485863, "the secret that the detector needs", ge=0),
+    context=setting(1, "how many tokens before choose the green list", ge=1),
+)
+def watermark(logp_BV: Floats, rows: Texts, *, watermark: float, share: float, key: int, context: int) -> Floats:
     """Makes the tokens of a secret, changing part of the vocabulary likelier (Kirchenbauer et al. 2023)."""
     green_BV = [green_list(list(row)[-context:], logp_BV.shape[-1], share, key) for row in rows]
     return logp_BV + watermark * np.array(green_BV)
 
 
 # -- what they share --------------------------------------------------------------------------------------------------
-
-
-def normal(logp_BV: Floats) -> Floats:
-    """Log-probabilities of rows that sum to one."""
-    below_BV = logp_BV - logp_BV.max(-1, keepdims=True)
-    return np.asarray(below_BV - np.log(np.exp(below_BV).sum(-1, keepdims=True)))
 
 
 def leading(values_BV: Floats, k: int) -> Mask:
@@ -648,7 +456,7 @@ def _mu(memory_B: Sequence[Any], tau: float) -> Floats:
     return np.array([[2 * tau if mu is None else mu] for mu in memory_B])
 
 
-def _recent(rows: Sequence[Sequence[int]], window: int | None) -> list[list[int]]:
+def _recent(rows: Texts, window: int | None) -> list[list[int]]:
     return [list(row)[-window:] if window else list(row) for row in rows]
 
 

@@ -13,14 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from lmlab.config import Settings, described
 from lmlab.decoding.branch import Alternative, Branch, End, Pruned, Rows, Step
+from lmlab.decoding.chain import PROCESSORS, Chain, Process, chain_of, cut, learns, normal, run
 from lmlab.decoding.chance import Floats
-from lmlab.decoding.processors import PROCESSORS, Chain, Process, Processor, chain_of, cut, normal, run
 from lmlab.decoding.stop import Stop
 from lmlab.errors import LmlabError, SettingError, UnknownNameError
 from lmlab.models.base import LanguageModel
@@ -313,11 +313,6 @@ def best_of(values_N: Floats, k: int) -> Any:
         found = np.arange(len(values_N))
     found = found[values_N[found] > -np.inf]
     return found[np.argsort(-values_N[found], kind="stable")[:k]]
-
-
-def learns(process: Process) -> TypeGuard[Processor]:
-    """Whether a processor has a memory."""
-    return isinstance(process, Processor) and type(process).learned is not None
 
 
 def _array(logp_BV: torch.Tensor) -> Floats:
