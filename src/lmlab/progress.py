@@ -271,7 +271,9 @@ def _in_kernel() -> Callable[[str, str, bool], None] | None:
     id = f"lmlab-{os.urandom(6).hex()}"
 
     def show(html: str, text: str, first: bool) -> None:
-        publish_display_data({"text/html": html, "text/plain": text}, transient={"display_id": id}, update=not first)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # a front end that has gone is not worth a run
+            data = {"text/html": html, "text/plain": text}
+            publish_display_data(data, transient={"display_id": id}, update=not first)
 
     return show
 

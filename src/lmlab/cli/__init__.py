@@ -36,7 +36,7 @@ VERBS = {
     "ngram arpa": "write an n-gram model as an ARPA file",
     "ngram import": "an ARPA file of any tool as a model directory",
     "ngram stats": "what an n-gram model holds, length by length",
-    "demo": "two minutes: three models on Python's own library, with no download",
+    "demo": "two minutes, no download: a ladder of models, what they write, one page",
 }
 _NO_MEMORY = (
     "can't allocate memory",

@@ -39,7 +39,8 @@ _MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"model": {"channels": 128, "layers": 2, "kernel": 4, "dropout": 0.0}, "train": {"lr": 5e-3}},
     "lstm": {},
 }
-_LINES = 2  # of a sample on the screen
+_DRAWN = 3  # samples at each stage of training
+_LINES = 3  # of them on the screen
 
 
 def add_arguments(parser: Parser) -> None:
@@ -147,13 +148,13 @@ def samples(lm: TextModel, early: Early) -> list[tuple[str, str]]:
 
 def _beside(name: str, label: int, text: str, width: int) -> str:
     """Two lines of a text beside its name."""
-    lines = textwrap.wrap(" ".join(text.split()), width)[:_LINES]
+    lines = textwrap.wrap(text, width, max_lines=_LINES, placeholder=" …")
     return "\n".join(f"  {name if not n else '':<{label}}  {line}" for n, line in enumerate(lines))
 
 
 def _written(lm: TextModel) -> str:
-    (found,) = lm.generate(PROMPT, temperature=0.6, seed=1, max_tokens=60, allow_unknown=True)
-    return PROMPT + found.text
+    found = lm.generate(PROMPT, temperature=0.6, seed=1, n=_DRAWN, max_tokens=25, allow_unknown=True)
+    return "  /  ".join(PROMPT + " ".join(each.text.split()) for each in found)
 
 
 @dataclass(frozen=True)
@@ -233,10 +234,7 @@ class Shown:
         from lmlab.report.html import coloured, escape, page
         from lmlab.report.ladder import ladder_html
 
-        written = "".join(
-            f'<p class="note">{escape(name)}</p><pre>{escape(" ".join(text.split()))}</pre>'
-            for name, text in self.samples
-        )
+        written = "".join(f'<p class="note">{escape(name)}</p><pre>{escape(text)}</pre>' for name, text in self.samples)
         return page(
             "lmlab demo",
             "<h1>Language models in two minutes</h1>",
