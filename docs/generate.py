@@ -108,7 +108,7 @@ def keywords() -> str:
     defaults: dict[str, set[str]] = {"seed": {"0"}}
     for name in registry.names("model"):
         for field, value in getattr(registry.resolve("model", name), "training_defaults", {}).items():
-            defaults.setdefault(field, set()).add(repr(value))
+            defaults.setdefault(field, set()).add(_quoted(value))
     for group in GROUPS:
         kinds = registry.names(group) if group in ("model", "tokenizer") else [None]
         types[group] = {"str", "Mapping[str, Any]"} if len(kinds) > 1 else {"Mapping[str, Any]"}
@@ -116,10 +116,14 @@ def keywords() -> str:
             kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
             kind = re.sub(r"tuple\[(\w+), \.\.\.\]", r"Sequence[\1]", kind)
             types.setdefault(field.name, set()).update(kind.split(" | "))
-            defaults.setdefault(field.name, set()).add(repr(field.default))
+            defaults.setdefault(field.name, set()).add(_quoted(field.default))
     lines = [f"    {name}: {' | '.join(sorted(types[name], key=lambda t: (t == 'None', t)))}" for name in sorted(types)]
     fixed = [f'    "{name}": {value},' for name, (value, *more) in sorted(defaults.items()) if not more]
     return KEYWORDS + "\n".join(lines) + "\n\n\nDEFAULTS: dict[str, Any] = {\n" + "\n".join(fixed) + "\n}\n"
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _shown(value: object) -> str:
