@@ -76,6 +76,14 @@ def test_pandas_frames_with_holes():
         open_objects(pandas.DataFrame([["x", "y"]], columns=["a", "a"]))
 
 
+def test_tables_of_arrow():
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    table = pyarrow.table({"text": ["a", None, "b"], "n": [1, 2, 3]})
+    assert texts_of(open_objects(table, DataSettings(split="none"))) == ["a", "b"]
+    with pytest.raises(DataError, match="row 0 has no field 'body_'"):
+        open_objects(table, DataSettings(text_field="body_"))
+
+
 def test_lists_of_tokens_are_taken_as_they_are():
     corpus = open_objects([["New York", "is"], ["big"]], DataSettings(split="none"))
     assert corpus.pretokenised
@@ -93,6 +101,12 @@ def test_a_dict_of_splits_is_split_so():
     assert len(texts_of(open_objects({"train": TEXTS}), "valid")) > 0  # one part alone is split as any text is
 
 
+class Lazy:
+    """A frame that was not computed yet."""
+
+    columns = ("text",)
+
+
 def used():
     generator = (text for text in ["a"])
     list(generator)
@@ -107,6 +121,7 @@ BAD = {
     "empty": ([], EmptyDataError, "holds no text"),
     "empty strings": (["", ""], EmptyDataError, "holds no text"),
     "empty frame": (Frame(), EmptyDataError, "holds no text"),
+    "lazy": (Lazy(), SettingError, "collect it first"),
     "used": (used(), EmptyDataError, "read already"),
     "hole": (["a", None], DataError, "item 1 is None"),
     "numbers": ([1, 2], DataError, "item 0 is 1"),

@@ -82,6 +82,16 @@ def test_records_keep_their_fields(models):
     assert template[2]["length"] == found[2]["length"] + 1
 
 
+def test_frames_and_limits(models):
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    frame = pandas.DataFrame({"body": LINES[:9], "n": range(9)})
+    head = list(models["ngram"].filter(frame, keep="head", data={"text_field": "body"}))
+    assert [record["n"] for record in head] == [
+        n for n, line in enumerate(LINES[:9]) if line in {r["body"] for r in head}
+    ]
+    assert len(list(models["ngram"].filter(LINES, data={"limit": 3}))) == 3
+
+
 def test_what_has_no_text_costs_its_end(models):
     (record,) = models["ngram"].filter([""])
     assert record["length"] == 0

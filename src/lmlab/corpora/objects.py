@@ -11,6 +11,7 @@ so that neither pandas, polars, datasets nor torch is imported.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ def items_of(source: Any) -> Iterator[Item]:
     """
     if isinstance(source, str):
         yield NAME, source
+    elif hasattr(source, "to_batches"):  # a table of Arrow
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in source.to_batches())
+        yield from ((f"row {number}", row) for number, row in enumerate(rows))
     elif (columns := getattr(source, "columns", None)) is not None:
         yield from _rows(source, [str(name) for name in columns])
     elif isinstance(source, bytes | bytearray | Mapping) or not _listable(source):
@@ -54,7 +58,13 @@ def _listable(source: Any) -> bool:
 def _rows(frame: Any, names: Sequence[str]) -> Iterator[Item]:
     if found := twice(names):
         raise DataError(f"the frame has two columns called {found}", "name them apart")
-    for number, row in enumerate(zip(*(frame[name] for name in frame.columns), strict=True)):
+    try:
+        columns = [frame[name] for name in frame.columns]
+    except TypeError as error:
+        raise SettingError(
+            "the text", frame, "a frame whose columns can be read by name", "collect it first"
+        ) from error
+    for number, row in enumerate(zip(*columns, strict=True)):
         yield f"row {number}", dict(zip(names, map(_plain, row), strict=True))
 
 

@@ -152,7 +152,7 @@ def filtered(
         raise UsageError("this model learns from what it scores", "filter with the run itself, not adapted")
     if processes > 1 and folder is None:
         raise UsageError(f"{processes} processes need a model that lies in a folder", "save it, or take one process")
-    if rule.cuts and reference is None and (source == "-" or objects.is_stream(source)):
+    if rule.cuts and reference is None and ((isinstance(source, str) and source == "-") or objects.is_stream(source)):
         raise UsageError("what can be read only once has no quantiles of its own", "name a reference, or a file")
     settings = DataSettings.make({"split": "none", **(data or {})}, "data")
     if settings.unit == "document":
@@ -200,7 +200,8 @@ class _Job:
     def records(self, source: Any, title: str) -> Iterator[Record]:
         """The records of a source, with progress."""
         if not isinstance(source, str | Path):
-            yield from ((where, objects.record_of(where, item)) for where, item in objects.items_of(source))
+            items = itertools.islice(objects.items_of(source), self.settings.limit)
+            yield from ((where, objects.record_of(where, item)) for where, item in items)
             return
         origin = named_origin(str(source))
         with self.reporter.stage(f"{title} {Path(origin.name).name}", origin.size) as advance:
