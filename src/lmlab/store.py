@@ -41,6 +41,8 @@ _TYPES: dict[str, type] = {
     "kind": str, "status": str, "config": dict, "data": dict, "made_by": dict, "results": dict, "files": dict,
 }  # fmt: skip
 _AGAIN = "train it again"
+CLASSIFIER = "classifier"
+"""The kind in the manifest of a classifier's directory; `lmlab.classify` reads its weights."""
 
 
 LIBRARIES = ("lmlab", "numpy", "numba", "torch", "tokenizers")
@@ -167,6 +169,38 @@ def save(
                 shutil.copyfile(curve / extra, folder / extra)
 
 
+class Described(NamedTuple):
+    """Everything of a model directory but the weights, whose files are as they were written."""
+
+    tokenizer: Tokenizer
+    config: RunConfig
+    manifest: dict[str, Any]
+    verified: Verified
+
+
+def read_description(path: Path, classifier: bool = False) -> Described:
+    """Read all but the weights of a language model's directory, or of a classifier's.
+
+    Raises:
+        ArtifactError: it is none, of another format, or damaged.
+    """
+    manifest = read_manifest(path)
+    if (manifest["kind"] == CLASSIFIER) != classifier:
+        what, verb = ("no classifier", "eval") if classifier else ("a classifier, no language model", "classify eval")
+        raise ArtifactError(f"{path} is {what}", f"`lmlab {verb}` reads it")
+    for file in _files(path):
+        plain(file)
+    verified = Verified(path, manifest["files"], _AGAIN)
+    config = read_config(path)
+    tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump())
+    if manifest.get("vocab_size") != tokenizer.vocab_size:
+        raise ArtifactError(
+            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {shown(manifest.get('vocab_size'))} in {MANIFEST}",
+            _AGAIN,
+        )
+    return Described(tokenizer, config, manifest, verified)
+
+
 class Stored(NamedTuple):
     """A model directory read back."""
 
@@ -182,17 +216,7 @@ def load(path: Path) -> Stored:
     Raises:
         ArtifactError: it is none, of another format, or damaged.
     """
-    manifest = read_manifest(path)
-    for file in _files(path):
-        plain(file)
-    verified = Verified(path, manifest["files"], _AGAIN)
-    config = read_config(path)
-    tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump())
-    if manifest.get("vocab_size") != tokenizer.vocab_size:
-        raise ArtifactError(
-            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {shown(manifest.get('vocab_size'))} in {MANIFEST}",
-            _AGAIN,
-        )
+    tokenizer, config, manifest, verified = read_description(path)
     model_class = registry.resolve("model", config.model.kind)
     model = model_class.load(path, config.model.settings, tokenizer.vocab_size)
     if not verified.remembered:

@@ -98,6 +98,15 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_ngram()
 
+    def add_classifier(self) -> None:
+        """How classes are told apart."""
+        from lmlab.classify.settings import ClassifierSettings
+
+        group = self.add_argument_group("classifier")
+        _add_settings(group, "classify", ClassifierSettings, ("start", "pool", "frozen", "decay", "max_tokens"))
+        help = next(_help(field) for field in described(ClassifierSettings) if field.name == "bayes")
+        group.add_argument("--bayes", dest="classify.bayes", action="store_const", const=True, help=help)
+
     def add_spelling(self) -> None:
         """Whether the spelling of unknown tokens is charged."""
         self.add_argument(

@@ -1,0 +1,368 @@
+"""`Classifier`: from texts and labels to classes, with scikit-learn's interface and a directory to keep it in.
+
+Shapes: N texts, C classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lmlab import store, tokens
+from lmlab.classify.bayes import Bayes, naive_bayes
+from lmlab.classify.data import Examples, Labelled, checked_label, classes_of, split_of
+from lmlab.classify.figures import calibration_temperature, figures, log_loss, probabilities
+from lmlab.classify.settings import ClassifierSettings
+from lmlab.config import Named
+from lmlab.corpora.document import Document
+from lmlab.corpora.records import clean
+from lmlab.corpora.settings import IN_HAND
+from lmlab.corpora.splits import FEW, SplitRule
+from lmlab.disk import atomic_folder, write_json
+from lmlab.errors import ArtifactError, DataError, UsageError, shown
+from lmlab.integrity import read_json
+from lmlab.progress import Reporter, Silent
+from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
+from lmlab.tokens import Tokenizer
+from lmlab.tokens.id_store import TokenStore
+
+_HELD_OUT = SplitRule((0.9, 0.1, 0.0))  # of the texts given to `fit`
+_CLASSES = "classes.json"
+_BAYES: Named = {"model.order": 2}
+_NETWORK: Named = {"train.epochs": 10, "train.lr": 2e-3, "train.batch_size": 32}
+
+
+@dataclass
+class _Fitted:
+    """What learning left: `scorer` gives the logits of encoded texts."""
+
+    config: RunConfig
+    own: ClassifierSettings
+    tokenizer: Tokenizer
+    classes: list[Any]
+    scorer: Any
+    temperature: float
+    manifest: dict[str, Any]
+
+
+class Classifier:
+    """Texts to classes; with no arguments, an n-gram model a class and Bayes' rule: seconds, and hard to beat.
+
+    It has scikit-learn's interface and works in its pipelines and searches; scikit-learn need not be installed.
+
+    Args:
+        model: "ngram" where None; "lstm", "gru", "rnn", "cnn", "transformer" train one network.
+        tokenizer: "word" in lower case where None; or "char", "byte", "code", "bpe".
+        start: a run of lmlab whose network, weights and tokenizer are gone on with; model and tokenizer are then its.
+        bayes: a language model a class also where the model is a network.
+        pool: what a network answers from: "last", "mean", "max" or "concat", which is all three.
+        frozen: share of the budget in which a started network's layers are thawed, from the output down.
+        decay: the rate of each layer of a started network over that of the one below.
+        max_tokens: a network reads the first so many tokens of a text.
+        seed: of everything random.
+        settings: any other setting by its name: `{"minutes": 1, "hidden": 256, "order": 4}`.
+
+    Attributes:
+        classes_: the labels, in the order of the columns of `predict_proba`.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        tokenizer: str | None = None,
+        *,
+        start: str | None = None,
+        bayes: bool = False,
+        pool: str = "concat",
+        frozen: float = 0.3,
+        decay: float = 2.6,
+        max_tokens: int = 512,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.start, self.bayes, self.pool = model, tokenizer, start, bayes, pool
+        self.frozen, self.decay, self.max_tokens, self.seed, self.settings = frozen, decay, max_tokens, seed, settings
+        self._fitted: _Fitted | None = None
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any]) -> Self:
+        """From what a command line gives, as text.
+
+        Raises:
+            UnknownNameError: it takes no such thing.
+            SettingError: a value of the wrong type, or outside its bound.
+        """
+        own = {name: value for name, value in values.items() if name not in ("model", "tokenizer")}
+        settings = ClassifierSettings.make(own, "classify")
+        return cls(values.get("model"), values.get("tokenizer"), **settings.dump())
+
+    # -- learning -------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Iterable[str], y: Iterable[Any], reporter: Reporter | None = None) -> Self:
+        """Learn from texts and their labels; a tenth, by hash, is held out to choose weights and to calibrate.
+
+        Raises:
+            DataError: a text or label that is none, or fewer than two labels.
+        """
+        texts, labels = _texts(X), list(y)
+        if len(texts) != len(labels):
+            raise DataError(f"there are {len(texts):,} texts, but {len(labels):,} labels", "give one label for each")
+        labels, classes = classes_of(labels)
+        parts = {"train": Examples(), "valid": Examples()}
+        for text, label in zip(texts, labels, strict=True):
+            part = parts[split_of(text, _HELD_OUT) if len(texts) >= FEW else "train"]
+            part.texts.append(text)
+            part.labels.append(label)
+        known = set(parts["train"].labels)
+        for at in [at for at, label in enumerate(parts["valid"].labels) if label not in known][::-1]:
+            parts["train"].texts.append(parts["valid"].texts.pop(at))  # no class is held out whole
+            parts["train"].labels.append(parts["valid"].labels.pop(at))
+        named = from_keywords({**(self.settings or {}), **self._kinds()}) | {"source": IN_HAND, "seed": self.seed}
+        data = {"name": "texts", "split_rule": "a tenth, by hash of each text, validates"}
+        self._learn(named, parts["train"], parts["valid"], classes, data, reporter or Silent())
+        return self
+
+    def learn(self, named: Named, labelled: Labelled, reporter: Reporter) -> Self:
+        """Learn from the training split of a labelled corpus, `named` as `lmlab.train_named` takes it.
+
+        Raises:
+            EmptyDataError: the training split is empty.
+        """
+        train, valid = labelled.of("train"), labelled.splits["valid"]
+        named = from_keywords(self._kinds()) | named
+        self._learn(named, train, valid, classes_of(train.labels)[1], labelled.describe(), reporter)
+        return self
+
+    def _kinds(self) -> dict[str, Any]:
+        return {"model": self.model or "ngram", "tokenizer": self.tokenizer or "word"}
+
+    def _own(self) -> ClassifierSettings:
+        names = ("start", "bayes", "pool", "frozen", "decay", "max_tokens")
+        return ClassifierSettings.make({name: getattr(self, name) for name in names}, "classify")
+
+    def _learn(
+        self, named: Named, train: Examples, valid: Examples, classes: list[Any], data: Any, reporter: Reporter
+    ) -> None:
+        own, encoder, tokenizer = self._own(), None, None
+        if own.start is not None:
+            if own.bayes or self.model or self.tokenizer:
+                raise UsageError("model, tokenizer and bayes stand beside a start", "its model and tokenizer are used")
+            encoder, tokenizer, of_start = _started(own.start)
+            named = {path: v for path, v in named.items() if not path.startswith(("model.", "tokenizer."))} | of_start
+        if self.tokenizer is None and tokenizer is None:
+            named = {"tokenizer.lower": True, **named}
+        bayes = own.bayes or named["model.kind"] == "ngram"
+        defaults = {} if own.bayes else _BAYES if bayes else _NETWORK
+        config = RunConfig.build(merged(defaults, named))
+        if tokenizer is None:
+            with reporter.stage("building the vocabulary"):
+                kind = config.tokenizer
+                tokenizer = tokens.build_tokenizer(kind.kind, kind.settings.dump(), map(Document, train.texts))
+        at = {label: nth for nth, label in enumerate(classes)}
+        known = [nth for nth, label in enumerate(valid.labels) if label in at]
+        valid = Examples([valid.texts[nth] for nth in known], [valid.labels[nth] for nth in known])
+        results: dict[str, Any] = {"status": "done"}
+        if bayes:
+            by_class: list[list[str]] = [[] for _ in classes]
+            for text, label in zip(train.texts, train.labels, strict=True):
+                by_class[at[label]].append(text)
+            scorer: Any = Bayes.fit(config, tokenizer, by_class, reporter)
+        else:
+            from lmlab.classify.learning import Network, Rows, fit, new_network
+
+            network = new_network(config, tokenizer.vocab_size, len(classes), own, encoder)
+            rows = (
+                Rows(_encoded(tokenizer, part.texts), own.max_tokens, _numbers(at, part.labels))
+                for part in (train, valid)
+            )
+            results = fit(network, next(rows), next(rows), config, own, reporter)
+            scorer = Network(network, own.max_tokens)
+        valid_N = _numbers(at, valid.labels)
+        logits_NC = scorer.logits(_encoded(tokenizer, valid.texts), reporter)
+        temperature = calibration_temperature(logits_NC, valid_N)
+        if len(valid_N):
+            results["log_loss_before_calibration"] = log_loss(logits_NC, valid_N)
+        manifest = store.new_manifest(config, data) | {"kind": store.CLASSIFIER, "classifier": own.dump()}
+        manifest |= {"status": results.pop("status"), "results": results | {"classes": len(classes)}}
+        self._fitted = _Fitted(config, own, tokenizer, classes, scorer, temperature, manifest)
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """The likeliest label of each text."""
+        best: np.ndarray = self.classes_[self.predict_proba(X).argmax(1)]
+        return best
+
+    def predict_proba(self, X: Iterable[str], reporter: Reporter | None = None) -> np.ndarray:
+        """p_NC: the calibrated probability of each class."""
+        fitted = self.fitted
+        encoded = _encoded(fitted.tokenizer, _texts(X))
+        return probabilities(fitted.scorer.logits(encoded, reporter or Silent()), fitted.temperature)
+
+    def score(self, X: Iterable[str], y: Iterable[Any]) -> float:
+        """Accuracy."""
+        accuracy: float = self.evaluate(X, y)["accuracy"]
+        return accuracy
+
+    def evaluate(self, X: Iterable[str], y: Iterable[Any], reporter: Reporter | None = None) -> dict[str, Any]:
+        """Accuracy, macro F1, log loss, calibration error, each label's row and the confusions: ready for JSON.
+
+        Raises:
+            DataError: no text, or a label that is none.
+        """
+        labels = [checked_label(label, f"label {number}") for number, label in enumerate(y)]
+        p_NC = self.predict_proba(X, reporter)
+        if len(labels) != len(p_NC) or not labels:
+            raise DataError(f"there are {len(p_NC):,} texts and {len(labels):,} labels", "give a label for each text")
+        return figures(p_NC, self.fitted.classes, labels)
+
+    def baselines(self, train: Examples, part: Examples) -> dict[str, dict[str, Any]]:
+        """The figures of the commonest class, and of naive Bayes on the same tokens, which are not calibrated."""
+        tokenizer, classes = self.fitted.tokenizer, self.fitted.classes
+        classes_N = _numbers({label: nth for nth, label in enumerate(classes)}, train.labels)
+        shares_C = np.bincount(classes_N, minlength=len(classes)) / len(classes_N)
+        found = {"majority class": np.tile(shares_C, (len(part), 1))}
+        encoded = (_encoded(tokenizer, some.texts) for some in (train, part))
+        if (logits_NC := naive_bayes(next(encoded), classes_N, len(classes), next(encoded))) is not None:
+            found["naive Bayes"] = probabilities(logits_NC)
+        return {name: figures(p_NC, classes, part.labels) for name, p_NC in found.items()}
+
+    @property
+    def fitted(self) -> _Fitted:
+        """What learning left.
+
+        Raises:
+            UsageError: nothing was learned yet.
+        """
+        if self._fitted is None:
+            raise UsageError("this classifier has not learned yet", "call fit first, or load one")
+        return self._fitted
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels, in the order of the columns of `predict_proba`."""
+        classes = self.fitted.classes
+        return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+
+    # -- keeping --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a directory; never over an existing one.
+
+        Raises:
+            RunExistsError: `path` is already there.
+        """
+        fitted, path = self.fitted, Path(path)
+        prior = getattr(fitted.scorer, "log_prior_C", np.empty(0))
+        with atomic_folder(path) as folder:
+            fitted.scorer.save(folder)
+            known = {"classes": fitted.classes, "temperature": fitted.temperature, "log_prior": prior.tolist()}
+            write_json(folder / _CLASSES, known)
+            store.write_description(folder, fitted.tokenizer, fitted.config, fitted.manifest)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a directory that `save` wrote.
+
+        Raises:
+            ArtifactError: it is none, or damaged.
+        """
+        path = Path(path)
+        tokenizer, config, manifest, verified = store.read_description(path, classifier=True)
+        own = ClassifierSettings.make(manifest.get("classifier", {}), "classify")
+        known = read_json(path / _CLASSES, "train it again")
+        try:
+            classes, temperature, prior = list(known["classes"]), float(known["temperature"]), list(known["log_prior"])
+            sound = len(classes) > 1 and temperature > 0 and len(prior) in (0, len(classes))
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ArtifactError(f"{path / _CLASSES} is damaged", "train it again")
+        if prior:
+            scorer: Any = Bayes.load(path, config, tokenizer.vocab_size, np.array(prior))
+        else:
+            from lmlab.classify.learning import Network, new_network
+
+            scorer = Network(new_network(config, tokenizer.vocab_size, len(classes), own, None), own.max_tokens)
+            scorer.read(path)
+        if not verified.remembered:
+            scorer.check()
+            verified.remember()
+        made = cls(config.model.kind, config.tokenizer.kind, **{**own.dump(), "start": None}, seed=config.seed)
+        made._fitted = _Fitted(config, own, tokenizer, classes, scorer, temperature, manifest)
+        return made
+
+    # -- as scikit-learn asks --------------------------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What the constructor was given."""
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self)).parameters)}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change what the constructor was given.
+
+        Raises:
+            ValueError: it takes no such thing.
+        """
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ValueError(f"Classifier takes no {name!r}: there are {', '.join(self.get_params())}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = {name: one.default for name, one in inspect.signature(type(self)).parameters.items()}
+        given = (f"{name}={value!r}" for name, value in self.get_params().items() if value != defaults[name])
+        return f"Classifier({', '.join(given)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._fitted is not None
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        reads = InputTags(string=True, two_d_array=False, one_d_array=True)
+        return Tags("classifier", TargetTags(required=True), None, ClassifierTags(), input_tags=reads)
+
+
+def _texts(X: Iterable[str]) -> list[str]:
+    """Texts as a corpus takes them; an empty one is a text.
+
+    Raises:
+        DataError: one is no text.
+    """
+    if isinstance(X, str | bytes) or not hasattr(X, "__iter__"):
+        raise DataError(f"{shown(X)} stands in place of texts", "give several in a list")
+    texts = list(X)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"text {number} is {shown(text)}, which is no text", "give strings; leave others out")
+    return [clean(text, f"text {number}", "strict") for number, text in enumerate(texts)]
+
+
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenStore:
+    return TokenStore.from_documents(tokenizer, map(Document, texts))
+
+
+def _numbers(at: Mapping[Any, int], labels: Sequence[Any]) -> np.ndarray:
+    return np.array([at[label] for label in labels], np.int64)
+
+
+def _started(run: str) -> tuple[Any, Tokenizer, Named]:
+    """The network of a run, its tokenizer, and how they are configured.
+
+    Raises:
+        UsageError: it is no network.
+    """
+    stored = store.load(Path(run))
+    model, config = stored.model, stored.config
+    if model.family != "neural":
+        raise UsageError(f"{run} is {config.model.kind}, which has no weights to start from", "start from a network")
+    groups = {"model": config.model.dump(), "tokenizer": config.tokenizer.dump()}
+    return model, stored.tokenizer, from_tables(groups)

@@ -1,0 +1,166 @@
+"""Labelled texts: records with a text and a label, each in its split.
+
+A record's text is read as that of a language model's corpus is, and split by the same rule: as its source names it,
+else by the hash of its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmlab.corpora import DataSettings, objects
+from lmlab.corpora.raw import file_origin, folder_origins, stdin_origin
+from lmlab.corpora.records import PARTITIONS, clean, document_of, read_records
+from lmlab.corpora.settings import SPLITS
+from lmlab.corpora.splits import SplitRule, choose_rule, code_of, shares_in_words
+from lmlab.errors import DataError, EmptyDataError, UnknownNameError, shown
+
+LABEL_FIELDS = ("label", "class", "category")
+"""Where a record's label is looked for when no field is named."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts, and the label of each."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled corpus, by split; `rule` says in a sentence how it was split."""
+
+    name: str
+    sha256: str
+    rule: str
+    splits: Mapping[str, Examples]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the data."""
+        sizes = {
+            split: {"documents": len(part), "labels": len(set(part.labels))}
+            for split, part in self.splits.items()
+            if len(part)
+        }
+        return {"name": self.name, "sha256": self.sha256, "split_rule": self.rule, "splits": sizes}
+
+    def of(self, split: str) -> Examples:
+        """A split, or "all" of them.
+
+        Raises:
+            UnknownNameError: no such split.
+            EmptyDataError: it is empty.
+        """
+        if split not in (*SPLITS, "all"):
+            raise UnknownNameError("split", split, (*SPLITS, "all"))
+        parts = [self.splits[name] for name in (SPLITS if split == "all" else (split,))]
+        found = Examples([t for part in parts for t in part.texts], [label for part in parts for label in part.labels])
+        if not len(found):
+            raise EmptyDataError(
+                f"{self.name} leaves {split} empty ({self.rule})", "name another split or other shares"
+            )
+        return found
+
+
+def read(source: Any, settings: DataSettings, label_field: str | None = None) -> Labelled:
+    """Read the records of a source: a file, a folder, "-", or what a program holds.
+
+    Raises:
+        UnknownNameError: there is no such file.
+        DataError: a record without text or label; EmptyDataError where there is no record at all.
+    """
+    rule, placed, digest = choose_rule(settings, SplitRule()), False, hashlib.sha256()
+    splits = {split: Examples() for split in SPLITS}
+    for number, (where, record, partition) in enumerate(_records(source, settings)):
+        if settings.limit is not None and number >= settings.limit:
+            break
+        document = document_of(where, record, settings, partition)
+        text, label = document.text[: settings.max_chars], _label(where, record, label_field)
+        named, placed = (document.partition, True) if rule.named and document.partition else ("", placed)
+        split = named or split_of(text, rule)
+        splits[split].texts.append(text)
+        splits[split].labels.append(label)
+        digest.update(json.dumps([text, label]).encode())
+    name = Path(source).name if isinstance(source, str | Path) else objects.NAME
+    if not any(map(len, splits.values())):
+        raise EmptyDataError(f"{name} holds no record", "give records with a text and a label")
+    how = "as the source names it" if placed else f"by hash of each document's content: {shares_in_words(rule.shares)}"
+    return Labelled(name, digest.hexdigest(), how, splits)
+
+
+def split_of(text: str, rule: SplitRule) -> str:
+    """The split of a text by the hash of its content."""
+    return SPLITS[code_of(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), rule.shares)]
+
+
+def _records(source: Any, settings: DataSettings) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Every record, where it stands, and the split that its place names."""
+    if isinstance(source, str | Path) and str(source).startswith(objects.HF):
+        source = objects.load_hf(str(source))
+    if isinstance(source, Mapping) and source and all(name in PARTITIONS for name in source):
+        for name, part in source.items():
+            yield from ((*record[:2], PARTITIONS[name]) for record in _records(part, settings))
+    elif not isinstance(source, str | Path):
+        yield from ((where, objects.record_of(where, item), "") for where, item in objects.items_of(source))
+    else:
+        for origin in _origins(str(source)):
+            yield from ((where, record, origin.partition) for where, record in read_records(origin, settings))
+
+
+def _origins(source: str) -> Iterable[Any]:
+    if source == "-":
+        return [stdin_origin()]
+    if Path(source).is_dir():
+        return folder_origins(Path(source), "record")[0]
+    if not Path(source).exists():
+        raise UnknownNameError("file", source, ())
+    return [file_origin(Path(source))]
+
+
+def _label(where: str, record: Mapping[str, Any], label_field: str | None) -> str:
+    """A record's label, as text: numbers by their digits."""
+    name = label_field or next((name for name in LABEL_FIELDS if name in record), LABEL_FIELDS[0])
+    if name not in record:
+        fields = ", ".join(str(field)[:40] for field in record)
+        raise DataError(f"{where} has no field {name!r}", f"name the label's with --label-field among {fields}")
+    return str(checked_label(record[name], f"{where}: the field {name!r}"))
+
+
+def checked_label(value: Any, what: str) -> Any:
+    """A label as Python has it: text that is not empty, or a number.
+
+    Raises:
+        DataError: None, NaN, an empty text, or another object.
+    """
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, str) and value:
+        return clean(value, what, "strict")
+    if isinstance(value, int | float) and value == value:
+        return value
+    raise DataError(f"{what} is {shown(value)}, which is no label", "label it by a text or a number, or leave it out")
+
+
+def classes_of(labels: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """The labels as Python has them, and those that differ, in order.
+
+    Raises:
+        DataError: a label is none, or texts and numbers are mixed; fewer than two differ.
+    """
+    found = [checked_label(label, f"label {number}") for number, label in enumerate(labels)]
+    counts = Counter(found)
+    if len({isinstance(label, str) for label in counts}) > 1:
+        raise DataError("some labels are texts, others numbers", "write all of them as texts")
+    if len(counts) < 2:
+        one = f"all {len(found):,} texts have the label {shown(next(iter(counts)))}" if found else "there is no text"
+        raise DataError(one, "a classifier needs texts of two labels or more")
+    return found, sorted(counts)
