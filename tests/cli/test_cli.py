@@ -444,6 +444,7 @@ def test_the_trace_tells_what_each_processor_left(lmlab):
         "--strategy stochastic_beam -n 3",
         "--strategy constrained --must cat",
         "--strategy mbr:samples=4",
+        "--strategy contrastive:alpha=0.5",
         "--strategy exact --chain top_k=1",
         "--strategy speculative --draft runs/lstm",
         "--strategy lookup --temperature 0.5",

@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+import torch
 
 from lmlab.decoding import (
     MBR,
@@ -13,6 +14,7 @@ from lmlab.decoding import (
     Beam,
     BeamSample,
     Constrained,
+    Contrastive,
     DiverseBeam,
     Exact,
     Greedy,
@@ -29,7 +31,10 @@ from lmlab.decoding import (
 )
 from lmlab.decoding.processors import mirostat
 from lmlab.errors import LmlabError, SettingError, UsageError
-from lmlab.models.toy import Scripted, Uniform
+from lmlab.models.neural.cnn import CNN
+from lmlab.models.neural.rnn import LSTM
+from lmlab.models.neural.transformer import Transformer
+from lmlab.models.toy import RowCount, Scripted, Uniform
 
 A, B, C = 4, 5, 6
 
@@ -86,7 +91,7 @@ def off(drawn, expected):
 
 
 def test_all_strategies_are_here():
-    assert {type(strategy) for strategy in EVERY} == set(STRATEGIES.values())
+    assert {type(strategy) for strategy in EVERY} | {Contrastive} == set(STRATEGIES.values())
 
 
 @pytest.mark.parametrize("chain", ["", "temperature=0.7,top_k=3"])
@@ -144,6 +149,45 @@ def test_groups_shun_one_another():
     assert texts(MODEL, DiverseBeam(width=3, groups=3, diversity=9), n=3, max_tokens=1) == [[A], [B], [C]]
     found = finish(decode(MODEL, [], DiverseBeam(width=3, groups=3, diversity=9), n=3, max_tokens=1))
     assert [branch.score for branch in found] == pytest.approx([math.log(p) for p in (0.5, 0.3, 0.2)])
+
+
+class Facing(Uniform):
+    """Its hidden state is the token read, as a direction; rows do not depend on it."""
+
+    device = torch.device("cpu")
+
+    def read_on(self, state, ids_BT):
+        hidden_BTH = torch.eye(self.vocab_size)[ids_BT]
+        row_V = torch.tensor(row(a=0.5, b=0.3, c=0.2), dtype=torch.float64).log()
+        return hidden_BTH, row_V.repeat(len(ids_BT), 1), RowCount(len(ids_BT))
+
+
+def test_contrastive_search_shuns_what_came_before():
+    def written(prompt, **settings):
+        return texts(Facing(7), Contrastive(**settings), prompt, max_tokens=4)[0]
+
+    # Unlike what came: 0.4 p. Like it: 0.4 p - 0.6.
+    assert written([], alpha=0.6, candidates=3) == [A, B, C, A]
+    assert written([A], alpha=0.6, candidates=3) == [B, C, A, A]
+    assert written([A], alpha=0.6, candidates=2) == [B, A, A, A]
+    assert written([A], alpha=0, candidates=3) == written([], alpha=0.6, candidates=1) == [A] * 4
+
+
+def test_contrastive_search_on_a_network_without_contrast_is_greedy():
+    for network in (
+        LSTM(LSTM.Settings(hidden=8), 12),
+        CNN(CNN.Settings(), 12),
+        Transformer(Transformer.Settings(), 12),
+    ):
+        plain, alike = (
+            texts(network.eval(), strategy, [5, 6], max_tokens=8) for strategy in (Greedy(), Contrastive(alpha=0))
+        )
+        assert plain == alike
+        assert texts(network, Contrastive(), [5, 6], max_tokens=8)
+    with pytest.raises(UsageError, match="contrastive search compares hidden states, and Scripted has none"):
+        decode(MODEL, [], Contrastive())
+    with pytest.raises(SettingError, match="n is 2"):
+        decode(network, [], Contrastive(), n=2)
 
 
 @pytest.mark.parametrize("must", [[[C]], [[C], [B]], [[C, C]], [[B, A], [A, B]], [[A, A, B]], [[B, B], [B]]], ids=str)

@@ -11,7 +11,7 @@
 """
 
 from lmlab.decoding import processors
-from lmlab.decoding.alone import Exact, Lookup, Speculative
+from lmlab.decoding.alone import Contrastive, Exact, Lookup, Speculative
 from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
 from lmlab.decoding.branch import Alternative, Branch, Cut, Pruned, Rows, Step
 from lmlab.decoding.chain import PROCESSORS, chain_of
@@ -30,6 +30,7 @@ __all__ = [
     "BeamSample",
     "Branch",
     "Constrained",
+    "Contrastive",
     "Cut",
     "Detection",
     "DiverseBeam",

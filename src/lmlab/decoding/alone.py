@@ -1,4 +1,4 @@
-"""Strategies that do not go one token a step: exact search, and drafts that the model only checks.
+"""Strategies that go their own pace: exact and contrastive search, and drafts that the model only checks.
 
 Shapes: B = 1 row, V the vocabulary.
 """
@@ -19,8 +19,8 @@ from lmlab.decoding.branch import Branch, Rows, Step
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, uniforms
 from lmlab.decoding.draws import Seeded, draw
-from lmlab.decoding.search import Alone, Limits, Next, best_of, started, stepped
-from lmlab.errors import LmlabError, SettingError
+from lmlab.decoding.search import Alone, Limits, Next, as_array, best_of, selected, started, stepped
+from lmlab.errors import LmlabError, SettingError, UsageError
 from lmlab.models.base import LanguageModel
 
 
@@ -73,6 +73,53 @@ class Exact(Alone):
                 return
         problem = f"the {n} likeliest texts are not among the first {self.readings:,} beginnings"
         raise LmlabError(problem, "raise readings, lower max_tokens, or use a beam")
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Contrastive(Alone):
+    """Of the likeliest tokens the one least like what came before, by the model's hidden states (Su et al. 2022).
+
+    A token scores (1 - alpha) p - alpha s, s the largest cosine between its hidden state and one before it, those of
+    the prompt and `<bos>` included. It has one answer, so n must be 1; alpha 0 is greedy choice.
+    """
+
+    candidates: int = setting(4, "likeliest tokens compared", ge=1, le=10_000)
+    alpha: float = setting(0.6, "weight of being unlike what came before", ge=0, le=1)
+
+    def check(self, model: LanguageModel, prompt: Sequence[int], n: int, limits: Limits) -> None:
+        """Raise where n is not 1, or the model declares no hidden states."""
+        if n != 1:
+            raise SettingError("n", n, "1 for contrastive search, which has one answer")
+        if getattr(model, "read_on", None) is None:
+            problem = f"contrastive search compares hidden states, and {type(model).__name__} has none"
+            raise UsageError(problem, "take a neural model that is not composed, or another strategy")
+
+    def steps(self, model: Any, prompt: Sequence[int], n: int, limits: Limits) -> Iterator[Step]:
+        """Generate from one prompt."""
+        import torch
+
+        hidden_BTH, logp_BV, state = model.read_on(None, torch.tensor([[model.bos, *prompt]], device=model.device))
+        past_TH, row_BV, tip = _unit(hidden_BTH[0]), as_array(logp_BV), Branch.root()
+        while tip.end is None:
+            after = Next(Rows([prompt], [tip], model.eos), row_BV, self.processors, limits)
+            tokens_K = best_of(after.chain_BV[0], self.candidates)
+            p_K = np.exp(normal(after.chain_BV))[0, tokens_K]
+            ids_K1 = torch.tensor(tokens_K[:, None], device=model.device)
+            hidden_K1H, logp_KV, states = model.read_on(selected(state, [0] * len(tokens_K), model.device), ids_K1)
+            new_KH = _unit(hidden_K1H[:, 0])
+            best = int(np.argmax((1 - self.alpha) * p_K - self.alpha * (new_KH @ past_TH.T).max(-1)))
+            tip = after.child(0, int(tokens_K[best]))
+            past_TH = np.concatenate([past_TH, new_KH[best : best + 1]])
+            row_BV, state = as_array(logp_KV[best : best + 1]), selected(states, [best], model.device)
+            yield Step(
+                (tip,) if tip.end is None else (), (tip,) if tip.end else (), (tip,), tip.end is not None, (tip,)
+            )
+
+
+def _unit(hidden_TH: Any) -> Floats:
+    """Rows of length 1."""
+    rows_TH = as_array(hidden_TH)
+    return np.asarray(rows_TH / np.maximum(np.linalg.norm(rows_TH, axis=-1, keepdims=True), 1e-12))
 
 
 Proposals = list[tuple[int, Floats | None]]

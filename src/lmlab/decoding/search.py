@@ -286,7 +286,7 @@ def started(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Flo
 
     with torch.no_grad():
         logp_BV, state = model.start([list(prompt) for prompt in prompts])
-    return _array(logp_BV), state, logp_BV.device
+    return as_array(logp_BV), state, logp_BV.device
 
 
 def stepped(model: LanguageModel, state: Any, tokens: Sequence[int], device: torch.device) -> tuple[Floats, Any]:
@@ -295,7 +295,7 @@ def stepped(model: LanguageModel, state: Any, tokens: Sequence[int], device: tor
 
     with torch.no_grad():
         logp_BV, state = model.step(state, torch.tensor(tokens, device=device))
-    return _array(logp_BV), state
+    return as_array(logp_BV), state
 
 
 def selected(state: Any, rows: Sequence[int], device: torch.device) -> Any:
@@ -315,7 +315,8 @@ def best_of(values_N: Floats, k: int) -> Any:
     return found[np.argsort(-values_N[found], kind="stable")[:k]]
 
 
-def _array(logp_BV: torch.Tensor) -> Floats:
+def as_array(logp_BV: torch.Tensor) -> Floats:
+    """The rows in NumPy, float64."""
     return np.asarray(logp_BV.double().cpu().numpy())
 
 

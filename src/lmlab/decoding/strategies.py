@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lmlab.decoding.alone import Exact, Lookup, Speculative
+from lmlab.decoding.alone import Contrastive, Exact, Lookup, Speculative
 from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
 from lmlab.decoding.branch import Branch, Step
 from lmlab.decoding.draws import MBR, Greedy, Sample
@@ -29,6 +29,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "diverse_beam": DiverseBeam,
     "stochastic_beam": StochasticBeam,
     "constrained": Constrained,
+    "contrastive": Contrastive,
     "mbr": MBR,
     "exact": Exact,
     "speculative": Speculative,

@@ -40,6 +40,9 @@ class LanguageModel(Protocol):
 
     Optional: `scorer() -> Scorer`, the way in which the model scores known text. Without it text is scored step by
     step, and rows are taken to sum to one.
+
+    Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
+    each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
     """
 
     vocab_size: int

@@ -220,6 +220,12 @@ class NeuralModel(nn.Module, abc.ABC):
         features_BTH, state = self.features(tokens_B[:, None], state)
         return self._last_logp(features_BTH), state
 
+    @torch.inference_mode()
+    def read_on(self, state: TensorState | None, ids_BT: Tensor) -> tuple[Tensor, Tensor, TensorState]:
+        """What the output layer reads after each token, (B, T, H), and logp_BV and the state after the last."""
+        features_BTH, state = self.read(ids_BT, state)
+        return features_BTH, self._last_logp(features_BTH), state
+
     def _last_logp(self, features_BTH: Tensor) -> Tensor:
         logits_BV: Tensor = self.output(features_BTH[:, -1])
         return logits_BV.float().log_softmax(-1)
