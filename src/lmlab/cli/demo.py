@@ -32,8 +32,9 @@ EXAMPLES = """\
 
 SENTENCE = "Return a list of the names of all files in the given directory, sorted by banana."
 PROMPT = "Return the "
+_STDLIB = "python-stdlib"
 _TOKENS = {"kind": "bpe", "vocab_size": 1_000}
-_SHARES = {"cnn": 0.2, "lstm": 0.65}  # of the minutes; the rest reads, mixes, scores and draws
+_SHARES = {"cnn": 0.2, "lstm": 0.6}  # of the minutes left once the text is there; the rest mixes, scores and draws
 _MODELS: dict[str, dict[str, Any]] = {
     "ngram": {"model": {"order": 5}},
     "cnn": {"model": {"channels": 128, "layers": 2, "kernel": 4, "dropout": 0.0}, "train": {"lr": 5e-3}},
@@ -48,22 +49,27 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--out", metavar="DIR", default="runs/demo", help="where the runs go (default runs/demo)")
     parser.add_overwrite()
     parser.add_argument("--minutes", type=float, default=2.0, metavar="M", help="for all of it, about (default 2)")
-    parser.add_argument("--source", default="python-stdlib", metavar="SOURCE", help="another text")
+    parser.add_argument("--source", default=_STDLIB, metavar="SOURCE", help="another text")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, compare, mix, show."""
     from lmlab import scoring
     from lmlab.cli.compare import draw
+    from lmlab.corpora import stdlib
     from lmlab.disk import write_file
     from lmlab.facade.compare import compare
-    from lmlab.store import PAGE
+    from lmlab.store import PAGE, check_free
 
     out = Path(options.out)
-    early = Early(out / "lstm")
-    budgets = {kind: {"minutes": share * options.minutes} for kind, share in _SHARES.items()}
+    reporter, early = reporter_of(options), Early(out / "lstm")
+    check_free(out, overwrite=options.overwrite)
+    if options.source == _STDLIB:
+        with reporter.stage("collecting docstrings"):
+            stdlib.ensure()
+    left = max(options.minutes / 2, options.minutes - (time.perf_counter() - options.began) / 60)
+    budgets = {kind: {"minutes": share * left} for kind, share in _SHARES.items()}
     settings = {kind: own | {"train": own.get("train", {}) | budgets.get(kind, {})} for kind, own in _MODELS.items()}
-    reporter = reporter_of(options)
     models = compare(
         options.source,
         list(_MODELS),
@@ -73,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         listeners=[early],
         settings=settings,
         tokenizer=_TOKENS,
-        data={"text_field": "docstring"} if options.source == "python-stdlib" else {},
+        data={"text_field": "docstring"} if options.source == _STDLIB else {},
     )
     lm, mixture = models[-2], models[-1]
     adapting = lm.composed(adapt="counts", mix=[str(out / "ngram")], reporter=reporter)
@@ -172,7 +178,7 @@ class Shown:
         """What was learned from."""
         data = self.models[0].manifest["data"]
         train = data["splits"]["train"]
-        names = {"python-stdlib": "the docstrings of Python's standard library, nothing downloaded"}
+        names = {_STDLIB: "the docstrings of Python's standard library, nothing downloaded"}
         size = f"{train['documents']:,} text{'s' * (train['documents'] != 1)}, {train['bytes'] / 1e6:.2f} MB"
         return f"Learned from {names.get(data['name'], data['name'])}: {size}, in {self.seconds:.0f} s on this machine."
 
