@@ -77,6 +77,7 @@ def test_train_a_neural_model(lmlab, here):
     assert files >= {
         "manifest.json",
         "config.json",
+        "token_counts.npy",
         "tokenizer.json",
         "model.safetensors",
         "metrics.jsonl",
