@@ -197,7 +197,7 @@ def test_the_head_of_a_split_is_its_beginning(kind, unit):
 
 @pytest.mark.skipif(find("tinyshakespeare.txt") is None, reason="LMLAB_DATA does not hold tinyshakespeare.txt")
 def test_the_notebooks_vocabulary_of_shakespeares_words():
-    config = RunConfig.build(from_tables(load_recipe("shakespeare-words-notebook")))
+    config = RunConfig.build({**from_tables(load_recipe("shakespeare-words-notebook")), "data.split": "none"})
     corpus = open_source(config.source, config.data, Silent())
     text = "".join(document.text for document in corpus.documents("train"))
     pieces = text.translate(str.maketrans("", "", string.punctuation)).replace("\n", " ").split(" ")
