@@ -145,8 +145,7 @@ class Console(Reporter):
             """Units a second, with a prefix."""
 
             def render(self, task: Any) -> Text:
-                speed, unit = task.speed or 0.0, task.fields["unit"].strip()
-                return Text(f"{_thousands(speed)}{unit}/s")
+                return Text(_rate(task.speed or 0.0, task.fields["unit"]))
 
         columns = (
             TextColumn("{task.description}"),
@@ -191,14 +190,16 @@ class Notebook(Reporter):
             took = max(1e-3, time.monotonic() - began)
             self._share = min(1.0, done / total) if total else 0.0
             to_go = f", {took / done * (total - done):.0f} s to go" if total and done else ""
-            self._note = f"{_thousands(done / took)}{unit.strip()}/s{to_go}"
+            self._note = _rate(done / took, unit) + to_go
             self._draw()
 
         self._title, self._share, self._note = title, 0.0, ""
         self._draw()
-        yield advance
-        self._title, self._share, self._note = before
-        self._draw()
+        try:
+            yield advance
+        finally:
+            self._title, self._share, self._note = before
+            self._draw(now=True)
 
     def level(self, name: str, nats: float) -> None:
         """Draw a level line in the curve."""
@@ -215,7 +216,7 @@ class Notebook(Reporter):
                 self._draw(now=True)
             case Stepped():
                 self._train.append((event.seconds, event.train_nats))
-                rate = f"{_thousands(event.tokens_per_second)}tokens/s, {event.remaining:.0f} s to go"
+                rate = f"{_rate(event.tokens_per_second, ' tokens')}, {event.remaining:.0f} s to go"
                 self._share, self._note = event.step / event.total_steps, f"step {event.step:,}, {rate}"
                 self._draw()
             case Evaluated():
@@ -253,10 +254,14 @@ class Notebook(Reporter):
         self._first = False
 
 
-def _thousands(rate: float) -> str:
-    if rate >= 1e6:
-        return f"{rate / 1e6:.1f} M"
-    return f"{rate / 1e3:.1f} k" if rate >= 1e3 else f"{rate:.0f} "
+def _rate(speed: float, unit: str) -> str:
+    """Units a second, with a prefix.
+
+    >>> _rate(12_345, "B"), _rate(12_345, " tokens"), _rate(12, " steps")
+    ('12.3 kB/s', '12.3 k tokens/s', '12 steps/s')
+    """
+    number = f"{speed / 1e6:.1f} M" if speed >= 1e6 else f"{speed / 1e3:.1f} k" if speed >= 1e3 else f"{speed:.0f} "
+    return f"{number}{unit}/s".replace("  ", " ")
 
 
 def _in_kernel() -> Callable[[str, str, bool], None] | None:
