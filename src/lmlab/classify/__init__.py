@@ -1,10 +1,10 @@
 """Text classifiers: a network over any architecture, or a language model a class and Bayes' rule.
 
 >>> from lmlab.classify import Classifier
->>> texts = ["a good day", "good, very good", "what a bad day", "bad, so bad"] * 5
->>> classifier = Classifier(settings={"order": 2}).fit(texts, ["+", "+", "-", "-"] * 5)
->>> classifier.predict(["a bad thing", "all good"]).tolist()
-['-', '+']
+>>> texts = ["the team won", "a late goal won the cup", "the bank raised its rates", "oil and stocks fell"] * 10
+>>> classifier = Classifier().fit(texts, ["sport", "sport", "money", "money"] * 10)
+>>> classifier.predict(["a goal", "stocks and rates"]).tolist()
+['sport', 'money']
 """
 
 from __future__ import annotations

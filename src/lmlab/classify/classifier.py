@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lmlab import store, tokens
+from lmlab import registry, store, tokens
 from lmlab.classify.bayes import Bayes, naive_bayes
 from lmlab.classify.data import Examples, Labelled, checked_label, classes_of, split_of
 from lmlab.classify.figures import calibration_temperature, figures, log_loss, probabilities
@@ -34,7 +34,7 @@ from lmlab.tokens.id_store import TokenStore
 _HELD_OUT = SplitRule((0.9, 0.1, 0.0))  # of the texts given to `fit`
 _CLASSES = "classes.json"
 _BAYES: Named = {"model.order": 2}
-_NETWORK: Named = {"train.epochs": 10, "train.lr": 2e-3, "train.batch_size": 32}
+_NETWORK: Named = {"train.epochs": 10, "train.lr": 5e-3, "train.batch_size": 32}
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Classifier:
         *,
         start: str | None = None,
         bayes: bool = False,
-        pool: str = "concat",
+        pool: str = "mean",
         frozen: float = 0.3,
         decay: float = 2.6,
         max_tokens: int = 512,
@@ -89,22 +89,12 @@ class Classifier:
         self.frozen, self.decay, self.max_tokens, self.seed, self.settings = frozen, decay, max_tokens, seed, settings
         self._fitted: _Fitted | None = None
 
-    @classmethod
-    def make(cls, values: Mapping[str, Any]) -> Self:
-        """From what a command line gives, as text.
-
-        Raises:
-            UnknownNameError: it takes no such thing.
-            SettingError: a value of the wrong type, or outside its bound.
-        """
-        own = {name: value for name, value in values.items() if name not in ("model", "tokenizer")}
-        settings = ClassifierSettings.make(own, "classify")
-        return cls(values.get("model"), values.get("tokenizer"), **settings.dump())
-
     # -- learning -------------------------------------------------------------------------------------------------
 
     def fit(self, X: Iterable[str], y: Iterable[Any], reporter: Reporter | None = None) -> Self:
-        """Learn from texts and their labels; a tenth, by hash, is held out to choose weights and to calibrate.
+        """Learn from texts and their labels.
+
+        A tenth of the texts, by hash, is held out to choose weights and to calibrate, if it has 20 different ones.
 
         Raises:
             DataError: a text or label that is none, or fewer than two labels.
@@ -113,18 +103,20 @@ class Classifier:
         if len(texts) != len(labels):
             raise DataError(f"there are {len(texts):,} texts, but {len(labels):,} labels", "give one label for each")
         labels, classes = classes_of(labels)
-        parts = {"train": Examples(), "valid": Examples()}
-        for text, label in zip(texts, labels, strict=True):
-            part = parts[split_of(text, _HELD_OUT) if len(texts) >= FEW else "train"]
-            part.texts.append(text)
-            part.labels.append(label)
-        known = set(parts["train"].labels)
-        for at in [at for at, label in enumerate(parts["valid"].labels) if label not in known][::-1]:
-            parts["train"].texts.append(parts["valid"].texts.pop(at))  # no class is held out whole
-            parts["train"].labels.append(parts["valid"].labels.pop(at))
+        held_N = np.array([split_of(text, _HELD_OUT) == "valid" for text in texts])
+        lost = set(labels) - {label for label, held in zip(labels, held_N, strict=True) if not held}
+        held_N &= [label not in lost for label in labels]  # no class is held out whole
+        held_N &= len({text for text, held in zip(texts, held_N, strict=True) if held}) >= FEW
+        train, valid = (
+            Examples(
+                [text for text, held in zip(texts, held_N, strict=True) if held == part],
+                [label for label, held in zip(labels, held_N, strict=True) if held == part],
+            )
+            for part in (False, True)
+        )
         named = from_keywords({**(self.settings or {}), **self._kinds()}) | {"source": IN_HAND, "seed": self.seed}
-        data = {"name": "texts", "split_rule": "a tenth, by hash of each text, validates"}
-        self._learn(named, parts["train"], parts["valid"], classes, data, reporter or Silent())
+        data = {"name": "texts", "split_rule": "a tenth, by hash of each text, validates, where it has 20"}
+        self._learn(named, train, valid, classes, data, reporter or Silent())
         return self
 
     def learn(self, named: Named, labelled: Labelled, reporter: Reporter) -> Self:
@@ -156,13 +148,16 @@ class Classifier:
             named = {path: v for path, v in named.items() if not path.startswith(("model.", "tokenizer."))} | of_start
         if self.tokenizer is None and tokenizer is None:
             named = {"tokenizer.lower": True, **named}
-        bayes = own.bayes or named["model.kind"] == "ngram"
-        defaults = {} if own.bayes else _BAYES if bayes else _NETWORK
+        kind, family = named["model.kind"], registry.resolve("model", named["model.kind"]).family
+        if family not in ("counted", "neural"):
+            raise UsageError(f"a {kind} is not trained from text", "`lmlab train --help` lists the models that are")
+        bayes = own.bayes or family == "counted"
+        defaults = _BAYES if kind == "ngram" else {} if bayes else _NETWORK
         config = RunConfig.build(merged(defaults, named))
         if tokenizer is None:
             with reporter.stage("building the vocabulary"):
-                kind = config.tokenizer
-                tokenizer = tokens.build_tokenizer(kind.kind, kind.settings.dump(), map(Document, train.texts))
+                wanted = config.tokenizer
+                tokenizer = tokens.build_tokenizer(wanted.kind, wanted.settings.dump(), map(Document, train.texts))
         at = {label: nth for nth, label in enumerate(classes)}
         known = [nth for nth, label in enumerate(valid.labels) if label in at]
         valid = Examples([valid.texts[nth] for nth in known], [valid.labels[nth] for nth in known])
@@ -184,8 +179,9 @@ class Classifier:
             scorer = Network(network, own.max_tokens)
         valid_N = _numbers(at, valid.labels)
         logits_NC = scorer.logits(_encoded(tokenizer, valid.texts), reporter)
-        temperature = calibration_temperature(logits_NC, valid_N)
-        if len(valid_N):
+        temperature = 1.0
+        if len(set(valid.texts)) >= FEW:
+            temperature = calibration_temperature(logits_NC, valid_N)
             results["log_loss_before_calibration"] = log_loss(logits_NC, valid_N)
         manifest = store.new_manifest(config, data) | {"kind": store.CLASSIFIER, "classifier": own.dump()}
         manifest |= {"status": results.pop("status"), "results": results | {"classes": len(classes)}}

@@ -76,8 +76,7 @@ def read(source: Any, settings: DataSettings, label_field: str | None = None) ->
     """Read the records of a source: a file, a folder, "-", or what a program holds.
 
     Raises:
-        UnknownNameError: there is no such file.
-        DataError: a record without text or label; EmptyDataError where there is no record at all.
+        DataError: no such file, or a record without text or label; EmptyDataError where there is no record.
     """
     rule, placed, digest = choose_rule(settings, SplitRule()), False, hashlib.sha256()
     splits = {split: Examples() for split in SPLITS}
@@ -123,7 +122,7 @@ def _origins(source: str) -> Iterable[Any]:
     if Path(source).is_dir():
         return folder_origins(Path(source), "record")[0]
     if not Path(source).exists():
-        raise UnknownNameError("file", source, ())
+        raise DataError(f"there is no file {source}", "name records with a text and a label")
     return [file_origin(Path(source))]
 
 

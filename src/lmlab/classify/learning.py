@@ -73,7 +73,7 @@ def by_length(lengths_N: np.ndarray, rows: int, rng: np.random.Generator) -> lis
     """An epoch in random batches of texts of like length.
 
     >>> [batch.tolist() for batch in by_length(np.array([5, 1, 5, 1]), 2, np.random.default_rng(0))]
-    [[3, 1], [2, 0]]
+    [[2, 0], [1, 3]]
     """
     order_N, batches = rng.permutation(len(lengths_N)), []
     for at in range(0, len(order_N), rows * _POOL_BATCHES):
@@ -214,6 +214,7 @@ class _Run:
         seconds = time.perf_counter() - self.began
         return {
             "status": status,
+            "signal": interrupt.signal,
             "steps": self.step,
             "precision": self.precision,
             "train_seconds": seconds,

@@ -19,7 +19,7 @@ class ClassifierSettings(config.Settings):
     bayes: bool = setting(
         False, "one language model a class and Bayes' rule, in place of one network; n-grams know no other way"
     )
-    pool: str = setting("concat", "what a network answers from: its last real state, or a pool of all", choices=POOLS)
+    pool: str = setting("mean", "what a network answers from: its last real state, or a pool of all", choices=POOLS)
     frozen: float = setting(
         0.3, "share of the budget in which a started network's layers are thawed, from the output down", ge=0, lt=1
     )

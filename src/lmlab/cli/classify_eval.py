@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     data = in_group(options, "data")
     if options.on is None and (data or options.label_field):
         raise UsageError("how records are read is named, but --on names none", "name some with --on")
-    reporter, found, rows = reporter_of(options), [], []
+    reporter, found = reporter_of(options), []
+    rows: list[dict[str, Any]] = []
     for path in options.runs:
         classifier = Classifier.load(path)
         labelled = labelled_of(classifier, options.on, data, options.label_field)
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         figures = classifier.evaluate(part.texts, part.labels, reporter)
         about = {"data": labelled.name, "split": split, "data_sha256": labelled.sha256}
         found.append({"run": path, **figures, "protocol": about})
-        rows += figures_rows(path, figures, classifier.fitted.manifest["results"] if options.on is None else {}, split)
+        rows += figures_rows(path, figures, {} if rows or options.on else classifier.fitted.manifest["results"], split)
     if options.json:
         print_json(found)
         return 0
@@ -70,7 +71,10 @@ def _show_confusions(figures: dict[str, Any]) -> None:
         wrong = [(pair, many) for pair, many in pairs.items() if pair[0] != pair[1]][:_MOST_SHOWN]
         rows = [{"true": shown_label(true), "said": shown_label(said), "texts": many} for (true, said), many in wrong]
     unseen = figures["unseen_labels"]
-    note = f"{len(unseen)} labels never seen in training, always errors: {', '.join(unseen)[:200]}" if unseen else ""
+    note = ""
+    if unseen:
+        many = f"{len(unseen)} label{'s' if len(unseen) > 1 else ''} never seen in training"
+        note = f"{many}, always errors: {', '.join(map(shown_label, unseen))[:200]}"
     print_table(rows, title=f"{figures['run']}: what is taken for what", note=note)
 
 

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
     from lmlab.classify.classifier import Classifier
     from lmlab.classify.data import read
+    from lmlab.classify.settings import ClassifierSettings
     from lmlab.corpora import DataSettings
     from lmlab.disk import held
     from lmlab.facade.learn import lasting
@@ -46,9 +47,9 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.exists():
         raise RunExistsError(out)
-    own = {path: given.pop(path) for path in list(given) if path.startswith("classify.")}
-    kinds = {group: given.get(f"{group}.kind") for group in ("model", "tokenizer")}
-    classifier = Classifier.make({path.removeprefix("classify."): value for path, value in own.items()} | kinds)
+    own = ClassifierSettings.make(in_group(options, "classify"), "classify")
+    given = {path: value for path, value in given.items() if not path.startswith("classify.")}
+    classifier = Classifier(given.get("model.kind"), given.get("tokenizer.kind"), **own.dump())
     with held(out):
         with reporter.stage(f"reading {options.source}"):
             labelled = read(options.source, DataSettings.make(in_group(options, "data"), "data"), options.label_field)
@@ -62,14 +63,15 @@ def run(options: argparse.Namespace) -> int:
         classifier.fitted.manifest["label_field"] = options.label_field
         classifier.save(out)
     shown = {"run": str(out), "status": classifier.fitted.manifest["status"], **results}
+    code = 128 + results["signal"] if results.get("signal") else 0
     if options.json:
         print_json(shown)
-        return 0
+        return code
     rows = figures_rows(str(out), results.get("test") or results.get("valid"), results)
     split = "test" if "test" in results else "validation"
     print_table(rows, title=f"{split} split of {labelled.name} ({labelled.rule})") if rows else None
     print(f"saved in {out}")
-    return 0
+    return code
 
 
 def figures_rows(name: str, figures: Any, results: Any = None, split: str = "test") -> list[dict[str, Any]]:
