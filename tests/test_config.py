@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import lmlab
 from lmlab.config import Settings, described, load_recipe, parse_assignments, schema, setting, walk
 from lmlab.corpora import DataSettings
+from lmlab.decoding import Constrained
 from lmlab.errors import SettingError, UnknownNameError, UsageError
 from lmlab.training import TrainSettings
 
@@ -185,7 +186,8 @@ def test_every_setting_of_the_package_has_help_and_a_default_within_its_bound():
             assert field.help.strip(), f"{kind.__qualname__}.{field.name}"
             assert not field.help.endswith("."), f"{kind.__qualname__}.{field.name}: help is a phrase"
             assert field.bound
-        kind()
+        if kind is not Constrained:  # which nobody can give words that must come but the user
+            kind()
 
 
 def test_assignments_name_paths():

@@ -245,7 +245,7 @@ def test_the_signature_and_the_schema_name_every_setting():
     shown = inspect.signature(lmlab.train).parameters
     properties = json_schema()["properties"]
     for group, kind, field in EVERY_FIELD:
-        assert shown[field.name].default is None
+        assert shown[field.name].kind is inspect.Parameter.KEYWORD_ONLY
         tables = properties[group].get("anyOf", [properties[group]])
         table = next(one for one in tables if kind is None or one["properties"]["kind"]["const"] == kind)
         assert table["properties"][field.name]["description"] == field.help

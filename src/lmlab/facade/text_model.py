@@ -507,7 +507,7 @@ class TextModel:
         ]
 
     def stream(self, prompt: str = "", strategy: Strategy | str | None = None, **asked: Any) -> Iterator[TextStep]:
-        """Continue a prompt step by step; takes what `generate` takes, which is this iterator drained."""
+        """Continue a prompt step by step: `generate` is this iterator drained, and takes the same arguments."""
         (ids,), steps, strategy, stop = self._begun([prompt], strategy, asked)
         certain = TextStream(self.tokenizer)
         for id in ids:
