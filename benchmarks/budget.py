@@ -49,7 +49,8 @@ def busy(loops: int, after: float) -> Iterator[None]:
 
     def start() -> None:
         started.extend(
-            subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops * (os.cpu_count() or 1))
+            subprocess.Popen([sys.executable, "-c", "import os; mine = os.getppid()\nwhile os.getppid() == mine: pass"])
+            for _ in range(loops * (os.cpu_count() or 1))
         )
 
     timer = threading.Timer(after, start)

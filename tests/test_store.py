@@ -1,8 +1,10 @@
 import copy
+import dataclasses
 import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -296,3 +298,22 @@ def test_weights_take_the_place_of_others(saved, tmp_path, monkeypatch, killed):
         else:
             store.replace_files(saved, tmp_path / "made")
     assert store.load(saved).model.output.bias.tolist() == (before if killed else model.output.bias.tolist())
+
+
+@pytest.mark.parametrize("killed_before", ["config.json", "manifest.json"])
+def test_a_kill_amid_the_results_leaves_a_run_that_opens(saved, monkeypatch, killed_before):
+    """A configuration may change at the end of a run (a timed one writes what it planned)."""
+    manifest, rename, seen = store.read_manifest(saved), Path.rename, []
+
+    def renamed(self, target):
+        seen.append(Path(target).name)
+        if killed_before == seen[-1] and len(seen) > 1:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", renamed)
+        with pytest.raises(KeyboardInterrupt):
+            store.write_results(saved, dataclasses.replace(CONFIG, seed=9), manifest)
+    assert seen[0] == "manifest.json"
+    assert store.load(saved).config.seed == (3 if killed_before == "config.json" else 9)

@@ -134,10 +134,15 @@ def write_file(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """What `write_json` writes."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # JSON escapes so what a file name's odd bytes became
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_file(path, text.encode("utf-8", "backslashreplace"))  # JSON escapes so what a file name's odd bytes became
+    write_file(path, as_json(content))
 
 
 @contextlib.contextmanager

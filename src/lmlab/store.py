@@ -16,6 +16,7 @@ is read that is not as it was written, or no regular file.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmlab import registry, tokens
-from lmlab.disk import atomic_folder, exists, settle, write_json, writing
+from lmlab.disk import as_json, atomic_folder, exists, settle, write_file, write_json, writing
 from lmlab.errors import ArtifactError, RunExistsError, UsageError, shown
 from lmlab.integrity import Verified, json_sum, plain, read_json, sha256_of
 from lmlab.models.base import Registered
@@ -100,9 +101,11 @@ def write_description(folder: Path, tokenizer: Tokenizer, config: RunConfig, man
 
 
 def write_results(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> None:
-    """Write the configuration and the manifest."""
+    """Write the configuration and the manifest; a kill in between leaves a manifest that allows either."""
     manifest["config"] = config.dump()
-    write_json(folder / CONFIG, manifest["config"])
+    content = as_json(manifest["config"])
+    _allow(folder, {CONFIG: hashlib.sha256(content).hexdigest()})
+    write_file(folder / CONFIG, content)
     sign(folder, manifest)
 
 
@@ -129,6 +132,15 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, manifest | {_OWN_SUM: json_sum(manifest)})
 
 
+def _allow(folder: Path, sums: Mapping[str, str]) -> None:
+    """Let the manifest that is there, if any, know files that are about to take the places of others."""
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        known = manifest["files"]
+        known |= {name: [*known.get(name, [])[-1:], sum_] for name, sum_ in sums.items()}
+        write_manifest(folder, manifest)
+
+
 def replace_files(folder: Path, made: Path) -> None:
     """Move all files of a folder into a model directory; its manifest knows their sums before they take their places.
 
@@ -138,11 +150,7 @@ def replace_files(folder: Path, made: Path) -> None:
     new = sorted(made.iterdir())
     for file in new:
         settle(file)
-    if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        known = manifest["files"]
-        known |= {file.name: [*known.get(file.name, [])[-1:], sha256_of(file)] for file in new}
-        write_manifest(folder, manifest)
+    _allow(folder, {file.name: sha256_of(file) for file in new})
     for file in new:
         file.replace(folder / file.name)
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import struct
+import tokenize
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def forged_arrays(draw: Draw, here: Path, base: Bases) -> None:
         else:
             try:
                 sums = _save(path, forged(draw, np.load(path)))
-            except (ValueError, EOFError, OSError):  # the second damage of a file
+            except (ValueError, EOFError, OSError, tokenize.TokenError):  # the second damage of a file
                 continue
         _sign_arrays(run, path, sums)
     store.sign(run, manifest)

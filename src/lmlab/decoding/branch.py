@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from lmlab.vocabulary import BOS
 
+_LARGEST = 709.0  # whose exponential a float still holds
+
 End = Literal["eos", "stop", "length", "time"]
 
 
@@ -73,7 +75,8 @@ class Branch:
     @property
     def perplexity(self) -> float:
         """Of the generated tokens under the model, `<eos>` included."""
-        return math.exp(-self.total / max(self.length, 1))
+        nats = -self.total / max(self.length, 1)
+        return math.exp(nats) if nats < _LARGEST else math.inf
 
     def path(self) -> list[Branch]:
         """The branches from the first generated token to this one."""
