@@ -25,15 +25,37 @@ _SETTLED = 0.1  # seconds after which a change would show in a file's times
 _LARGEST_JSON = 1 << 28
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a plain file, in hex."""
-    with plain(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(plain(path))
 
 
 def json_sum(content: Mapping[str, Any]) -> str:
     """The SHA-256 of a JSON object, however it is spaced and ordered."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def signed(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A JSON object with its own sum in it, under a name."""
+    return {**content, name: json_sum(content)}
+
+
+def unsigned(path: Path, content: Mapping[str, Any], name: str, remedy: str) -> dict[str, Any]:
+    """What `signed` was given, once its sum is found to be that of the rest.
+
+    Raises:
+        ArtifactError: it is not; the message names the path that the object was read from.
+    """
+    rest = {key: value for key, value in content.items() if key != name}
+    if content.get(name) != json_sum(rest):
+        raise ArtifactError(f"{path} is damaged (not what was written)", remedy)
+    return rest
 
 
 def plain(path: Path) -> Path:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from lmlab import registry, tokens
 from lmlab.disk import as_json, atomic_folder, exists, settle, write_file, write_json, writing
 from lmlab.errors import ArtifactError, RunExistsError, UsageError, shown
-from lmlab.integrity import Verified, json_sum, plain, read_json, sha256_of
+from lmlab.integrity import Verified, plain, read_json, sha256_of, signed, unsigned
 from lmlab.models.base import Registered
 from lmlab.run_config import RunConfig
 from lmlab.tokens.base import Tokenizer
@@ -129,7 +129,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest with its own sum; those of the other files are as it has them."""
     manifest.pop(_OWN_SUM, None)
-    write_json(folder / MANIFEST, manifest | {_OWN_SUM: json_sum(manifest)})
+    write_json(folder / MANIFEST, signed(manifest, _OWN_SUM))
 
 
 def _allow(folder: Path, sums: Mapping[str, str]) -> None:
@@ -263,8 +263,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {shown(written)}, but this version reads {FORMAT}",
             f"make it again: lmlab train --recipe {path} -o NEW" if older else "install the one that wrote it",
         )
-    if manifest.pop(_OWN_SUM, None) != json_sum(manifest):
-        raise ArtifactError(f"{path / MANIFEST} is damaged (not what was written)", _AGAIN)
+    manifest = unsigned(path / MANIFEST, manifest, _OWN_SUM, _AGAIN)
     wrong = [name for name, wanted in _TYPES.items() if not isinstance(manifest.get(name), wanted)]
     sound = not wrong and all(_is_entry(*entry) for entry in manifest["files"].items())
     if not sound:

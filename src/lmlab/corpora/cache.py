@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -19,9 +18,3 @@ def find(file: str) -> Path | None:
     """A file by name: in `$LMLAB_DATA`, else in the cache, else None."""
     places = [place for place in (data_dir(), cache_dir()) if place is not None]
     return next((place / file for place in places if (place / file).is_file()), None)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

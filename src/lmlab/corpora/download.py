@@ -14,10 +14,10 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmlab.corpora.cache import file_sha256
 from lmlab.corpora.raw import Progress
 from lmlab.disk import held
 from lmlab.errors import DownloadError
+from lmlab.integrity import file_sha256
 
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.corpora import stdlib
-from lmlab.corpora.cache import data_dir, file_sha256, find
+from lmlab.corpora.cache import data_dir, find
 from lmlab.corpora.raw import Origin, Progress, file_origin, sliced, zip_origins
 from lmlab.corpora.settings import SPLITS, DataSettings
 from lmlab.corpora.splits import DEFAULT_SHARES, SplitRule
 from lmlab.disk import cache_dir
 from lmlab.errors import DataError
+from lmlab.integrity import file_sha256
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmlab import corpora
-from lmlab.corpora.cache import file_sha256, find
+from lmlab.corpora.cache import find
 from lmlab.disk import cache_dir, replacing, writing
 from lmlab.errors import ArtifactError, DownloadError
+from lmlab.integrity import file_sha256
 from lmlab.models.hf import HuggingFaceModel, open_model
 from lmlab.progress import default_reporter
 from lmlab.run_config import Component, RunConfig

@@ -23,7 +23,7 @@ from lmlab import disk
 from lmlab.config import LARGEST
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
-from lmlab.integrity import Verified, json_sum, read_json, sha256_of
+from lmlab.integrity import Verified, read_json, sha256_of, signed, unsigned
 from lmlab.memory import map_npy
 from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import BOS, EOS
@@ -67,16 +67,14 @@ class TokenStore:
         with disk.atomic_folder(folder) as beside:
             with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
                 totals = _write(tokenizer, documents, ids_file, offsets_file, progress)
-            totals |= {"files": {name: [sha256_of(beside / name)] for name in (IDS, OFFSETS)}}
-            disk.write_json(beside / META, totals | {_OWN_SUM: json_sum(totals)})
+            files = {IDS: [totals["sha256"]], OFFSETS: [sha256_of(beside / OFFSETS)]}
+            disk.write_json(beside / META, signed({**totals, "files": files}, _OWN_SUM))
         return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Memory-map what `build` wrote; ArtifactError where a file is missing, cut short or damaged."""
-        totals = read_json(folder / META, _REMEDY)
-        if totals.pop(_OWN_SUM, None) != json_sum(totals):
-            raise ArtifactError(f"{folder / META} is damaged (not what was written)", _REMEDY)
+        totals = unsigned(folder / META, read_json(folder / META, _REMEDY), _OWN_SUM, _REMEDY)
         files = totals.pop("files", {})
         if totals.keys() != set(TOTALS) or not isinstance(files, dict) or files.keys() != {IDS, OFFSETS}:
             raise ArtifactError(f"{folder / META} does not hold the totals of a token store", _REMEDY)
