@@ -156,19 +156,20 @@ def report_of(nats: float, store: TokenStore, *, spelling: bool = True) -> Repor
         tokens=store.tokens,
         total_nats=total,
         nats_per_token=total / store.tokens,
-        perplexity=_exp(total / store.tokens),
+        perplexity=perplexity(total / store.tokens),
         bits_per_char=bits / max(1, store.text_chars),
         bits_per_byte=bits / max(1, store.text_bytes),
         unk_tokens=store.unknown_tokens,
         unk_spelling_nats=spelled if spelling else 0.0,
-        perplexity_unk_as_class=_exp(nats / store.tokens),
+        perplexity_unk_as_class=perplexity(nats / store.tokens),
         chars=store.text_chars,
         bytes=store.text_bytes,
     )
 
 
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
+def perplexity(nats_per_token: float) -> float:
+    """Its exponential; infinite where no float is as large."""
+    return math.exp(nats_per_token) if nats_per_token < 700 else math.inf
 
 
 def token_logp(model: LanguageModel, store: TokenStore, progress: Progress = None) -> np.ndarray:

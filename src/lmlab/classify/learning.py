@@ -26,6 +26,7 @@ from lmlab.classify.many_to_one import ManyToOne, TextNetwork
 from lmlab.classify.settings import ClassifierSettings
 from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.integrity import plain
+from lmlab.models.neural.base import check_finite_weights
 from lmlab.models.neural.dropout import drawn_from
 from lmlab.progress import Reporter
 from lmlab.run_config import RunConfig
@@ -132,9 +133,7 @@ class Network:
         Raises:
             ArtifactError: there are some.
         """
-        for name, weight in self.network.state_dict().items():
-            if not weight.isfinite().all():
-                raise ArtifactError(f"weights of the classifier are NaN or infinite ({name})", "train it again")
+        check_finite_weights(self.network, "classifier")
 
 
 def new_network(config: RunConfig, vocab_size: int, classes: int, own: ClassifierSettings, encoder: Any) -> TextNetwork:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from lmlab import scoring
 from lmlab.vocabulary import BOS
-
-_LARGEST = 709.0  # whose exponential a float still holds
 
 End = Literal["eos", "stop", "length", "time"]
 
@@ -75,8 +73,7 @@ class Branch:
     @property
     def perplexity(self) -> float:
         """Of the generated tokens under the model, `<eos>` included."""
-        nats = -self.total / max(self.length, 1)
-        return math.exp(nats) if nats < _LARGEST else math.inf
+        return scoring.perplexity(-self.total / max(self.length, 1))
 
     def path(self) -> list[Branch]:
         """The branches from the first generated token to this one."""

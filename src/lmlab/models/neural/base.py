@@ -318,9 +318,18 @@ class NeuralModel(nn.Module, abc.ABC):
         Raises:
             ArtifactError: there are some.
         """
-        for name, weight in self.state_dict().items():
-            if not torch.stack(weight.aminmax()).isfinite().all():
-                raise ArtifactError(f"weights of the model are NaN or infinite ({name})", "train it again")
+        check_finite_weights(self, "model")
+
+
+def check_finite_weights(network: nn.Module, what: str) -> None:
+    """Look for weights that are NaN or infinite.
+
+    Raises:
+        ArtifactError: there are some.
+    """
+    for name, weight in network.state_dict().items():
+        if not torch.stack(weight.aminmax()).isfinite().all():
+            raise ArtifactError(f"weights of the {what} are NaN or infinite ({name})", "train it again")
 
 
 _RANDOM = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "orthogonal_"}
