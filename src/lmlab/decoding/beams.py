@@ -19,7 +19,7 @@ from lmlab.decoding.branch import Branch, Pruned, Rows
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, gumbels
 from lmlab.decoding.draws import Seeded
-from lmlab.decoding.search import Search, Strategy, best_of
+from lmlab.decoding.search import Search, Together, best_of
 from lmlab.errors import LmlabError, SettingError
 
 _WIDTH = setting(5, "texts kept at every token", ge=1, le=100_000)
@@ -32,7 +32,7 @@ _EARLY = setting(
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class Beam(Strategy):
+class Beam(Together):
     """Keeps the likeliest `width` texts at every token, and returns the n best of those that ended.
 
     A text scores its total log-probability divided by `length ** length_penalty`, its `<eos>` counted in both: 1 is the
@@ -89,7 +89,7 @@ class DiverseBeam(Beam):
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class StochasticBeam(Seeded):
+class StochasticBeam(Seeded, Together):
     """Draws `width` different texts, without replacement from all texts (Kool et al. 2019).
 
     The results come in the order in which they were drawn; the first is an ordinary sample.

@@ -16,12 +16,12 @@ import numpy as np
 from lmlab.config import setting
 from lmlab.decoding.branch import Branch, Rows
 from lmlab.decoding.chance import Floats, uniforms
-from lmlab.decoding.search import Search, Strategy
+from lmlab.decoding.search import Search, Strategy, Together
 from lmlab.errors import SettingError
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class Greedy(Strategy):
+class Greedy(Together):
     """Always the likeliest token, the lowest id on ties. It has one answer, so n must be 1."""
 
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
@@ -46,7 +46,7 @@ class Seeded(Strategy):
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class Sample(Seeded):
+class Sample(Seeded, Together):
     """Draws each token from the model's distribution, after the processors.
 
     Row i draws the same numbers however many rows and prompts there are, and whichever of them have ended.
@@ -61,7 +61,7 @@ class Sample(Seeded):
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class MBR(Seeded):
+class MBR(Seeded, Together):
     """Minimum Bayes risk: of many samples those that agree best with all of them (Eikema and Aziz 2020).
 
     Two texts agree as far as their runs of 1 to `order` tokens do: the mean F1 score.

@@ -135,18 +135,28 @@ class Strategy(Settings):
         """The strategy with all text that it holds turned into ids."""
         return self
 
+    @abstractmethod
+    def run(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], n: int, limits: Limits
+    ) -> Iterator[list[Step | None]]:
+        """Generate from all prompts: of each its step, or None once it is done."""
+
+
+class Together(Strategy):
+    """A strategy that grows the texts of all prompts by one token a step."""
+
+    @abstractmethod
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
         """Begin a run for n results.
 
         Raises:
             SettingError: the strategy cannot give n results.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no search; it overrides run")
 
     def run(
         self, model: LanguageModel, prompts: Sequence[Sequence[int]], n: int, limits: Limits
     ) -> Iterator[list[Step | None]]:
-        """Generate from all prompts: of each its step, or None once it is done."""
+        """Generate from all prompts in one batch."""
         searches = [self.search(prompt, n, limits.max_tokens) for prompt in prompts]
         return grow(model, prompts, self, searches, limits)
 

@@ -57,6 +57,12 @@ def strategy_of(told: str, *processors: Any, **named: Any) -> Strategy:
     return STRATEGIES[name.strip()](*processors, **{**values, **named})
 
 
+def check_strategy(given: object) -> None:
+    """SettingError where it is no strategy: a class of them, or a word."""
+    if isinstance(given, type) or not callable(getattr(given, "run", None)):
+        raise SettingError("strategy", given, "a strategy", "for example Sample(temperature=0.8) or Beam(width=5)")
+
+
 def decode(
     model: LanguageModel,
     prompt_ids: Sequence[int],
@@ -107,8 +113,7 @@ def decode_all(
     trace: bool = False,
 ) -> Iterator[list[Step | None]]:
     """Generate from many prompts in one batch: what `decode` gives each, None once it is done."""
-    if isinstance(strategy, type) or not callable(getattr(strategy, "run", None)):
-        raise SettingError("strategy", strategy, "a strategy", "for example Sample(temperature=0.8) or Beam(width=5)")
+    check_strategy(strategy)
     integer("n", n, 1)
     integer("max_tokens", max_tokens, 1)
     integer("alternatives", alternatives, 0)

@@ -11,17 +11,18 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lmlab import corpora
 from lmlab.corpora.cache import find
 from lmlab.disk import cache_dir, replacing, writing
 from lmlab.errors import ArtifactError, DownloadError
 from lmlab.integrity import file_sha256
-from lmlab.models.hf import HuggingFaceModel, open_model
+from lmlab.models.hf import open_model
 from lmlab.progress import default_reporter
 from lmlab.run_config import Component, RunConfig
-from lmlab.tokens.hf import HuggingFaceSettings, HuggingFaceTokenizer
+from lmlab.store import Stored
+from lmlab.tokens.hf import HuggingFaceSettings
 from lmlab.train_settings import TrainSettings
 
 
@@ -44,16 +45,7 @@ NAMED = {
 """Models that are fetched by name; SmolLM2 is under the Apache licence 2.0."""
 
 
-class Opened(NamedTuple):
-    """A Hugging Face model as a `TextModel` is made of one."""
-
-    model: HuggingFaceModel
-    tokenizer: HuggingFaceTokenizer
-    config: RunConfig
-    manifest: dict[str, Any]
-
-
-def open_hf(spec: str) -> Opened:
+def open_hf(spec: str) -> Stored:
     """The model that `hf:PATH_OR_NAME` names. It has no text of its own; other texts are read whole.
 
     Raises:
@@ -76,7 +68,7 @@ def open_hf(spec: str) -> Opened:
             "window": f"{model.context} tokens; the last {model.context - model.stride} of a full one begin the next"
         },
     }
-    return Opened(model, tokenizer, config, manifest)
+    return Stored(cast(Any, model), tokenizer, config, manifest)  # but for saving, which is refused
 
 
 def fetched(packed: Packed) -> Path:

@@ -606,10 +606,9 @@ class TextModel:
         if str(path).startswith("hf:"):
             from lmlab.facade.hf import open_hf
 
-            opened = open_hf(str(path))
-            model = cast(Registered, opened.model)  # but for saving, which is refused
-            return cls(model, opened.tokenizer, opened.config, opened.manifest, Path(path))
-        stored = store.load(Path(path))
+            stored = open_hf(str(path))
+        else:
+            stored = store.load(Path(path))
         return cls(stored.model, stored.tokenizer, stored.config, stored.manifest, Path(path))
 
 
@@ -633,15 +632,14 @@ filter.__signature__ = inspect.Signature([*_own][:2] + [*_method][2:])  # type: 
 
 def _strategy(strategy: Any, named: Mapping[str, Any]) -> Strategy:
     """A strategy, or one by its name with what it takes."""
-    from lmlab.decoding import strategy_of
+    from lmlab.decoding.strategies import check_strategy, strategy_of
 
     if strategy is None or isinstance(strategy, str):
         return strategy_of(strategy or "sample", **named)
     if named:
         given = ", ".join(named)
         raise UsageError(f"{given} stands beside a strategy", f"write it into that, as in Sample({given}=...)")
-    if isinstance(strategy, type) or not callable(getattr(strategy, "run", None)):
-        raise SettingError("strategy", strategy, "a strategy", "for example Sample(temperature=0.8) or Beam(width=5)")
+    check_strategy(strategy)
     return cast("Strategy", strategy)
 
 
