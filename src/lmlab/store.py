@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """See that nothing is at a place to be written, or what may be overwritten: a run, or a folder of runs alone.
+    """Let a place be written only where nothing is, or what may be overwritten: a run, or a folder of runs alone.
 
     Raises:
         RunExistsError: something is there.

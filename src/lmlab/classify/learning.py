@@ -143,7 +143,9 @@ def new_network(config: RunConfig, vocab_size: int, classes: int, own: Classifie
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if encoder is None:
-            encoder = registry.resolve("model", config.model.kind)(config.model.settings, vocab_size)
+            model_class = registry.resolve("model", config.model.kind)
+            model_class.check_room(config.model.settings, vocab_size)
+            encoder = model_class(config.model.settings, vocab_size)
         dropout = getattr(config.model.settings, "dropout", 0.0)
         return TextNetwork(copy.deepcopy(encoder).train(), classes, own.pool, dropout)
 

@@ -98,7 +98,7 @@ def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
 
 
 def utf8(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[bytes]:
-    r"""The same text as `decode` gives, in UTF-8, its `\r\n` left as they are; each piece ends with a character."""
+    r"""UTF-8 text, refused and replaced as by `decode`, its `\r\n` left as they are; each piece ends with a character."""
     return (data for _, data in _sound(chunks, name, errors))
 
 
@@ -137,7 +137,7 @@ def _refuse_nul(chunk: bytes, offset: int, name: str, errors: str) -> None:
 
 
 def whole_words(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The same bytes in pieces of about `PIECE` that end between words.
+    """Bytes in pieces of about `PIECE` that end between words.
 
     Raises:
         DataError: a word is longer than `LONGEST`.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lmlab import disk, memory, registry, scoring, store
+from lmlab import disk, registry, scoring, store
 from lmlab.config import load_recipe
 from lmlab.corpora import open_objects
 from lmlab.corpora.named import CORPORA
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from lmlab.training.checkpoint import Checkpoint
     from lmlab.training.events import Listener
 
-_BYTES_A_WEIGHT = 16  # in fp32: itself, its gradient, and the two moments of Adam
 _MOST_NOTES = 5  # said of an estimation; the manifest keeps them all
 # With these a run repeats bit for bit, whatever was measured when it was first made.
 _DECIDED = ("plan", "precision", "threads", "row_blocks", "evaluations", "validation_tokens")
@@ -367,12 +366,7 @@ def _new_model(config: RunConfig, vocab_size: int) -> Any:
     import torch
 
     model_class, settings = registry.resolve("model", config.model.kind), config.model.settings
-    weights = sum(weight.numel() for weight in model_class.blank(settings, vocab_size).values())
-    there = memory.physical()
-    if there is not None and _BYTES_A_WEIGHT * weights > there:
-        needed, has = (f"{size / 2**30:,.0f} GiB" for size in (_BYTES_A_WEIGHT * weights, there))
-        problem = f"training {weights:,} weights takes {needed} of memory at least, but this machine has {has}"
-        raise UsageError(problem, "make the model smaller, with --set model.NAME=VALUE")
+    model_class.check_room(settings, vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return model_class(settings, vocab_size)

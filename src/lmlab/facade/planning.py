@@ -69,7 +69,9 @@ def _measure(config: RunConfig, prepared: Prepared, left: float) -> Callable[[Ma
     end = time.perf_counter() + _MEASURING_SHARE * left
 
     def measure(size: Mapping[str, Any]) -> Size:
-        model = model_class(replace(config.model.settings, **size), prepared.tokenizer.vocab_size)
+        settings = replace(config.model.settings, **size)
+        model_class.check_room(settings, prepared.tokenizer.vocab_size)
+        model = model_class(settings, prepared.tokenizer.vocab_size)
         limit = end - time.perf_counter()
         if sizes and limit < 0:  # a smaller one is as fast at least
             speed = sizes[-1].speed * min(1.0, sizes[-1].parameters / model.core_parameters)

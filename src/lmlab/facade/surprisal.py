@@ -156,7 +156,7 @@ class Scores(Table):
         return pieces
 
     def by(self, unit: str) -> Table:
-        """The same surprisal by token, word, sentence or document, added up exactly; this module says what these are.
+        """Surprisal added up exactly by token, word, sentence or document; this module says what these are.
 
         The columns are those of tokens, but for `rank`; `tokens` says how many, `unknown` how many of them are unknown.
 

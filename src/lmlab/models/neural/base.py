@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lmlab import config
+from lmlab import config, memory
 from lmlab.config import setting
 from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.integrity import plain
@@ -47,6 +47,7 @@ _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabil
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
 WIDEST, DEEPEST = 65_536, 256
 """No layer has more features, and no model more layers."""
+_BYTES_A_WEIGHT = 16  # in fp32: itself, its gradient, and the two moments of Adam
 _WEIGHTS, _TEMPERATURE = "model.safetensors", "temperature"
 
 
@@ -311,6 +312,19 @@ class NeuralModel(nn.Module, abc.ABC):
         """All weights by name, on the meta device: their types and shapes, without memory."""
         with torch.device("meta"), _Unfilled():
             return cls(settings, vocab_size).state_dict()  # type: ignore[call-arg]
+
+    @classmethod
+    def check_room(cls, settings: Any, vocab_size: int) -> None:
+        """Compare what training takes at least with the memory of this machine, before any weight is made.
+
+        Raises:
+            UsageError: the machine has less.
+        """
+        weights, there = sum(weight.numel() for weight in cls.blank(settings, vocab_size).values()), memory.physical()
+        if there is not None and _BYTES_A_WEIGHT * weights > there:
+            needed, has = (f"{size / 2**30:,.0f} GiB" for size in (_BYTES_A_WEIGHT * weights, there))
+            problem = f"training {weights:,} weights takes {needed} of memory at least, but this machine has {has}"
+            raise UsageError(problem, "make the model smaller, with --set model.NAME=VALUE")
 
     def check(self) -> None:
         """Look for weights that are NaN or infinite.
