@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lmlab.kernels import engine
 from lmlab.kernels.text.scan import CompiledScanner
+from lmlab.tokens.base import Vocabulary
 from lmlab.tokens.scan import Scanner, WordScanner, scanner
 from lmlab.tokens.word import WordSettings, WordTokenizer
 from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
@@ -66,7 +67,7 @@ def test_many_words(kind: type[WordScanner]) -> None:
 @BOTH
 def test_the_ids_of_the_word_tokenizer(kind: type[WordScanner]) -> None:
     tokens = ["b", "a", "don't"]
-    tokenizer = WordTokenizer(WordSettings(None, split="space"), [*SPECIALS, *tokens])
+    tokenizer = WordTokenizer(WordSettings(None, split="space"), Vocabulary([*SPECIALS, *tokens]))
     text = "a b\tc [PAD] don't"
     assert read(kind(tokens, learn=False), text)[1:-1] == tokenizer.encode(text).ids.tolist()
 

@@ -98,7 +98,7 @@ def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
 
 
 def utf8(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[bytes]:
-    r"""UTF-8 text, refused and replaced as by `decode`, its `\r\n` left as they are; each piece ends with a character."""
+    r"""UTF-8, refused and replaced as by `decode`, its `\r\n` as they are; each piece ends with a character."""
     return (data for _, data in _sound(chunks, name, errors))
 
 

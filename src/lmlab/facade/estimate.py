@@ -35,6 +35,7 @@ from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Reporter, default_reporter
 from lmlab.run_config import RunConfig, from_tables
+from lmlab.tokens.base import Vocabulary
 from lmlab.tokens.scan import WordScanner, scanner
 from lmlab.tokens.word import WordTokenizer
 from lmlab.vocabulary import EOS, SPACES, SPECIALS
@@ -97,7 +98,7 @@ def estimate(
         model: Any = Ngram.from_counts(model_settings, levels)
     spelled = words.words()
     del words, known  # each may take as much as the tokenizer
-    tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *spelled], count_V=count_V)
+    tokenizer = WordTokenizer(config.tokenizer.settings, Vocabulary([*SPECIALS, *spelled], count_V=count_V))
     for note in model.notes:
         reporter.say(note)
     lm = _text_model(model, tokenizer, config, texts.describe(), time.perf_counter() - began)
@@ -128,7 +129,7 @@ def import_arpa(
     with reporter.stage(f"reading {path.name}"):
         trie, words = arpa.read(path, **options)
     config = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
-    tokenizer = WordTokenizer(config.tokenizer.settings, [*SPECIALS, *(word.decode() for word in words)])
+    tokenizer = WordTokenizer(config.tokenizer.settings, Vocabulary([*SPECIALS, *(word.decode() for word in words)]))
     data: dict[str, Any] = {
         "name": path.name,
         "sha256": None,

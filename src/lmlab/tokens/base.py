@@ -112,28 +112,32 @@ class Matrix(NamedTuple):
     lengths_B: np.ndarray
 
 
+class Vocabulary(NamedTuple):
+    """The spelling of every id, the special tokens included.
+
+    `merges` (of bpe alone) are the pairs of tokens in the order in which they are merged; `count_V` is how often each
+    token stood in the training text, None where its making did not count them.
+    """
+
+    tokens: Sequence[str]
+    merges: Sequence[tuple[str, str]] = ()
+    count_V: np.ndarray | None = None
+
+
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
-    `settings` is an instance of the class's own `Settings`, `tokens` the spelling of every id, `specials` the names by
-    which the special tokens are shown (files and decoded text keep their own), `merges` (of bpe alone) the pairs of
-    tokens in the order in which they are merged, `count_V` how often each stood in the training text, None
-    where its making did not count them.
+    `settings` is an instance of the class's own `Settings`, `tokens` and `count_V` are those of its vocabulary,
+    `specials` the names by which the special tokens are shown (files and decoded text keep their own).
     """
 
     kind: ClassVar[str]
     Settings: ClassVar[type[TokenizerSettings]]
 
-    def __init__(
-        self,
-        settings: Any,
-        tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]] = (),
-        count_V: np.ndarray | None = None,
-    ) -> None:
-        self.settings, self.count_V = settings, count_V
+    def __init__(self, settings: Any, made: Vocabulary) -> None:
+        self.settings, self.count_V = settings, made.count_V
         self.specials: Sequence[str] = settings.specials or SPECIALS
-        self.tokens = tuple(tokens)
+        self.tokens = tuple(made.tokens)
         self.vocab_size = len(self.tokens)
 
     @property
@@ -209,7 +213,7 @@ class Tokenizer(abc.ABC):
     def counted(cls, settings: Any, counts: Mapping[str, int]) -> Self:
         """The tokenizer of what was counted, as far as `vocab_size` and `min_count` of the settings allow."""
         tokens, count_V = vocabulary(counts, settings.vocab_size, settings.min_count)
-        return cls(settings, tokens, count_V=count_V)
+        return cls(settings, Vocabulary(tokens, count_V=count_V))
 
     def __len__(self) -> int:
         return self.vocab_size
@@ -284,7 +288,7 @@ class Tokenizer(abc.ABC):
     def load(cls, folder: Path, settings: Any) -> Self:
         """Read what `save` wrote; ArtifactError where it is missing or damaged."""
         tokens, merges = _read_model(folder / FILE)
-        return cls(settings, tokens, merges, _read_counts(folder / COUNTS, len(tokens)))
+        return cls(settings, Vocabulary(tokens, merges, _read_counts(folder / COUNTS, len(tokens))))
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as an int64 array; UsageError where one is outside the vocabulary."""

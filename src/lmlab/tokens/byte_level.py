@@ -24,7 +24,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lmlab.config import setting
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, TokenizerSettings, clean
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, TokenizerSettings, Vocabulary, clean
 from lmlab.vocabulary import SPECIALS
 
 SLICE_CHARS = 1 << 14
@@ -42,17 +42,11 @@ def byte_symbols() -> tuple[str, ...]:
 class ByteLevelTokenizer(Tokenizer):
     """A tokenizer each of whose ids stands for one or more bytes. Subclasses say which bytes go together."""
 
-    def __init__(
-        self,
-        settings: Any,
-        tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]] = (),
-        count_V: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(settings, tokens, merges, count_V)
+    def __init__(self, settings: Any, made: Vocabulary) -> None:
+        super().__init__(settings, made)
         byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         own = self.tokens[len(SPECIALS) :]
-        merged = {symbols for a, b in merges for symbols in (a, b, a + b)}
+        merged = {symbols for a, b in made.merges for symbols in (a, b, a + b)}
         if set("".join(own)) != byte_of.keys() or not set(own) >= byte_of.keys() | merged:
             raise ArtifactError("the vocabulary is not of bytes and their merges", "load it as the kind it was saved")
         specials = [b"" if id in SILENT else REPLACEMENT.encode() for id in range(len(SPECIALS))]
@@ -95,20 +89,14 @@ class ByteTokenizer(ByteLevelTokenizer):
     kind = "byte"
     Settings = ByteSettings
 
-    def __init__(
-        self,
-        settings: ByteSettings,
-        tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]] = (),
-        count_V: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(settings, tokens, merges, count_V)
+    def __init__(self, settings: ByteSettings, made: Vocabulary) -> None:
+        super().__init__(settings, made)
         if self.tokens != SPECIALS + byte_symbols():
             raise ArtifactError("the vocabulary is not the 256 bytes in order", "load it as the kind it was saved")
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        return cls(settings, SPECIALS + byte_symbols())
+        return cls(settings, Vocabulary(SPECIALS + byte_symbols()))
 
     def encode(self, text: str) -> Encoded:
         return Encoded(np.frombuffer(clean(text).encode(), dtype=np.uint8) + np.uint32(len(SPECIALS)))
@@ -138,15 +126,9 @@ class BPETokenizer(ByteLevelTokenizer):
     Settings = BPESettings
     settings: BPESettings
 
-    def __init__(
-        self,
-        settings: BPESettings,
-        tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]] = (),
-        count_V: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(settings, tokens, merges, count_V)
-        self._tokenizer = _byte_level(self.tokens, merges, split_words=True)
+    def __init__(self, settings: BPESettings, made: Vocabulary) -> None:
+        super().__init__(settings, made)
+        self._tokenizer = _byte_level(self.tokens, made.merges, split_words=True)
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
@@ -161,7 +143,7 @@ class BPETokenizer(ByteLevelTokenizer):
         tokenizer.train_from_iterator(_slices(documents, settings.train_chars), trainer)
         model = json.loads(tokenizer.to_str())["model"]
         tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-        return cls(settings, tokens, [(a, b) for a, b in model["merges"]])
+        return cls(settings, Vocabulary(tokens, [(a, b) for a, b in model["merges"]]))
 
     def encode(self, text: str) -> Encoded:
         encodings = self._tokenizer.encode_batch_fast(list(_cut(clean(text))), add_special_tokens=False)

@@ -13,7 +13,17 @@ from tokenizers import Tokenizer as HFTokenizer
 from lmlab.config import setting
 from lmlab.corpora.document import PIECE_CHARS, Document
 from lmlab.errors import ArtifactError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, TokenizerSettings, clean, lower
+from lmlab.tokens.base import (
+    REPLACEMENT,
+    SILENT,
+    Encoded,
+    Located,
+    Tokenizer,
+    TokenizerSettings,
+    Vocabulary,
+    clean,
+    lower,
+)
 from lmlab.vocabulary import SPECIALS, UNK
 
 CODE_POINTS = 0x110000
@@ -40,14 +50,8 @@ class CharTokenizer(Tokenizer):
     Settings = CharSettings
     settings: CharSettings
 
-    def __init__(
-        self,
-        settings: CharSettings,
-        tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]] = (),
-        count_V: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(settings, tokens, merges, count_V)
+    def __init__(self, settings: CharSettings, made: Vocabulary) -> None:
+        super().__init__(settings, made)
         characters = "".join(self.tokens[len(SPECIALS) :])
         if len(characters) != len(self.tokens) - len(SPECIALS):
             raise ArtifactError("the vocabulary holds more than single characters", "load it as the kind it was saved")
@@ -62,7 +66,7 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        reader, count_P = cls(settings, SPECIALS), np.zeros(CODE_POINTS, dtype=np.int64)
+        reader, count_P = cls(settings, Vocabulary(SPECIALS)), np.zeros(CODE_POINTS, dtype=np.int64)
         for text in _joined(documents):
             count_P += np.bincount(_points(reader.normalise(text)), minlength=CODE_POINTS)
         counts = {chr(point): int(count_P[point]) for point in np.flatnonzero(count_P)}

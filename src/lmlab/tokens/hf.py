@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from lmlab.errors import UsageError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, TokenizerSettings, clean
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, TokenizerSettings, Vocabulary, clean
 from lmlab.tokens.byte_level import byte_symbols
 from lmlab.vocabulary import EOS, SPECIALS, UNK
 
@@ -58,7 +58,7 @@ class HuggingFaceTokenizer(Tokenizer):
         native.encode_special_tokens = True  # "<|endoftext|>" in a text is spelled out
         named = [native.id_to_token(id) for id in range(vocab_size)]
         tokens = [f"[unused {id}]" if token is None else token for id, token in enumerate(named)]
-        super().__init__(HuggingFaceSettings(), [*SPECIALS, *tokens])
+        super().__init__(HuggingFaceSettings(), Vocabulary([*SPECIALS, *tokens]))
         self._native = native
         unknown = native.token_to_id(getattr(native.model, "unk_token", None) or "")
         self.native_unk = None if unknown in eos else unknown

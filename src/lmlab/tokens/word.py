@@ -25,7 +25,17 @@ import numpy as np
 
 from lmlab.config import setting
 from lmlab.kernels import engine
-from lmlab.tokens.base import SILENT, Encoded, EncodedDocuments, Located, Tokenizer, TokenizerSettings, clean, lower
+from lmlab.tokens.base import (
+    SILENT,
+    Encoded,
+    EncodedDocuments,
+    Located,
+    Tokenizer,
+    TokenizerSettings,
+    Vocabulary,
+    clean,
+    lower,
+)
 from lmlab.tokens.scan import WordScanner, scanner
 from lmlab.vocabulary import BOS, SPACES, SPECIALS, UNK
 
@@ -86,7 +96,7 @@ class WordsTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[Document], settings: Any) -> Self:
-        reader = cls(settings, SPECIALS)
+        reader = cls(settings, Vocabulary(SPECIALS))
         counts: Counter[str] = Counter()
         dropped = 0
         for document in documents:
@@ -193,14 +203,8 @@ class WordTokenizer(WordsTokenizer):
     Settings = WordSettings
     settings: WordSettings
 
-    def __init__(
-        self,
-        settings: WordSettings,
-        tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]] = (),
-        count_V: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(settings, tokens, merges, count_V)
+    def __init__(self, settings: WordSettings, made: Vocabulary) -> None:
+        super().__init__(settings, made)
         self._find = _pattern(settings.split, settings.strip_punctuation)
         if settings.split == "punct":
             self._after, self._before = dict.fromkeys(OPENERS, NO_GAP), dict.fromkeys(CLOSERS, NO_GAP)
