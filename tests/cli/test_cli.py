@@ -303,7 +303,7 @@ def test_compare_shows_one_table_and_keeps_the_runs(lmlab, here):
 def test_the_picture_of_compare_holds_the_unit_of_its_axis(lmlab, here, monkeypatch):
     """A counted model is a level beside curves that do not charge the spelling of unknown words."""
     drawn = []
-    monkeypatch.setattr("lmlab.plots.draw_curves", lambda *given: drawn.append(given))
+    monkeypatch.setattr("lmlab.seeing.curves.draw_curves", lambda *given: drawn.append(given))
     (here / "rare.txt").write_text(TEXT + "".join(f"the cat saw word{n}.\n" for n in range(40)), encoding="utf-8")
     options = ["--tokenizer", "word", "--steps", "2", "--set", "train.evaluations=1", "--set", "train.threads=1"]
     called = lmlab("compare", "rare.txt", "--models", "ngram,rnn", *options, "--order", "2", "-o", "runs/all")

@@ -388,7 +388,7 @@ _NAMES = """
 import sys
 from pathlib import Path
 from lmlab.cli import main
-from lmlab.plots import draw_curves
+from lmlab.seeing.curves import draw_curves
 name = sys.argv[1]
 for words in (
     ["ngram", "estimate", name, "-o", name + "-m", "--order", "2", "--quiet"],

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from lmlab.cli.parser import Parser
 from lmlab.errors import LmlabError, UnknownNameError
+from lmlab.seeing import INSPECTIONS, PLOTS, WORDS
 
 VERBS = {
     "train": "train a model on a text",
@@ -30,6 +31,8 @@ VERBS = {
     "classify eval": "accuracy, F1, calibration and confusions of classifiers",
     "classify predict": "the class of every text, and its probability",
     "compare": "train several kinds of model on one text, one table",
+    **{f"plot {name}": shows for name, shows in PLOTS.items()},
+    **{f"inspect {name}": shows for name, shows in INSPECTIONS.items()},
     "export": "a trained network for transformers or ONNX",
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",
@@ -59,9 +62,11 @@ def verb_parser(verb: str) -> Parser:
     """
     if verb not in VERBS:
         raise UnknownNameError("verb", verb, VERBS)
-    module = importlib.import_module(f"lmlab.cli.{verb.replace(' ', '_')}")
-    parser = Parser(prog=f"lmlab {verb}", description=module.__doc__, examples=module.EXAMPLES)
-    module.add_arguments(parser)
+    word, _, name = verb.partition(" ")
+    module: Any = importlib.import_module("lmlab.cli.plot" if word in WORDS else f"lmlab.cli.{verb.replace(' ', '_')}")
+    description, examples = module.describe(word, name) if word in WORDS else (module.__doc__, module.EXAMPLES)
+    parser = Parser(prog=f"lmlab {verb}", description=description, examples=examples)
+    module.add_arguments(parser, *((word, name) if word in WORDS else ()))
     parser.add_common()
     parser.set_defaults(run=module.run)
     return parser
@@ -79,8 +84,10 @@ def split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def overview() -> str:
     """What `lmlab --help` prints."""
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {help}" for verb, help in VERBS.items())
+    told = {verb: help for verb, help in VERBS.items() if verb.partition(" ")[0] not in WORDS}
+    told |= {f"{word} NAME": f"pictures: {', '.join(names)}" for word, names in WORDS.items() if names}
+    width = max(map(len, told))
+    verbs = "\n".join(f"  {verb:<{width}}  {help}" for verb, help in told.items())
     return (
         "usage: lmlab VERB ...\n\n"
         "From any text to an honest language model, in minutes, on the machine you have.\n\n"
@@ -179,6 +186,9 @@ def _run(words: list[str]) -> int:
 
             print(f"lmlab {__version__}")
             return 0
+        if words[0] in WORDS and words[1:2] in ([], ["-h"], ["--help"]):
+            print("\n".join(f"lmlab {words[0]} {name:<14} {shows}" for name, shows in WORDS[words[0]].items()))
+            return 0 if words[1:] else 2
         began, (verb, rest) = time.perf_counter(), split_verb(words)
         options = verb_parser(verb).parse_args(rest)
         options.began = began

@@ -72,7 +72,7 @@ def print_figures(models: Comparison) -> None:
 
 def draw(models: Comparison, folder: Path, rungs: Sequence[Rung]) -> None:
     """The ladder and all learning curves in one picture; counted models as level lines (validation split)."""
-    from lmlab.plots import draw_curves, read_curve
+    from lmlab.seeing.curves import draw_curves, read_curve
     from lmlab.store import CURVES, METRICS
 
     curves, levels = {}, {}

@@ -394,7 +394,7 @@ def _recorders(
     """Who writes down what happens: metrics, the learning curve, TensorBoard."""
     if out is None:
         return []
-    from lmlab.plots import LiveCurve
+    from lmlab.seeing.curves import LiveCurve
     from lmlab.training.events import MetricsFile, TensorBoard
 
     _forget_after(out / store.METRICS, checkpoint.counters["step"] if checkpoint else 0)

@@ -14,6 +14,7 @@ from lmlab.errors import DataError, EmptyDataError, SettingError, UsageError
 from lmlab.facade.generation import Generation, Generations, TextStep, Written, certain_until, continuation
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
+from lmlab.seeing import Pictures
 from lmlab.tokens.base import Tokenizer
 from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, UNK
@@ -345,7 +346,7 @@ class TextModel:
         """
         from lmlab.facade.following import probabilities
 
-        return probabilities(self.model, self.tokenizer, self._ids(prefix, allow_unknown), k)
+        return probabilities(self.model, self.tokenizer, self.ids(prefix, allow_unknown), k)
 
     def counts(self, prefix: str = "", reporter: Reporter | None = None) -> dict[str, int]:
         """What followed a prefix in the training text of an n-gram model, and how often; the commonest first.
@@ -369,9 +370,21 @@ class TextModel:
         if text is None:
             problem = "the text that was counted is not kept as documents"
             raise UsageError(problem, "lmlab.train a model on a file, or ask the one that was just trained")
-        context = [BOS, *self._ids(prefix, allow_unknown=True)]
+        context = [BOS, *self.ids(prefix, allow_unknown=True)]
         seen = context[max(0, len(context) - self.config.model.settings.order + 1) :]
         return counts_after(text.ids, seen, self.tokenizer)
+
+    # -- seeing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def plot(self) -> Pictures:
+        """Pictures of this model, a method each: `lm.plot.temperature("to be")`; printed, it lists them."""
+        return Pictures(self, "plot")
+
+    @property
+    def inspect(self) -> Pictures:
+        """Pictures of what happens inside the network, a method each: `lm.inspect.gates("to be")`."""
+        return Pictures(self, "inspect")
 
     # -- generating -----------------------------------------------------------------------------------------------
 
@@ -454,16 +467,25 @@ class TextModel:
 
         options = {name: asked[name] for name in _ASKED if name in asked}
         named = {name: value for name, value in asked.items() if name not in {*_ASKED, "stop", "allow_unknown"}}
-        strategy = _strategy(strategy, named).in_ids(lambda text: self._ids(text, allow_unknown=False))
+        strategy = _strategy(strategy, named).in_ids(lambda text: self.ids(text, allow_unknown=False))
         stop = asked.get("stop") or () if not isinstance(asked.get("stop"), str) else (asked["stop"],)
         allow_unknown = bool(asked.get("allow_unknown"))
-        ids = [self._ids(prompt, allow_unknown) for prompt in prompts]
+        ids = [self.ids(prompt, allow_unknown) for prompt in prompts]
         stopper = StopText(self.tokenizer.decode, tuple(stop)) if stop else None
         forbidden = () if allow_unknown else (UNK,)
         steps = decode_all(self.model, ids, strategy, stop=stopper, forbidden=forbidden, **options)
         return ids, steps, strategy, tuple(stop)
 
-    def _ids(self, prompt: str, allow_unknown: bool) -> list[int]:
+    def ids(self, prompt: str, allow_unknown: bool = False) -> list[int]:
+        """The ids of a prompt, `<bos>` not among them.
+
+        Args:
+            prompt: text from the beginning of a document on; may be empty.
+            allow_unknown: read what the vocabulary lacks as `[UNK]` instead of refusing the prompt.
+
+        Raises:
+            UsageError: the prompt has what the vocabulary lacks.
+        """
         if not isinstance(prompt, str):
             raise SettingError("the prompt", prompt, "a string", "an empty one is allowed")
         encoded = self.tokenizer.encode(prompt)

@@ -15,11 +15,11 @@ from typing import Any
 
 from lmlab.disk import write_file
 from lmlab.report.ladder import Rung
+from lmlab.seeing.style import BLUE, COLOURS, DARK, GREEN, GREY, bare, plain
 from lmlab.training.events import read_metrics
 
 Curve = Mapping[str, Sequence[tuple[float, float]]]  # of "train" and of "valid": seconds and nats/token
 _REDRAW_SECONDS = 10.0
-_COLOURS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8c5aa8", "#b8902f", "#5f6b73")
 
 
 def read_curve(metrics: Path) -> dict[str, list[tuple[float, float]]]:
@@ -57,15 +57,15 @@ def draw_curves(
     axes = figure.add_subplot(1, 2 if rungs else 1, 2 if rungs else 1)
     if rungs:
         _draw_ladder(figure.add_subplot(1, 2, 1), rungs)
-    for (name, curve), colour in zip(curves.items(), cycle(_COLOURS), strict=False):
+    for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
         train, valid = (list(zip(*curve[part], strict=True)) or [(), ()] for part in ("train", "valid"))
         axes.plot(*train, color=colour, alpha=0.35, linewidth=1)
         axes.plot(*valid, color=colour, linewidth=2, marker="o", markersize=3, label=_label(name))
     for (name, level), style in zip(levels.items(), cycle(("--", ":", "-.")), strict=False):
-        axes.axhline(level, color="#444444", linestyle=style, linewidth=1.2, label=_label(name))
+        axes.axhline(level, color=DARK, linestyle=style, linewidth=1.2, label=_label(name))
     _frame(axes, curves, list(levels.values()))
     if title:
-        figure.suptitle(_plain(title), fontsize=11, x=0.01, ha="left")
+        figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left")
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_file(path, picture.getvalue())
@@ -74,35 +74,25 @@ def draw_curves(
 def _draw_ladder(axes: Any, rungs: Sequence[Rung]) -> None:
     bits = [rung.bits if rung.bits is not None and math.isfinite(rung.bits) else 0.0 for rung in rungs]
     least = min((each for each in bits if each), default=0.0)
-    colours = ["#9aa5ad" if rung.baseline else "#3b6fb6" for rung in rungs]
-    colours = ["#4c9a6a" if each == least else colour for each, colour in zip(bits, colours, strict=True)]
+    colours = [GREY if rung.baseline else BLUE for rung in rungs]
+    colours = [GREEN if each == least else colour for each, colour in zip(bits, colours, strict=True)]
     places = range(len(rungs))
     axes.barh(places, bits, color=colours, height=0.7)
-    axes.set_yticks(places, [_plain(rung.name) for rung in rungs])
+    axes.set_yticks(places, [plain(rung.name) for rung in rungs])
     axes.invert_yaxis()
     for place, each in zip(places, bits, strict=True):
         axes.text(each, place, f" {each:.3f}" if each else " -", va="center", fontsize=9)
-    axes.set_xlabel("bits for each byte of unseen text")
-    axes.set_title("lower is better", fontsize=10, loc="left", color="#555555")
+    bare(axes, "bits for each byte of unseen text", note="lower is better", grid=False)
     axes.set_xlim(0, 1.15 * max(bits, default=1.0) or 1.0)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _plain(text: str) -> str:
-    """A name, which may hold bytes that are no text, and a dollar that is no formula."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def _label(name: str) -> str:
-    return _plain(name) + ", validation"
+    return plain(name) + ", validation"
 
 
 def _frame(axes: Any, curves: Mapping[str, Curve], levels: Sequence[float]) -> None:
-    axes.set_xlabel("seconds of training")
-    axes.set_ylabel("nats/token, [UNK] as a class")
-    axes.set_title("thin: training batches; thick: validation split", fontsize=10, loc="left", color="#555555")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    note = "thin: training batches; thick: validation split"
+    bare(axes, "seconds of training", "nats/token, [UNK] as a class", note)
     shown = "valid" if any(curve["valid"] for curve in curves.values()) else "train"
     seen = [y for curve in curves.values() for _, y in curve[shown]] + [*levels]
     if finite := [y for y in seen if math.isfinite(y)]:

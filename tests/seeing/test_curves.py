@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from lmlab import plots
-from lmlab.plots import LiveCurve, draw_curves, read_curve
 from lmlab.report.ladder import Rung
+from lmlab.seeing import curves
+from lmlab.seeing.curves import LiveCurve, draw_curves, read_curve
 from lmlab.training.events import Ended, Evaluated, MetricsFile, Stepped
 
 CURVE = {"train": [(0.5, 3.0), (1.0, 2.5), (2.0, 2.0)], "valid": [(1.0, 2.6), (2.0, 2.2)]}
@@ -117,7 +117,7 @@ def test_the_live_curve_is_redrawn_at_evaluations_not_too_often_and_at_the_end(t
     clock = [100.0]
     drawn = []
     monkeypatch.setattr(plots.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(plots, "draw_curves", lambda curves, path, *_: drawn.append((clock[0], curves, path)))
+    monkeypatch.setattr(curves, "draw_curves", lambda curves, path, *_: drawn.append((clock[0], curves, path)))
     metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "curve.png"
     listeners = [MetricsFile(metrics), LiveCurve(metrics, picture)]
 
@@ -153,9 +153,9 @@ def test_the_live_picture_grows(tmp_path):
 
 def test_drawing_sets_no_global_state_and_importing_draws_nothing():
     code = (
-        "import sys; from lmlab import plots; assert 'matplotlib' not in sys.modules;"
+        "import sys; from lmlab.seeing import curves; assert 'matplotlib' not in sys.modules;"
         "from pathlib import Path; import tempfile;"
-        "plots.draw_curves({'a': {'train': [(1, 2)], 'valid': []}}, Path(tempfile.mkdtemp()) / 'a.png');"
+        "curves.draw_curves({'a': {'train': [(1, 2)], 'valid': []}}, Path(tempfile.mkdtemp()) / 'a.png');"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,59 @@
+"""Pictures of models and of what happens inside them: `lm.plot.temperature("to be")`, `lmlab plot temperature RUN`.
+
+A picture is a function in the file of its name: `lmlab.seeing.temperature.temperature(lm, ...)`. Its keywords are the
+flags of the command line, and what its docstring says of them is their help.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+from lmlab.errors import UnknownNameError
+
+PLOTS = {
+    "temperature": "the next token under several temperatures, and what a cut leaves",
+}
+"""The pictures of any model, and what they show."""
+
+INSPECTIONS: dict[str, str] = {}
+"""The pictures of what happens inside a network, and what they show."""
+
+WORDS = {"plot": PLOTS, "inspect": INSPECTIONS}
+"""The names of all pictures, by the word that stands before them."""
+
+
+def function_of(word: str, name: str) -> Callable[..., Any]:
+    """The function that draws a picture.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+    """
+    if name not in WORDS[word]:
+        raise UnknownNameError("picture", name, WORDS[word])
+    function: Callable[..., Any] = getattr(importlib.import_module(f"lmlab.seeing.{name}"), name)
+    return function
+
+
+class Pictures:
+    """The pictures of one model, a method each; `dir` lists them."""
+
+    def __init__(self, lm: Any, word: str) -> None:
+        self._lm, self._word = lm, word
+
+    def _names(self) -> Mapping[str, str]:
+        return WORDS[self._word]
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._names())
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._names():
+            raise AttributeError(f"there is no picture {name!r}; there are {', '.join(self._names())}")
+        return MethodType(function_of(self._word, name), self._lm)
+
+    def __repr__(self) -> str:
+        width = max(map(len, self._names()), default=0)
+        return "\n".join(f"{name:<{width}}  {shows}" for name, shows in self._names().items())
