@@ -13,6 +13,7 @@ import pytest
 
 from lmlab.cli import VERBS, main, split_verb, verb_parser
 from lmlab.cli.generate import strategy_of
+from lmlab.seeing import WORDS
 from tests.cli.calls import call, tiny
 from tests.texts import TEXT
 
@@ -34,7 +35,9 @@ def test_the_overview_names_every_verb(lmlab):
     called = lmlab("--help")
     assert called.code == 0
     for verb, what in VERBS.items():
-        assert re.search(rf"^  {verb} +{re.escape(what)}$", called.out, re.MULTILINE)
+        word, _, name = verb.partition(" ")
+        line = rf"{word} NAME +pictures: .*\b{name}\b.*" if word in WORDS else rf"{verb} +{re.escape(what)}"
+        assert re.search(rf"^  {line}$", called.out, re.MULTILINE)
     assert "exit codes: 0" in called.out
 
 

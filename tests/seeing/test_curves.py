@@ -116,7 +116,7 @@ def test_a_picture_replaces_the_one_before_at_once(tmp_path):
 def test_the_live_curve_is_redrawn_at_evaluations_not_too_often_and_at_the_end(tmp_path, monkeypatch):
     clock = [100.0]
     drawn = []
-    monkeypatch.setattr(plots.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(curves.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(curves, "draw_curves", lambda curves, path, *_: drawn.append((clock[0], curves, path)))
     metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "curve.png"
     listeners = [MetricsFile(metrics), LiveCurve(metrics, picture)]
