@@ -258,3 +258,23 @@ def test_what_is_no_number_is_refused(models):
     lm.model.trie.levels[0].logp_G[:] = math.nan
     with pytest.raises(LmlabError, match="its weights are damaged"):
         lm.score("the cat")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_alternatives_are_the_likeliest_in_each_place(models, name, tmp_path):
+    lm, text = models[name], "the cat sat on"
+    scores = lm.score(text, alternatives=3)
+    for row in scores.rows:
+        told = row["alternatives"]
+        assert [each["p"] for each in told] == sorted((each["p"] for each in told), reverse=True)
+        if row["rank"] <= 3 and not row["unknown"]:
+            assert any(2 ** -row["bits_without_spelling"] == pytest.approx(each["p"], rel=1e-5) for each in told)
+    first = lm.next_tokens("", k=1)
+    assert scores.rows[0]["alternatives"][0]["p"] == pytest.approx(*first.values(), rel=1e-5)
+    for ending in (".csv", ".jsonl", ".parquet"):
+        scores.write(tmp_path / f"scores{ending}")
+    written = next(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
+    assert json.loads(written["alternatives"]) == scores.rows[0]["alternatives"]
+    assert "%" in scores._repr_html_()
+    with pytest.raises(SettingError):
+        lm.score(text, alternatives=-1)

@@ -7,6 +7,7 @@ unknown token pays for its spelling. A word takes in the white space before it.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lmlab.cli.parser import Parser, in_group, reporter_of
 from lmlab.cli.show import composition_lines, print_json, print_table, unknown_lines
@@ -27,6 +28,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="a model directory, or hf:PATH_OR_NAME")
     parser.add_argument("text", metavar="FILE", help="a text file, folder or named corpus, or - for standard input")
     parser.add_argument("--by", default="token", metavar="UNIT", help="a row a token, word, sentence or document")
+    parser.add_argument(
+        "--alternatives", type=int, default=0, metavar="N", help="of tokens: the N likeliest in the place of each"
+    )
     parser.add_argument("-o", "--out", metavar="FILE", help="write the rows: .csv, .jsonl or .parquet")
     parser.add_spelling()
     parser.add_composition()
@@ -44,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     reporter = reporter_of(options)
     lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter)
     data = in_group(options, "data")
-    scores = lm.score(on=options.text, data=data, spelling=options.spelling, reporter=reporter)
+    asked = {"spelling": options.spelling, "alternatives": options.alternatives, "reporter": reporter}
+    scores = lm.score(on=options.text, data=data, **asked)
     table = scores.by(options.by)
     if options.out is not None:
         table.write(options.out)
@@ -64,10 +69,15 @@ def run(options: argparse.Namespace) -> int:
     hidden = {*_HIDDEN, *(() if total["unk_tokens"] else ("bits_without_spelling",))}
     hidden |= {"document", "id"} if total["documents"] == 1 and options.by != "document" else {"document"}
     shown = [
-        {name: repr(value)[1:-1] if name == "text" else value for name, value in row.items() if name not in hidden}
-        for row in rows[:_MOST_SHOWN]
+        {name: _shown(name, value) for name, value in row.items() if name not in hidden} for row in rows[:_MOST_SHOWN]
     ]
     if len(shown) < len(rows):
         notes.insert(0, f"{len(rows) - len(shown):,} rows more: write them all with -o FILE.csv")
     print_table(shown, title=f"{options.text} by {options.run_folder}", note="\n".join(notes))
     return 0
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name == "alternatives":
+        return "  ".join(f"{each['text']!r} {each['p']:.3f}" for each in value)
+    return repr(value)[1:-1] if name == "text" else value

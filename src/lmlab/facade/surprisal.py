@@ -87,7 +87,9 @@ class Table:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(self.columns)
-        writer.writerows(row.values() for row in self.rows)
+        lists = {name for name, column in self.columns.items() if len(column) and isinstance(column[0], list)}
+        for row in self.rows:
+            writer.writerow(json.dumps(cell) if name in lists else cell for name, cell in row.items())
         return text.getvalue()
 
     def _json_lines(self) -> str | bytes:
@@ -119,6 +121,7 @@ class Scores(Table):
             rank: 1 is the likeliest of all tokens, equals share the better rank.
             cumulative_bits: the sum of bits so far in the document.
             unknown: whether the vocabulary lacks it.
+            alternatives: where they were asked for, the likeliest tokens in its place: `text` and `p` of each.
     """
 
     total: Mapping[str, Any]
@@ -232,7 +235,12 @@ class Text:
 
 
 def scores_of(
-    texts: Sequence[Text], ids_N: np.ndarray, logp_N: np.ndarray, rank_N: np.ndarray, total: Mapping[str, Any]
+    texts: Sequence[Text],
+    ids_N: np.ndarray,
+    logp_N: np.ndarray,
+    rank_N: np.ndarray,
+    total: Mapping[str, Any],
+    likeliest: Sequence[Sequence[Mapping[str, Any]]] | None = None,
 ) -> Scores:
     """The table of texts.
 
@@ -242,6 +250,7 @@ def scores_of(
         logp_N: natural log-probabilities, the spelling not charged.
         rank_N: ranks.
         total: the figures; they say whether spelling is charged.
+        likeliest: of each token the likeliest in its place, and their probabilities.
     """
     spans = [span for text in texts for span in (*text.located.spans, "<eos>")]
     plain_N = -logp_N / math.log(2)
@@ -267,6 +276,7 @@ def scores_of(
         "rank": rank_N,
         "cumulative_bits": charged_N.cumsum() - before_D[document_N],
         "unknown": unknown_N,
+        **({} if likeliest is None else {"alternatives": likeliest}),
     }
     return Scores(columns, total, [text.given for text in texts])
 

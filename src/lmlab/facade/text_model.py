@@ -15,7 +15,7 @@ from lmlab.facade.generation import Generation, Generations, TextStep, Written, 
 from lmlab.models.base import Registered
 from lmlab.progress import Reporter, Silent
 from lmlab.seeing import Pictures
-from lmlab.tokens.base import Tokenizer
+from lmlab.tokens.base import Tokenizer, check_count
 from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, UNK
 
@@ -104,6 +104,7 @@ class TextModel:
         split: str | None = None,
         data: Mapping[str, Any] | None = None,
         spelling: bool = True,
+        alternatives: int = 0,
         reporter: Reporter | None = None,
     ) -> Scores:
         """Surprisal and rank of every token of a text: `<bos>` before it, `<eos>` predicted after it.
@@ -114,6 +115,7 @@ class TextModel:
             split: of the corpus `on`.
             data: how `on` is read, where it is not read as the run's own text was.
             spelling: whether the spelling of unknown tokens is charged; without, `[UNK]` is a class of its own.
+            alternatives: how many of the likeliest tokens are told at each place, with their probabilities; 0 is none.
             reporter: shows progress.
 
         Returns:
@@ -149,7 +151,16 @@ class TextModel:
             logp_N, rank_N = scoring.score_tokens(self.model, tokens, advance)
         report = scoring.report_of(-float(logp_N.sum()), tokens, spelling=spelling)
         total = self._figures(report, tokens, sha256, name, split or "all", spelling=spelling)
-        return scores_of(texts, tokens.ids[tokens.ids != BOS], logp_N, rank_N, total)
+        likeliest = None
+        if alternatives:
+            check_count("alternatives", alternatives)
+            ids_NK, logp_NK = scoring.likeliest(self.model, tokens, alternatives)
+            names = self.tokenizer.token_text
+            likeliest = [
+                [{"text": names(id), "p": math.exp(logp)} for id, logp in zip(ids, logps, strict=True)]
+                for ids, logps in zip(ids_NK.tolist(), logp_NK.tolist(), strict=True)
+            ]
+        return scores_of(texts, tokens.ids[tokens.ids != BOS], logp_N, rank_N, total, likeliest)
 
     def surprisal(self, text: str, span: tuple[int, int] | None = None) -> float:
         """The bits of a text, its end included; or of those of its tokens that stand in a span of it, even in part.

@@ -60,15 +60,18 @@ def heat(bits: float) -> str:
 
 
 def coloured(tokens: Sequence[Mapping[str, Any]]) -> str:
-    """Tokens on the colour of their surprisal; the mouse shows bits and rank.
+    """Tokens on the colour of their surprisal; the mouse shows bits, rank and what was likelier.
 
     Args:
-        tokens: each with `text` and `bits`, and `rank` where it is known.
+        tokens: each with `text` and `bits`, and `rank` and `alternatives` (each `text` and `p`) where known.
     """
     spans = []
     for token in tokens:
         rank = f", rank {token['rank']:,}" if "rank" in token else ""
-        style, title = f"background:{heat(token['bits'])}", f"{token['bits']:.2f} bits{rank}"
+        likelier = (
+            f"&#10;{each['p']:.1%} {escape(repr(each['text'])[1:-1])}" for each in token.get("alternatives", ())
+        )
+        style, title = f"background:{heat(token['bits'])}", f"{token['bits']:.2f} bits{rank}{''.join(likelier)}"
         text = escape(token["text"]).replace("\n", "↵\n")
         spans.append(f'<span style="{style}" title="{title}">{text}</span>')
     return f'<div class="tokens">{"".join(spans)}</div>'
