@@ -273,7 +273,7 @@ def test_alternatives_are_the_likeliest_in_each_place(models, name, tmp_path):
     assert scores.rows[0]["alternatives"][0]["p"] == pytest.approx(*first.values(), rel=1e-5)
     for ending in (".csv", ".jsonl", ".parquet"):
         scores.write(tmp_path / f"scores{ending}")
-    written = next(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
+    written = next(csv.DictReader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines(keepends=True)))
     assert json.loads(written["alternatives"]) == scores.rows[0]["alternatives"]
     assert "%" in scores._repr_html_()
     with pytest.raises(SettingError):
