@@ -1,8 +1,10 @@
 """The table of surprisal: offsets, sums by word, sentence and document, files, spans, bad input."""
 
 import csv
+import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import lmlab
 from lmlab import corpora
 from lmlab.corpora.document import PIECE_CHARS, Document
 from lmlab.errors import EmptyDataError, LmlabError, SettingError, UnknownNameError, UsageError
+from lmlab.facade.estimate import import_arpa
 from lmlab.facade.surprisal import UNITS
 from lmlab.tokens import build_tokenizer
 from tests.texts import TEXT
@@ -278,3 +281,18 @@ def test_alternatives_are_the_likeliest_in_each_place(models, name, tmp_path):
     assert "%" in scores._repr_html_()
     with pytest.raises(SettingError):
         lm.score(text, alternatives=-1)
+
+
+@pytest.mark.parametrize("name", ["words_o2", "words_o4_prune001", "words_o5"])
+def test_the_linguists_table_is_what_kenlms_module_says_word_by_word(name, tmp_path):
+    golden = Path(__file__).parents[1] / "golden"
+    told = json.loads(gzip.decompress((golden / "scores.json.gz").read_bytes()))[name]
+    lm = import_arpa(golden / f"{name}.arpa.gz", out=tmp_path / "run")
+    marks = {"<s>", "</s>", "<unk>"}  # are words of a text to us, and ends and beginnings to KenLM
+    asked = [each for each in told if each["sentence"].split() and not marks & set(each["sentence"].split())]
+    table = lm.score([each["sentence"] for each in asked], spelling=False).by("word")
+    bits = np.split(np.asarray(table.columns["bits"]), np.flatnonzero(np.diff(table.columns["document"])) + 1)
+    assert len(asked) == len(bits) > 10
+    for each, bits_W in zip(asked, bits, strict=True):
+        marked = each["full"][0]  # between <s> and </s>
+        assert bits_W == pytest.approx([-logp * math.log2(10) for logp, _, _ in marked], abs=1e-5), each["sentence"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
-from lmlab.cli.show import PROTOCOL, figures_row, print_json, print_table
+from lmlab.cli.show import PROTOCOL, figures_row, print_json, print_table, unknown_lines
 from lmlab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def print_figures(models: Comparison) -> None:
         )
         for row in models.rows
     ]  # fmt: skip
-    print_table(rows, note=PROTOCOL)
+    print_table(rows, note="\n".join([PROTOCOL, *unknown_lines(models.rows[-1])]))
 
 
 def draw(models: Comparison, folder: Path, rungs: Sequence[Rung]) -> None:

@@ -97,7 +97,7 @@ def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str,
 
 def unknown_lines(figures: Mapping[str, Any]) -> list[str]:
     """What the spelling of unknown tokens does to the figures, where it is charged: a line, or none."""
-    if not figures["unk_spelling_nats"]:
+    if not figures.get("unk_spelling_nats"):
         return []
     share = 100 * figures["unk_spelling_nats"] / figures["total_nats"]
     return [

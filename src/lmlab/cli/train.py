@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.cli.parser import NGRAM, Parser, named, reporter_of
-from lmlab.cli.show import PROTOCOL, figures_row, print_json, print_table
+from lmlab.cli.show import PROTOCOL, figures_row, print_json, print_table, unknown_lines
 from lmlab.config import Named
 from lmlab.errors import UsageError
 from lmlab.models.scorers import scorer_of
@@ -115,7 +115,7 @@ def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
         rows.append(figures_row(f"{ngram['order']}-gram (baseline)", ngram, seconds=ngram["seconds"], MB=None))
     size = lm.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
-    note = PROTOCOL
+    note = "\n".join([PROTOCOL, *unknown_lines(results.get("valid", {}))])
     scored, whole = results.get("valid", {}).get("tokens", 0), results.get("valid", {}).get("of_tokens", 0)
     part = f", its first {scored:,} of {whole:,} tokens (`lmlab eval` scores all)" if scored < whole else ""
     title = f"validation split of {lm.manifest['data']['name']}{part}"
