@@ -208,7 +208,7 @@ def test_an_arpa_file_gives_the_same(model: ours.Model, arpa_file: Path) -> None
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "x.bin"
     binary.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
-    with pytest.raises(ArtifactError, match=r"binary file of KenLM's\W+give the ARPA file"):
+    with pytest.raises(ArtifactError, match="cut short: 52 bytes are no whole header"):
         ours.Model(binary)
     with pytest.raises(OSError, match="Cannot read model"):
         ours.Model(str(tmp_path / "none"))

@@ -40,6 +40,7 @@ VERBS = {
     "ngram query": "score sentences from standard input, as KenLM's query",
     "ngram prune": "a smaller n-gram model: by entropy, to a threshold or a size",
     "ngram arpa": "write an n-gram model as an ARPA file",
+    "ngram binary": "write an n-gram model as a binary file of KenLM's, as its build_binary",
     "ngram import": "an ARPA file of any tool as a model directory",
     "ngram stats": "what an n-gram model holds, length by length",
     "demo": "two minutes, no download: a ladder of models, what they write, one page",

@@ -20,6 +20,7 @@ from lmlab.cli.parser import Parser
 from lmlab.corpora import DataSettings
 from lmlab.corpora.raw import Origin, named_origin
 from lmlab.corpora.reading import decode, inflate, lines, packed, utf8, whole_words
+from lmlab.models.ngram.kenlm_file import is_kenlm_file
 from lmlab.tokens.scan import scanner
 from lmlab.vocabulary import BOS, EOS, SPECIALS, UNK
 
@@ -37,7 +38,7 @@ _BYTES_A_WORD = 5  # or thereabouts
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a model directory or an ARPA file")
+    parser.add_argument("model", metavar="MODEL", help="a model directory, an ARPA file or a binary of KenLM's")
     parser.add_argument("text", nargs="?", default="-", metavar="TEXT", help="a file (default: standard input)")
     parser.add_argument("-n", "--no-marks", action="store_true", help="without <s> before and </s> after a sentence")
     parser.add_argument(
@@ -79,7 +80,9 @@ def run(options: argparse.Namespace) -> int:
     DataSettings(errors=options.errors)
     shown, origin, sums = set(options.show or _LEVELS), named_origin(options.text), _Sums()
     show = _show_json if options.json else _show_lines
-    if shown == {"summary"} and not options.no_marks:
+    path = Path(options.model)
+    binary = path.is_file() and is_kenlm_file(path)
+    if shown == {"summary"} and not options.no_marks and not binary:
         _score_whole(options, origin, sums)
         show(iter(()), shown, sums)
     else:
@@ -114,6 +117,8 @@ def _show_json(sentences: Iterator[_Sentence], shown: set[str], sums: _Sums) -> 
                 told["words"] = [dict(zip(("word", "id", "ngram", "log10"), each, strict=True)) for each in words]
             print(",\n    " if number else "\n    ", json.dumps(told, ensure_ascii=False), sep="", end="")
         print("\n  ]", end="," if "summary" in shown else "")
+    for _ in sentences:  # where none is shown they are summed up all the same
+        pass
     if "summary" in shown:
         pairs = (f"{json.dumps(name)}: {json.dumps(_finite(value))}" for name, value in sums.summary().items())
         print("\n  " + ",\n  ".join(pairs), end="")
@@ -136,7 +141,7 @@ def _sentences(options: argparse.Namespace, origin: Origin, sums: _Sums, *, spel
     from lmlab.compat.kenlm import Model
 
     model, marked = Model(options.model), not options.no_marks
-    ids = {b"<s>": BOS, b"</s>": EOS} | {word: id for id, word in enumerate(model.words, len(SPECIALS))}
+    ids = model.ids if spelled else {}
     texts = decode(inflate(origin.read(), origin.name), origin.name, options.errors)
     for line in map(str.encode, lines(texts, origin.name)):
         scores = list(model.full_scores(line, bos=marked, eos=marked))

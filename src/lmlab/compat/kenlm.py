@@ -1,15 +1,15 @@
 """KenLM's Python interface over n-gram models of ours: a program that uses kenlm runs by changing one import.
 
     from lmlab.compat import kenlm               # for: import kenlm
-    model = kenlm.Model("runs/x")                # a model directory of ours, or an ARPA file
+    model = kenlm.Model("runs/x")                # a model directory of ours, an ARPA file, or a binary file of KenLM's
     model.score("to be or not to be")            # log10
 
 A library that imports kenlm itself is given ours before it does: `sys.modules["kenlm"] = lmlab.compat.kenlm`.
 
 Scores are log10, as everywhere in KenLM. They differ from KenLM's by rounding: it adds single-precision numbers up one
 by one. `<s>` as a word of a sentence scores what the ARPA file says of it (SRILM: -99, lmplz: 0). KenLM's own binary
-files cannot be read; the ARPA file that they were made from can. An ARPA file without `<s>` or `</s>`, which KenLM
-refuses, is read: its sentences are scored with `bos=False, eos=False`.
+files are mapped as they lie, and score what they score with KenLM, to the last bit. An ARPA file without `<s>` or
+`</s>`, which KenLM refuses, is read: its sentences are scored with `bos=False, eos=False`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Self
 from lmlab import store
 from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.kernels.ngram import calls, plain_calls
+from lmlab.models.ngram.kenlm_file import KenlmFile, is_kenlm_file
 from lmlab.models.ngram.model import Ngram
 from lmlab.tokens.word import WordTokenizer
 from lmlab.vocabulary import BOS, EOS, SPECIALS
@@ -90,12 +91,12 @@ class Model:
     """An n-gram model as kenlm offers it. Threads may share it; pickling keeps its path alone.
 
     Args:
-        path: a model directory of ours, its tokenizer `word` with `split space`; or an ARPA file, compressed or not.
+        path: a model directory of ours, its tokenizer `word` with `split space`; an ARPA file, compressed or not; or
+            a binary file that KenLM's build_binary wrote.
         config: taken and ignored.
 
     Attributes:
         order: the length of the longest n-grams.
-        words: the spellings of the ids from 4 on; kenlm has none.
 
     Raises:
         CannotReadError: there is no such model.
@@ -104,17 +105,24 @@ class Model:
     def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
         self.path = os.path.abspath(os.fsencode(path))
         try:
-            trie, words = read(Path(os.fsdecode(self.path)))
+            bound = _bound(Path(os.fsdecode(self.path)))
         except (LmlabError, OSError) as error:
             raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
-        self.order, self.words = trie.order, words
-        self._begin, self._empty = plain_calls.begin(trie.order), plain_calls.EMPTY
-        self._calls = calls.bind(trie.sound_levels(), trie.absent, words, trie.bos_logp)
+        self.order, self._begin, self._lacks, self._calls, self._spelled = bound
+        self._empty = plain_calls.EMPTY
         self._score, self._full_scores, self._step = self._calls.score, self._calls.full_scores, self._calls.step
-        self._lacks = trie.lacks
         if self._lacks:
             self._score, self._full_scores = (_unmarked(call, self._lacks) for call in (self._score, self._full_scores))
         self._records = struct.Struct(plain_calls.RECORD).iter_unpack
+
+    @functools.cached_property
+    def ids(self) -> dict[bytes, int]:
+        """The ids of all words, as the model has them; kenlm has no such dictionary.
+
+        Raises:
+            ArtifactError: a binary file that was built without its words.
+        """
+        return self._spelled()
 
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """Log10 probability of a sentence; `<s>` and `</s>` are added, and not to be part of it.
@@ -169,6 +177,27 @@ class Model:
 
 class LanguageModel(Model):
     """An older name of `Model`."""
+
+
+class _Bound(NamedTuple):
+    """What a model is made of: order, the context of a beginning, markers it lacks, its functions, its words' ids."""
+
+    order: int
+    begin: int
+    lacks: Sequence[int]
+    calls: plain_calls.Calls
+    spelled: Callable[[], dict[bytes, int]]
+
+
+def _bound(path: Path) -> _Bound:
+    if path.is_file() and is_kenlm_file(path):
+        file = KenlmFile(path)
+        return _Bound(file.order, file.begin, (), file.calls(), lambda: {w: id for id, w in enumerate(file.words)})
+    trie, words = read(path)
+    bound = calls.bind(trie.sound_levels(), trie.absent, words, trie.bos_logp)
+    ids = {b"<s>": BOS, b"</s>": EOS}
+    spelled = lambda: ids | {word: id for id, word in enumerate(words, len(SPECIALS))}  # noqa: E731
+    return _Bound(trie.order, plain_calls.begin(trie.order), trie.lacks, bound, spelled)
 
 
 def _unmarked(call: Callable[..., Any], lacks: Sequence[int]) -> Callable[..., Any]:

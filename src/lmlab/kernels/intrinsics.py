@@ -132,6 +132,16 @@ def eight_bytes(_typing: Any, array: Any, index: Any) -> Any:
     return types.uint64(array, types.int64), generate
 
 
+@intrinsic
+def as_float(_typing: Any, bits: Any) -> Any:
+    """The float32 that 32 bits are."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
 def _load(context: Any, builder: Any, kinds: Any, arguments: Any, kind: ir.Type) -> Any:
     """The bytes from an index of an array on, read as another type, without need of alignment."""
     return builder.load(_at(context, builder, kinds, arguments, kind), align=1)

@@ -165,7 +165,7 @@ def query(case: Case, stored: Path) -> None:
     trie = ngram_of(lmlab.load(stored / "model")).trie
 
     def scored() -> object:
-        words = scanner(None if engine.compiled(0) else 0, [word.decode() for word in model.words], learn=False)
+        words = scanner(None if engine.compiled(0) else 0, [word.decode() for word in list(model.ids)[2:]], learn=False)
         ids_N = np.concatenate([words.feed(text), words.close()])
         return np.round(trie.logp_array(ids_N), 4).tolist(), ids_N.tolist()
 

@@ -290,7 +290,7 @@ def write(path: Path, trie: Trie, words: Sequence[bytes]) -> None:
         UsageError: a word, or the model, cannot be said in this format.
         StorageError: the disk refuses.
     """
-    spelled = _spellings(trie, words)
+    spelled = spellings(trie, words)
     spell = twin(Loops, _LINE * sum(trie.ngrams)).speller(spelled)
     zipped = path.suffix == ".gz"
     with disk.replacing(path) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) if zipped else nullcontext(raw) as file:
@@ -309,7 +309,7 @@ def write(path: Path, trie: Trie, words: Sequence[bytes]) -> None:
         file.write(b"\n\\end\\\n")
 
 
-def _spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
+def spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
     """The spelling of every id, when the format can say it all."""
     if trie.absent:
         raise UsageError(

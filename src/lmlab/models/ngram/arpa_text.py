@@ -27,7 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 _COLUMN = re.compile(rb"[^\0\t\r ]+")
 _BLANK = re.compile(rb"[\0\t\n\r ]*")
 _NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-[iI][nN][fF]")
-_LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
+LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
 _TEN = [float(f"1e{power}") for power in range(41)]
 _COMPILE_LM = "compile-lm --text yes FILE FILE.arpa makes an ARPA file of it"
 _GIVEN = "give the ARPA file that build_binary was given"
@@ -35,10 +35,7 @@ _OTHERS = {  # how files begin that are none
     b"iARPA": ("an iARPA file of IRSTLM's", _COMPILE_LM),
     b"blmt": ("a binary file of IRSTLM's", _COMPILE_LM),
     b"Qblmt": ("a binary file of IRSTLM's", _COMPILE_LM),
-    b"mmap lm http://kheafield.com/code": (
-        "a binary file of KenLM's",
-        "give the ARPA file that build_binary was given",
-    ),
+    b"mmap lm http://kheafield.com/code": ("a binary file of KenLM's", "lmlab ngram query reads it; else " + _GIVEN),
     b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
 }
@@ -216,7 +213,7 @@ def log10(log: float) -> bytes:
     while 0 < value < least and decimals < 40:
         least /= 8  # float32 gets finer by 8, decimals by 10
         decimals += 1
-    digits = int(value * _LOG10_E * _TEN[decimals] + 0.5)
+    digits = int(value * LOG10_E * _TEN[decimals] + 0.5)
     whole, part = divmod(digits, 10**decimals)
     sign = b"-" if log < 0 and digits else b""
     return sign + (b"%d.%0*d" % (whole, decimals, part)).rstrip(b"0").rstrip(b".")
