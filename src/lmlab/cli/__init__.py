@@ -33,6 +33,7 @@ VERBS = {
     "compare": "train several kinds of model on one text, one table",
     **{f"plot {name}": shows for name, shows in PLOTS.items()},
     **{f"inspect {name}": shows for name, shows in INSPECTIONS.items()},
+    "serve": "trained models over HTTP, as OpenAI's server, and a page to play with",
     "export": "a trained network for transformers or ONNX",
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",

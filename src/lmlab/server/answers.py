@@ -1,0 +1,499 @@
+"""What is answered: from a served model and a request to what JSON can hold, equal to what the library gives.
+
+Log-probabilities are the model's own, in nats, before any processor. JSON has no infinity: a token that the model holds
+impossible has `IMPOSSIBLE`, and `<bos>`, which no model predicts, null.
+
+Shapes: N ids of a text, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmlab.corpora.document import Document
+from lmlab.decoding import Branch, Rows, StopText, Strategy, decode_all, strategy_of
+from lmlab.decoding.search import Limits, best_of
+from lmlab.decoding.search import Next as Following
+from lmlab.errors import SettingError, UsageError
+from lmlab.facade.generation import certain_until
+from lmlab.facade.surprisal import in_hand
+from lmlab.models.scorers import rows_of
+from lmlab.server import asking
+from lmlab.server.house import Served
+from lmlab.tokens.id_store import TokenStore
+from lmlab.tokens.stream import TextStream
+from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
+
+IMPOSSIBLE = -9999.0
+_REASONS = {"eos": "stop", "stop": "stop", "length": "length", "time": "length"}
+_LOOK_BACK = 8  # tokens of the prompt that decide how the first new ones are spelled
+
+
+class Token(NamedTuple):
+    """A token of a text: its id, where it begins in the text that is told, its log-probability, the likeliest there."""
+
+    id: int
+    begin: int
+    logp: float | None
+    top: Sequence[tuple[int, float]]
+
+
+class Piece(NamedTuple):
+    """What a text gained."""
+
+    number: int
+    text: str
+    tokens: Sequence[Token]
+    finish: str | None = None
+
+
+class Usage(NamedTuple):
+    """How many tokens were read and written."""
+
+    read: int
+    written: int
+
+    def told(self) -> dict[str, int]:
+        """As OpenAI tells it."""
+        return {
+            "prompt_tokens": self.read,
+            "completion_tokens": self.written,
+            "total_tokens": self.read + self.written,
+        }
+
+
+# -- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def ids_of(served: Served, prompt: str | Sequence[int], *, allow_unknown: bool = False) -> list[int]:
+    """The ids of a prompt after `<bos>`, which ids may begin with.
+
+    Raises:
+        UsageError: characters that the vocabulary lacks, ids outside it, or more than may be asked for.
+    """
+    if isinstance(prompt, str):
+        if len(prompt) > served.bounds.prompt * 64:
+            raise SettingError("the prompt", len(prompt), f"{served.bounds.prompt} tokens at most", "cut it")
+        ids = served.lm.ids(prompt, allow_unknown)
+    else:
+        ids = list(prompt)
+        for id in ids:
+            if not 0 <= id < served.lm.model.vocab_size:
+                raise SettingError("prompt", id, f"ids of the vocabulary, 0 to {served.lm.model.vocab_size - 1}")
+        ids = ids[1:] if ids[:1] == [BOS] else ids
+        if PAD in ids or BOS in ids:
+            raise SettingError("prompt", [PAD, BOS], "without [PAD] and <bos>, but for a <bos> at its beginning")
+    if len(ids) > served.bounds.prompt:
+        raise SettingError("the prompt", f"{len(ids)} tokens", f"{served.bounds.prompt} tokens at most", "cut it")
+    return ids
+
+
+def strategy(served: Served, asked: asking.Decoded, **settings: Any) -> Strategy:
+    """The strategy of a request, with its processors.
+
+    Raises:
+        UsageError: no such strategy or setting, or a value outside its bound.
+    """
+    from lmlab.decoding import STRATEGIES
+
+    kind = STRATEGIES.get(asked.strategy.partition(":")[0].strip())
+    named = {name: value for name, value in settings.items() if value is not None}
+    named = {name: value for name, value in named.items() if kind is None or name in kind.__dataclass_fields__}
+    if asked.must is not None:
+        named["must"] = asked.must
+    made = strategy_of(asked.strategy, *_biases(served, asked), asked.chain, **{**asked.named(), **named})
+    return made.in_ids(lambda text: served.lm.ids(text, allow_unknown=False))
+
+
+def _biases(served: Served, asked: asking.Decoded) -> Iterator[Any]:
+    """A processor for each bias that is asked for."""
+    from lmlab.decoding.processors import logit_bias
+
+    by_bias: dict[float, list[int]] = {}
+    for id, bias in (asked.logit_bias or {}).items():
+        if not id.isascii() or not id.isdigit() or len(id) > 12 or int(id) >= served.lm.model.vocab_size:
+            raise SettingError("logit_bias", id, f"an id of the vocabulary, 0 to {served.lm.model.vocab_size - 1}")
+        by_bias.setdefault(bias, []).append(int(id))
+    return (logit_bias(tuple(ids), bias) for bias, ids in by_bias.items())
+
+
+def _check_rows(served: Served, made: Strategy, prompts: int, n: int) -> None:
+    """SettingError where a request would grow more texts at once than one may."""
+    wide = max(n, getattr(made, "width", 1), getattr(made, "samples", 1)) * prompts
+    if wide > served.bounds.rows:
+        remedy = "ask for fewer prompts, results or beams"
+        raise SettingError("prompts times n, best_of or width", wide, f"{served.bounds.rows} at most", remedy)
+
+
+# -- completions ------------------------------------------------------------------------------------------------------
+
+
+class Text:
+    """A result as it grows: of its text and tokens, what is certain is told once."""
+
+    def __init__(self, served: Served, index: int, before: Sequence[int], stop: Sequence[str], offset: int) -> None:
+        self.index, self.done = index, False
+        self._stop, self._offset = stop, offset
+        self._stream = TextStream(served.lm.tokenizer)
+        for id in before[-_LOOK_BACK:]:
+            self._stream.push(id)
+        self._said, self._shown, self._read = "", 0, 0
+        self._held: list[Token] = []
+
+    def grow(self, branch: Branch, *, ended: bool) -> Piece:
+        """What it gained up to a branch."""
+        for node in _newer(branch, self._read):
+            top = [(each.token, each.logp) for each in node.alternatives]
+            self._held.append(Token(node.token, len(self._said), node.logp, top))
+            self._said += self._stream.push(node.token)
+        self._read, self.done = branch.length, ended
+        if ended:
+            self._said += self._stream.flush()
+        before, self._shown = self._shown, max(self._shown, certain_until(self._said, self._stop, ended=ended))
+        whole = ended and branch.end != "stop"
+        told = [token for token in self._held if whole or token.begin < self._shown]
+        self._held = self._held[len(told) :]
+        tokens = [token._replace(begin=token.begin + self._offset) for token in told]
+        finish = _REASONS[branch.end or "length"] if ended else None
+        return Piece(self.index, self._said[before : self._shown], tokens, finish)
+
+
+def _newer(branch: Branch, length: int) -> list[Branch]:
+    """The branches of a path after so many tokens."""
+    nodes: list[Branch] = []
+    while branch.length > length and branch.parent is not None:
+        nodes.append(branch)
+        branch = branch.parent
+    return nodes[::-1]
+
+
+async def generated(
+    served: Served,
+    asked: asking.Generated,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    alternatives: int | None,
+    drawn: int,
+    offsets: Sequence[int],
+) -> AsyncGenerator[Piece | Usage]:
+    """New text after each prompt, piece by piece, and in the end how much was read and written."""
+    made, stop = strategy(served, asked, seed=asked.seed), asked.stops()
+    _check_rows(served, made, len(prompts), drawn)
+    if max_tokens > served.bounds.tokens:
+        raise SettingError("max_tokens", max_tokens, f"an integer <= {served.bounds.tokens}")
+    options: dict[str, Any] = {
+        "n": drawn,
+        "max_tokens": max_tokens,
+        "max_seconds": served.bounds.seconds,
+        "stop": StopText(served.lm.tokenizer.decode, stop) if stop else None,
+        "forbidden": () if asked.allow_unknown else (UNK,),
+        "alternatives": alternatives or 0,
+    }
+    texts: dict[tuple[int, int], Text] = {}
+    read, written = sum(map(len, prompts)), 0
+    async for steps in served.worker.turns(lambda: decode_all(served.lm.model, prompts, made, **options)):
+        for at, step in enumerate(steps):
+            if step is None or (made.revises and not step.done):
+                continue
+            results = list(step.best)
+            if step.done:
+                written += sum(branch.length for branch in results)
+            if drawn > asked.n:
+                if not step.done:
+                    continue
+                results = sorted(results, key=lambda branch: -branch.total / max(branch.length, 1))[: asked.n]
+            for number, branch in enumerate(results):
+                place = at, number
+                if place not in texts:
+                    texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offsets[at])
+                elif texts[place].done:
+                    continue
+                yield texts[place].grow(branch, ended=step.done or branch.end is not None)
+    yield Usage(read, written)
+
+
+async def completions(served: Served, asked: asking.Completions) -> AsyncGenerator[Piece | Usage]:
+    """The pieces of `/v1/completions`: the prompts where they are to be told, then what follows them."""
+    if asked.best_of is not None and asked.best_of < asked.n:
+        raise SettingError("best_of", asked.best_of, f"an integer >= n, which is {asked.n}")
+    if asked.stream and asked.best_of not in (None, asked.n):
+        raise UsageError("best_of cannot be streamed", "leave out stream, or best_of")
+    if asked.logprobs is not None and asked.logprobs > served.lm.model.vocab_size:
+        raise SettingError("logprobs", asked.logprobs, f"an integer <= {served.lm.model.vocab_size}, the vocabulary")
+    given = several(asked.prompt)
+    prompts = [ids_of(served, prompt, allow_unknown=asked.allow_unknown) for prompt in given]
+    tops, max_tokens = asked.logprobs, 16 if asked.max_tokens is None else asked.max_tokens
+    offsets = [0] * len(prompts)
+    if asked.echo:
+        for at, (prompt, ids) in enumerate(zip(given, prompts, strict=True)):
+            text, tokens = await _echoed(served, prompt, ids, tops)
+            offsets[at] = len(text)
+            for number in range(asked.n):
+                yield Piece(at * asked.n + number, text, tokens, None if max_tokens else "length")
+    if max_tokens == 0:
+        for index in range(0 if asked.echo else len(prompts) * asked.n):
+            yield Piece(index, "", (), "length")
+        yield Usage(sum(map(len, prompts)), 0)
+        return
+    drawn = max(asked.n, asked.best_of or 1)
+    wanted: dict[str, Any] = {"max_tokens": max_tokens, "alternatives": tops, "drawn": drawn, "offsets": offsets}
+    async for piece in generated(served, asked, prompts, **wanted):
+        yield piece
+
+
+def several(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
+    """The prompts of a request, one by one."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return list(prompt)
+    return [prompt]
+
+
+async def _echoed(
+    served: Served, prompt: str | Sequence[int], ids: Sequence[int], top: int | None
+) -> tuple[str, list[Token]]:
+    """A prompt as it is told: its text and its tokens."""
+    if isinstance(prompt, str):
+        text, offsets = prompt, served.lm.tokenizer.locate(Document(prompt)).start_N.tolist()
+    else:
+        stream, text, offsets = TextStream(served.lm.tokenizer), "", []
+        for id in ids:
+            offsets.append(len(text))
+            text += stream.push(id)
+        text += stream.flush()
+    head = [Token(BOS, 0, None, ())] if not isinstance(prompt, str) and [*prompt[:1]] == [BOS] else []
+    if top is None or not ids:
+        return text, [*head, *(Token(id, at, None, ()) for id, at in zip(ids, offsets, strict=True))]
+    found = await served.worker.last(lambda: read(served, ids, top))
+    rows = zip(ids, offsets, found, strict=True)
+    return text, [*head, *(Token(id, at, logp, likeliest) for id, at, (logp, likeliest) in rows)]
+
+
+Likeliest = list[tuple[int, float]]
+
+
+def read(served: Served, ids: Sequence[int], top: int) -> Iterator[list[tuple[float, Likeliest]]]:
+    """Of each token of a text its log-probability and the likeliest tokens there; more of them at each turn."""
+    found: list[tuple[float, Likeliest]] = []
+    for rows_NV in rows_of(served.lm.model, np.array([BOS, *ids], np.uint32)):
+        for row_V in rows_NV:
+            id = ids[len(found)]
+            found.append((float(row_V[id]), [(int(each), float(row_V[each])) for each in best_of(row_V, top)]))
+        yield found
+
+
+def logprobs(served: Served, tokens: Sequence[Token]) -> dict[str, Any]:
+    """Tokens in the form of OpenAI's completions."""
+    tops = [{served.names[id]: told(logp) for id, logp in ((t.id, t.logp), *t.top)} for t in tokens]
+    return {
+        "tokens": [served.names[token.id] for token in tokens],
+        "token_logprobs": [told(token.logp) for token in tokens],
+        "top_logprobs": [None if t.logp is None else top for t, top in zip(tokens, tops, strict=True)],
+        "text_offset": [token.begin for token in tokens],
+    }
+
+
+def told(logp: float | None) -> float | None:
+    """A log-probability as JSON can hold it."""
+    return IMPOSSIBLE if logp == -math.inf else logp
+
+
+def finite(value: float) -> float | None:
+    """A figure as JSON can hold it."""
+    return value if math.isfinite(value) else None
+
+
+# -- chat -------------------------------------------------------------------------------------------------------------
+
+
+async def chat(served: Served, asked: asking.Chat) -> AsyncGenerator[Piece | Usage]:
+    """The pieces of `/v1/chat/completions`."""
+    alternatives = (asked.top_logprobs or 0) if asked.logprobs else None
+    if alternatives is not None and alternatives > served.lm.model.vocab_size:
+        raise SettingError("top_logprobs", alternatives, f"an integer <= {served.lm.model.vocab_size}, the vocabulary")
+    turns = [(message.role, message.content) for message in asked.messages]
+    text = transcript(turns)
+    asked = asked.model_copy(update={"stop": [*asked.stops(), *(f"\n{role}: " for role, _ in turns)]})
+    ids = ids_of(served, text, allow_unknown=True)
+    max_tokens = asked.max_completion_tokens or asked.max_tokens or 256
+    wanted: dict[str, Any] = {"max_tokens": max_tokens, "alternatives": alternatives, "drawn": asked.n}
+    async for piece in generated(served, asked, [ids], **wanted, offsets=[0]):
+        yield piece
+
+
+def transcript(turns: Sequence[tuple[str, str]]) -> str:
+    r"""A conversation as plain text, for models without a template of their own.
+
+    >>> transcript([("user", "Who is there?")])
+    'user: Who is there?\nassistant:'
+    """
+    return "".join(f"{role}: {content}\n" for role, content in turns) + "assistant:"
+
+
+def chat_logprobs(served: Served, tokens: Sequence[Token]) -> dict[str, Any]:
+    """Tokens in the form of OpenAI's chat completions."""
+
+    def one(id: int, logp: float | None) -> dict[str, Any]:
+        spelled = list(served.lm.tokenizer.surface(id, None))
+        return {"token": served.names[id], "logprob": told(logp), "bytes": spelled}
+
+    return {"content": [one(t.id, t.logp) | {"top_logprobs": [one(*each) for each in t.top]} for t in tokens]}
+
+
+# -- next, score, beam ------------------------------------------------------------------------------------------------
+
+
+async def following(served: Served, asked: asking.Next) -> dict[str, Any]:
+    """The answer of `/next`."""
+    made = strategy(served, asked, seed=asked.seed)
+    ids = ids_of(served, asked.prompt, allow_unknown=asked.allow_unknown)
+    forbidden = () if asked.allow_unknown else (UNK,)
+
+    def find() -> dict[str, Any]:
+        from lmlab.decoding.search import started
+
+        logp_BV, _, _ = started(served.lm.model, [ids])
+        rows = Rows([ids], [Branch.root()], served.lm.model.eos, made.seed or 0)
+        after = Following(rows, logp_BV, made.processors, Limits(forbidden=forbidden))
+        p_V, chain_V = np.exp(logp_BV[0]), np.exp(after.chain_BV[0])
+        chain_V = chain_V / chain_V.sum()
+        likeliest = best_of(logp_BV[0], asked.top).tolist()
+        shown = [
+            {"id": id, "text": served.names[id], "p": float(p_V[id]), "chain_p": float(chain_V[id])} for id in likeliest
+        ]
+        some_V = p_V > 0
+        bits = float(-(p_V[some_V] * np.log2(p_V[some_V])).sum())
+        return {"tokens": shown, "kept": int((chain_V > 0).sum()), "entropy_bits": bits}
+
+    return dict(await served.worker.call(find))
+
+
+async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
+    """The answer of `/score`, its figures those of `TextModel.score`."""
+    ids_of(served, asked.text, allow_unknown=True)
+    if asked.alternatives > served.lm.model.vocab_size:
+        bound = f"an integer <= {served.lm.model.vocab_size}, the vocabulary"
+        raise SettingError("alternatives", asked.alternatives, bound)
+    ids = TokenStore.from_documents(served.lm.tokenizer, in_hand(asked.text)[3]).ids[1:].tolist()
+    scores = await served.worker.call(lambda: served.lm.score(asked.text))
+    tokens: list[dict[str, Any]] = [
+        {
+            "id": id,
+            "text": row["text"],
+            "start": row["start"],
+            "end": row["end"],
+            "bits": finite(row["bits"]),
+            "rank": row["rank"],
+        }
+        for id, row in zip(ids, scores.rows, strict=True)
+    ]
+    if asked.alternatives:
+        found = await served.worker.last(lambda: read(served, ids, asked.alternatives))
+        for token, (_, likeliest) in zip(tokens, found, strict=True):
+            token["alternatives"] = [{"text": served.names[id], "p": math.exp(logp)} for id, logp in likeliest]
+    total = scores.total
+    return {
+        "tokens": tokens,
+        "bits": finite(total["total_nats"] / math.log(2)),
+        **{name: finite(total[name]) for name in ("bits_per_byte", "bits_per_char", "perplexity")},
+        "tokens_scored": total["tokens"],
+    }
+
+
+async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, Any]]:
+    """The steps of `/beam`: the nodes that each adds to the tree or changes."""
+    name = asked.strategy if asked.strategy != "sample" else "beam"
+    asked = asked.model_copy(update={"strategy": name})
+    made = strategy(served, asked, width=asked.width, length_penalty=asked.length_penalty)
+    if not hasattr(made, "width"):
+        raise SettingError("strategy", name, "a kind of beam", "for example beam or diverse_beam:groups=3")
+    _check_rows(served, made, 1, asked.n)
+    ids = ids_of(served, asked.prompt, allow_unknown=asked.allow_unknown)
+    options: dict[str, Any] = {
+        "n": asked.n,
+        "max_tokens": min(asked.max_tokens, served.bounds.tokens),
+        "max_seconds": served.bounds.seconds,
+        "forbidden": () if asked.allow_unknown else (UNK,),
+    }
+    tree = Tree(served, made)
+    number = 0
+    async for (step,) in served.worker.turns(lambda: decode_all(served.lm.model, [ids], made, **options)):
+        if number == 0:
+            yield tree.rooted(step)
+        number += 1
+        yield {"step": number, **tree.grown(step)}
+
+
+class Tree:
+    """The hypotheses of a beam, each with a number."""
+
+    def __init__(self, served: Served, beam: Any) -> None:
+        self._served, self._beam = served, beam
+        self._number: dict[Branch, int] = {}
+        self._next = 0
+
+    def rooted(self, step: Any) -> dict[str, Any]:
+        """The prompt's own node."""
+        root = step.best[0] if step.best else step.pruned[0].parent
+        while root.parent is not None:
+            root = root.parent
+        self._number[root], self._next = 0, 1
+        node = {"id": 0, "parent": None, "text": "", "logp": 0.0, "score": 0.0, "state": "live", "why": None}
+        return {"step": 0, "nodes": [node], "best": [0]}
+
+    def grown(self, step: Any) -> dict[str, Any]:
+        """The nodes that a step adds."""
+        nodes = [self._node(branch, "live", None) for branch in step.live]
+        nodes += [self._node(branch, "ended", branch.end) for branch in step.ended]
+        nodes += [self._dropped(*each) for each in step.pruned]
+        return {"nodes": nodes, "best": [self._number[branch] for branch in step.best if branch in self._number]}
+
+    def _node(self, branch: Branch, state: str, why: str | None) -> dict[str, Any]:
+        self._number[branch] = id = self._next
+        self._next += 1
+        score = finite(self._beam.score(branch))
+        return self._told(id, branch.parent, branch.token, branch.logp, score, state, why)
+
+    def _dropped(self, parent: Branch, token: int, score: float, why: str) -> dict[str, Any]:
+        id, length = self._next, parent.length + 1
+        self._next += 1
+        ranked = finite(score / length**self._beam.length_penalty)
+        return self._told(id, parent, token, score - parent.score, ranked, "pruned", "width")
+
+    def _told(self, id: int, parent: Any, token: int, logp: float, score: Any, state: str, why: Any) -> dict[str, Any]:
+        text = "" if token == EOS else self._served.names[token]
+        number = self._number.get(parent, 0)
+        told = {"id": id, "parent": number, "text": text, "logp": finite(logp), "score": score}
+        return told | {"state": state, "why": why}
+
+
+# -- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def tokenized(served: Served, asked: asking.Tokenize) -> dict[str, Any]:
+    """The answer of `/tokenize`: the name of a special token alone is that token."""
+    specials = [served.names[id] for id in range(len(SPECIALS))]
+    if asked.prompt in specials:
+        ids = [specials.index(asked.prompt)]
+    else:
+        ids = served.lm.ids(asked.prompt, allow_unknown=True)
+    ids = [BOS, *ids] if asked.add_special_tokens and ids[:1] != [BOS] else ids
+    return {"tokens": ids, "count": len(ids), "max_model_len": served.bounds.prompt}
+
+
+def detokenized(served: Served, asked: asking.Detokenize) -> dict[str, Any]:
+    """The answer of `/detokenize`."""
+    if any(not 0 <= id < served.lm.model.vocab_size for id in asked.tokens):
+        raise SettingError("tokens", asked.tokens, f"ids of the vocabulary, 0 to {served.lm.model.vocab_size - 1}")
+    return {"prompt": served.lm.tokenizer.decode(asked.tokens)}
+
+
+def tokenizer_info(served: Served) -> Mapping[str, Any]:
+    """The answer of `/tokenizer_info`."""
+    names = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), range(len(SPECIALS)), strict=True))
+    about = {"tokenizer_class": served.lm.tokenizer.kind, "vocab_size": served.lm.tokenizer.vocab_size}
+    return {**about, **{name: served.names[id] for name, id in names.items()}, "add_bos_token": False}

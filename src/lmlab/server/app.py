@@ -1,0 +1,250 @@
+"""The routes: what arrives by HTTP, and how answers and errors leave. FastAPI is imported here alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from lmlab import __version__
+from lmlab.errors import DataError, LmlabError, SettingError, UnknownNameError, UsageError
+from lmlab.server import answers, asking
+from lmlab.server.house import House
+from lmlab.server.worker import BusyError
+
+PAGE = Path(__file__).parent / "page"
+_DONE = "data: [DONE]\n\n"
+_log = logging.getLogger("lmlab.server")
+T = TypeVar("T")
+
+
+def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = ()) -> FastAPI:
+    """The server.
+
+    Args:
+        house: the models.
+        key: that clients must send (`Authorization: Bearer KEY`); None asks for none.
+        origins: of pages elsewhere that may ask.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        yield
+        house.end()
+
+    app = FastAPI(title="lmlab", version=__version__, lifespan=lifespan)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return answer_of(error)
+
+    for kind in (LmlabError, RequestValidationError, HTTPException):
+        app.exception_handler(kind)(failed)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [entry.about() for entry in house.entries.values()]}
+
+    @app.post("/v1/completions")
+    async def completions(asked: asking.Completions, request: Request) -> Response:
+        return await _completed(house, asked, request, answers.completions, _completion)
+
+    @app.post("/v1/chat/completions")
+    async def chat(asked: asking.Chat, request: Request) -> Response:
+        return await _completed(house, asked, request, answers.chat, _chat)
+
+    @app.post("/next")
+    async def next_tokens(asked: asking.Next, request: Request) -> Any:
+        async with house.using(asked.model) as served:
+            return await while_there(request, answers.following(served, asked))
+
+    @app.post("/score")
+    async def score(asked: asking.Score, request: Request) -> Any:
+        async with house.using(asked.model) as served:
+            return await while_there(request, answers.scored(served, asked))
+
+    @app.post("/beam")
+    async def beam(asked: asking.Grow) -> Response:
+        async def events() -> AsyncGenerator[Any]:
+            async with house.using(asked.model) as served, contextlib.aclosing(answers.grown(served, asked)) as steps:
+                async for step in steps:
+                    yield step
+
+        return await streamed(events())
+
+    @app.post("/tokenize")
+    async def tokenize(asked: asking.Tokenize) -> Any:
+        async with house.using(asked.model) as served:
+            return answers.tokenized(served, asked)
+
+    @app.post("/detokenize")
+    async def detokenize(asked: asking.Detokenize) -> Any:
+        async with house.using(asked.model) as served:
+            return answers.detokenized(served, asked)
+
+    @app.get("/tokenizer_info")
+    async def tokenizer_info(model: str | None = None) -> Any:
+        async with house.using(model) as served:
+            return answers.tokenizer_info(served)
+
+    if (PAGE / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+async def _completed(house: House, asked: Any, request: Request, pieces_of: Any, form: Any) -> Response:
+    """Text that was asked for, as it grows or whole, in one of OpenAI's forms."""
+    head = {"id": f"cmpl-{time.time_ns():x}", "created": int(time.time()), "model": asked.model}
+
+    async def pieces() -> AsyncGenerator[tuple[Any, Any]]:
+        async with house.using(asked.model) as served, contextlib.aclosing(pieces_of(served, asked)) as found:
+            async for piece in found:
+                yield served, piece
+
+    async def events() -> AsyncGenerator[Any]:
+        async with contextlib.aclosing(pieces()) as found:
+            async for served, piece in found:
+                if isinstance(piece, answers.Piece):
+                    yield {**head, **form(served, asked, [piece], stream=True)}
+                elif asked.stream_options is not None and asked.stream_options.include_usage:
+                    yield {**head, **form(served, asked, [], stream=True), "usage": piece.told()}
+
+    async def whole() -> dict[str, Any]:
+        texts: dict[int, answers.Piece] = {}
+        async for served, piece in pieces():
+            if isinstance(piece, answers.Usage):
+                told = {**head, **form(served, asked, [texts[at] for at in sorted(texts)], stream=False)}
+                return {**told, "usage": piece.told()}
+            if before := texts.get(piece.number):
+                tokens = [*before.tokens, *piece.tokens]
+                piece = piece._replace(text=before.text + piece.text, tokens=tokens)
+            texts[piece.number] = piece
+        raise AssertionError("no usage came")
+
+    if asked.stream:
+        return await streamed(events())
+    return JSONResponse(await while_there(request, whole()))
+
+
+def _completion(served: Any, asked: Any, pieces: Sequence[answers.Piece], *, stream: bool) -> dict[str, Any]:
+    choices = [
+        {
+            "index": piece.number,
+            "text": piece.text,
+            "logprobs": None if asked.logprobs is None else answers.logprobs(served, piece.tokens),
+            "finish_reason": piece.finish,
+        }
+        for piece in pieces
+    ]
+    return {"object": "text_completion", "choices": choices}
+
+
+def _chat(served: Any, asked: Any, pieces: Sequence[answers.Piece], *, stream: bool) -> dict[str, Any]:
+    choices = [
+        {
+            "index": piece.number,
+            "delta" if stream else "message": {"role": "assistant", "content": piece.text},
+            "logprobs": answers.chat_logprobs(served, piece.tokens) if asked.logprobs else None,
+            "finish_reason": piece.finish,
+        }
+        for piece in pieces
+    ]
+    return {"object": "chat.completion.chunk" if stream else "chat.completion", "choices": choices}
+
+
+async def streamed(events: AsyncGenerator[Any]) -> Response:
+    """Server-sent events; what goes wrong before the first is an answer of its own."""
+    first = await anext(events)
+
+    async def lines() -> AsyncGenerator[str]:
+        async with contextlib.aclosing(events):
+            try:
+                yield f"data: {json.dumps(first)}\n\n"
+                async for event in events:
+                    yield f"data: {json.dumps(event)}\n\n"
+            except Exception as error:  # noqa: BLE001 - the answer has begun: told in the stream
+                yield f"data: {json.dumps(told_of(error)[1])}\n\n"
+            yield _DONE
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def while_there(request: Request, work: Awaitable[T]) -> T:
+    """The result of some work, which is cancelled when the client goes away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(499, "the client went away")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def answer_of(error: Exception) -> Response:
+    """An error in OpenAI's form."""
+    status, body = told_of(error)
+    headers = {"Retry-After": "1"} if status == 429 else None
+    return JSONResponse(body, status, headers)
+
+
+def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
+    """The status of an error, and its body. What is no fault of the client is told to the log alone."""
+    status, message, code = 500, "the server failed: its log says why", "server_error"
+    if isinstance(error, RequestValidationError):
+        status, message, code = 400, _invalid(error), "invalid_value"
+    elif isinstance(error, HTTPException):
+        status, message, code = error.status_code, str(error.detail), "http_error"
+    elif isinstance(error, BusyError):
+        status, message, code = 429, str(error), "busy"
+    elif isinstance(error, UnknownNameError) and str(error).startswith("no model "):
+        status, message, code = 404, str(error), "model_not_found"
+    elif isinstance(error, (UsageError, DataError)):
+        status, message, code = 400, str(error), "invalid_value"
+    else:
+        _log.error("failed", exc_info=error)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return status, {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def _invalid(error: RequestValidationError) -> str:
+    """The first thing that is wrong with a request, in one line."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON ({first.get('ctx', {}).get('error', 'it cannot be read')})"
+    where = ".".join(map(str, first["loc"][1:2])) or "the body"
+    said = first["msg"].replace("Input should be ", "").replace("Value error, ", "")
+    if first["type"] == "missing":
+        return f"{where} is missing: name it"
+    if first["type"] == "extra_forbidden":
+        return f"{where} is no field of this request: leave it out; /docs lists them"
+    return str(SettingError(where, first["input"], said, "/docs lists the fields"))

@@ -1,0 +1,198 @@
+"""The models that are served: loaded when one is asked for, unloaded by least use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lmlab import store
+from lmlab.config import Settings, setting
+from lmlab.errors import UnknownNameError
+from lmlab.facade.text_model import TextModel
+from lmlab.server.worker import Worker
+from lmlab.tokens.base import Tokenizer
+from lmlab.vocabulary import SPECIALS
+
+
+@dataclass(frozen=True)
+class Bounds(Settings):
+    """What one client, and all of them, may ask for."""
+
+    loaded: int = setting(4, "models held in memory; the one not used for longest makes room", ge=1)
+    waiting: int = setting(256, "requests at work or waiting for one model; more are answered 429", ge=1)
+    prompt: int = setting(32_768, "tokens of a prompt or a scored text", ge=1)
+    tokens: int = setting(4_096, "tokens of one new text", ge=1)
+    rows: int = setting(128, "texts that one request grows at once: prompts, n, best_of, width", ge=1)
+    seconds: float = setting(60.0, "of a request, after which its texts are cut", gt=0)
+    body: int = setting(8, "megabytes of a request", ge=1, le=1024)
+
+
+class Names:
+    """A name for every id of a vocabulary, no two alike: its text where that is whole and its own.
+
+    A part of a character is `bytes:` and the bytes, as OpenAI's server writes it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._names: list[str] = []
+        taken: set[str] = set()
+        for id in range(tokenizer.vocab_size):
+            name = self._name(tokenizer, id)
+            for tried in (name, tokenizer.tokens[id], f"{name} [{id}]"):
+                if tried and tried not in taken:
+                    break
+            taken.add(tried)
+            self._names.append(tried)
+
+    @staticmethod
+    def _name(tokenizer: Tokenizer, id: int) -> str:
+        if id < len(SPECIALS):
+            return tokenizer.specials[id]
+        spelled = tokenizer.surface(id, None)
+        try:
+            return spelled.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
+    def __getitem__(self, id: int) -> str:
+        return self._names[id]
+
+
+class Served:
+    """A model in memory, with its thread.
+
+    Attributes:
+        id: by which clients name it.
+        lm: the model and its tokenizer.
+        worker: its thread.
+    """
+
+    def __init__(self, id: str, lm: TextModel, bounds: Bounds) -> None:
+        self.id, self.lm, self.bounds = id, lm, bounds
+        self.worker = Worker(bounds.waiting)
+
+    @cached_property
+    def names(self) -> Names:
+        """A name for every token."""
+        return Names(self.lm.tokenizer)
+
+
+class Entry:
+    """A model that can be asked for.
+
+    Args:
+        id: by which clients name it.
+        load: reads it.
+        told: what `/v1/models` says of it.
+    """
+
+    def __init__(self, id: str, load: Callable[[], TextModel], told: dict[str, Any]) -> None:
+        self.id, self.load, self.told = id, load, told
+        self.served: Served | None = None
+        self.users, self.used = 0, 0.0
+        self.loading = asyncio.Lock()
+
+    def about(self) -> dict[str, Any]:
+        """The entry in the form of OpenAI's, with ours beside it."""
+        told = {**self.told, "loaded": self.served is not None}
+        return {"id": self.id, "object": "model", "created": 0, "owned_by": "lmlab", "lmlab": told}
+
+
+class House:
+    """All models that are served."""
+
+    def __init__(self, entries: Sequence[Entry], bounds: Bounds) -> None:
+        self.entries, self.bounds = {entry.id: entry for entry in entries}, bounds
+
+    @asynccontextmanager
+    async def using(self, id: str | None) -> AsyncIterator[Served]:
+        """A model, which stays in memory meanwhile; the first where None is named.
+
+        Raises:
+            UnknownNameError: no model has that id.
+            LmlabError: it cannot be read.
+        """
+        entry = self.entries.get(next(iter(self.entries)) if id is None else id)
+        if entry is None:
+            raise UnknownNameError("model", str(id), self.entries)
+        entry.users += 1
+        try:
+            async with entry.loading:
+                if entry.served is None:
+                    self._make_room()
+                    lm = await asyncio.to_thread(entry.load)
+                    entry.served = Served(entry.id, lm, self.bounds)
+                    if entry.told["vocab_size"] is None:
+                        entry.told = told_of(lm.manifest, lm.tokenizer.vocab_size)
+            entry.used = time.monotonic()
+            yield entry.served
+        finally:
+            entry.users -= 1
+
+    def _make_room(self) -> None:
+        loaded = sorted((each for each in self.entries.values() if each.served), key=lambda each: each.used)
+        for entry in [each for each in loaded if not each.users][: max(0, len(loaded) - self.bounds.loaded + 1)]:
+            assert entry.served is not None
+            entry.served.worker.end()
+            entry.served = None
+
+    def end(self) -> None:
+        """Let every thread end."""
+        for entry in self.entries.values():
+            if entry.served is not None:
+                entry.served.worker.end()
+
+
+def told_of(manifest: Any, vocab_size: int | None = None) -> dict[str, Any]:
+    """What `/v1/models` says of a run."""
+    config = manifest.get("config") or {"model": {"kind": "hf"}, "tokenizer": {"kind": "hf"}}
+    kind = config["model"]["kind"]
+    return {
+        "family": {"ngram": "n-gram", "mixture": "mixture", "hf": "hf"}.get(kind, "neural"),
+        "kind": manifest.get("architecture") or kind,
+        "tokenizer": config["tokenizer"]["kind"],
+        "vocab_size": vocab_size or manifest.get("vocab_size"),
+        "corpus": manifest["data"]["name"].removeprefix("hf:").rpartition("/")[2],
+    }
+
+
+def entries_of(runs: Sequence[str], adapt: str | None = None, mix: Sequence[str] = ()) -> list[Entry]:
+    """The models of runs, each under the name of its folder; of equal names the later ones get a number.
+
+    Args:
+        runs: model directories, or `hf:PATH_OR_NAME`.
+        adapt: makes one model more, the first run adapted and mixed.
+        mix: as `adapt`.
+
+    Raises:
+        ArtifactError: there is no such run.
+    """
+    entries: list[Entry] = []
+    for run in runs:
+        told = {"family": "hf", "kind": None, "tokenizer": "hf", "vocab_size": None, "corpus": None}
+        if not run.startswith("hf:"):
+            told = told_of(store.read_manifest(Path(run)))
+        entries.append(Entry(_free(_name(run), entries), lambda run=run: TextModel.load(run), told))  # type: ignore[misc]
+    if adapt is not None or mix:
+        told = {**entries[0].told, "family": "mixture" if mix else "adapted"}
+        parts = [entries[0].id, *(_name(spec.rpartition(":")[0] or spec) for spec in mix), *([adapt] if adapt else [])]
+        load = lambda: TextModel.load(runs[0]).composed(adapt, mix)  # noqa: E731
+        entries.append(Entry(_free("+".join(parts), entries), load, told))
+    return entries
+
+
+def _name(run: str) -> str:
+    path = run.removeprefix("hf:") if run.startswith("hf:") else str(Path(run).resolve())
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _free(name: str, entries: Sequence[Entry]) -> str:
+    taken = {entry.id for entry in entries}
+    names = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+    return next(each for each in names if each not in taken)
