@@ -26,6 +26,9 @@ class Memory:
     def select(self, rows_K):
         return Memory(self.h_BH[rows_K])
 
+    def joined(self, other):
+        return Memory(torch.cat([self.h_BH, other.h_BH]))
+
 
 class Honest:
     """A recurrent network of a few random numbers, that scores padded batches."""
@@ -153,6 +156,17 @@ class ForgetsToReorder(Honest):
     def step(self, state, tokens_B):
         logp_BV, grown = super().step(state, tokens_B)
         return logp_BV, Stuck(grown.h_BH)
+
+
+class Swapped(Memory):
+    def joined(self, other):
+        return Swapped(torch.cat([other.h_BH, self.h_BH]))
+
+
+class JoinsInTheWrongOrder(Honest):
+    def start(self, prompts):
+        logp_BV, state = super().start(prompts)
+        return logp_BV, Swapped(state.h_BH)
 
 
 class PaddingLeaks(Honest):
@@ -352,6 +366,7 @@ FAULTS = [
     (ReusesItsRows, "state_is_a_value", "rows handed out before"),
     (ForgetsToReorder, "select_repeats_and_reorders", r"after select\(\[2, 0, 0, 6, 1\]\)"),
     (PaddingLeaks, "scorer_equals_stepwise", "differs from step by step"),
+    (JoinsInTheWrongOrder, "joined_rows_go_on", "after joining 1 rows and 6"),
     (PaddingLeaks, "padding_changes_nothing", "more padding"),
     (ScoresPadding, "padding_changes_nothing", "padding scores"),
     (LooksAhead, "scorer_equals_stepwise", "differs from step by step"),

@@ -125,6 +125,18 @@ def select_repeats_and_reorders(model: LanguageModel) -> None:
         _same(moved_BV, model.start(chosen)[0], f"after select({rows}) the rows are not those of their texts")
 
 
+def joined_rows_go_on(model: LanguageModel) -> None:
+    """`joined` puts rows that have read texts of other lengths side by side: each goes on as its own text does."""
+    prompts = _prompts(model)
+    for cut in (1, 4):
+        (_, one), (_, other) = model.start(prompts[:cut]), model.start(prompts[cut:])
+        first_B, second_B = (_tokens(model, len(prompts), seed) for seed in (0, 1))
+        _, state = model.step(one.joined(other), first_B)
+        moved_BV, _ = model.step(state, second_B)
+        expected_BV = model.start(_grown(_grown(prompts, first_B), second_B))[0]
+        _same(moved_BV, expected_BV, f"after joining {cut} rows and {len(prompts) - cut} each is not that of its text")
+
+
 def scorer_equals_stepwise(model: LanguageModel) -> None:
     """The model's scorer gives every token what `start` and `step` give it; one that adapts, in the first document."""
     texts = [[*prompt, model.eos] for prompt in _prompts(model, (9, 0, 3, 40, 3))]
@@ -326,6 +338,7 @@ LAWS: tuple[Law, ...] = (
     step_equals_start,
     state_is_a_value,
     select_repeats_and_reorders,
+    joined_rows_go_on,
     scorer_equals_stepwise,
     padding_changes_nothing,
     future_changes_nothing,

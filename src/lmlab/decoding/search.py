@@ -1,7 +1,7 @@
 """What a strategy is, and the loop that drives those that grow all their texts by one token a step.
 
-The loop calls `start` once for all prompts, then `step` once a token for all rows of all prompts together; rows that
-end leave the batch, and beams take the model's state with them.
+A batch calls `start` once for all prompts, then `step` once a token for all rows of all prompts together; rows that
+end leave the batch, others join it, and beams take the model's state with them.
 
 Shapes: B live rows, V the vocabulary, K chosen continuations.
 """
@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
 from lmlab.config import Settings, described
 from lmlab.decoding.branch import Alternative, Branch, End, Pruned, Rows, Step
-from lmlab.decoding.chain import PROCESSORS, Chain, Process, chain_of, cut, learns, normal, run
+from lmlab.decoding.chain import PROCESSORS, Chain, Process, Processor, chain_of, cut, learns, normal, run
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.stop import Stop
 from lmlab.errors import LmlabError, SettingError, UnknownNameError
@@ -137,9 +138,14 @@ class Strategy(Settings):
 
     @abstractmethod
     def run(
-        self, model: LanguageModel, prompts: Sequence[Sequence[int]], n: int, limits: Limits
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        limits: Limits,
+        batch: Batch | None = None,
     ) -> Iterator[list[Step | None]]:
-        """Generate from all prompts: of each its step, or None once it is done."""
+        """Generate from all prompts, in a batch that others may share: of each its step, or None once it is done."""
 
 
 class Together(Strategy):
@@ -154,11 +160,16 @@ class Together(Strategy):
         """
 
     def run(
-        self, model: LanguageModel, prompts: Sequence[Sequence[int]], n: int, limits: Limits
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        limits: Limits,
+        batch: Batch | None = None,
     ) -> Iterator[list[Step | None]]:
         """Generate from all prompts in one batch."""
-        searches = [self.search(prompt, n, limits.max_tokens) for prompt in prompts]
-        return grow(model, prompts, self, searches, limits)
+        searches = [Growing(prompt, self, self.search(prompt, n, limits.max_tokens), limits) for prompt in prompts]
+        return (batch or Batch(model)).run(searches)
 
 
 class Alone(Strategy):
@@ -172,7 +183,12 @@ class Alone(Strategy):
         """Generate from one prompt."""
 
     def run(
-        self, model: LanguageModel, prompts: Sequence[Sequence[int]], n: int, limits: Limits
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        limits: Limits,
+        batch: Batch | None = None,
     ) -> Iterator[list[Step | None]]:
         """Generate from each prompt by itself."""
         for prompt in prompts:
@@ -213,8 +229,15 @@ class Next:
         """The branch of a row grown by a token."""
         return self.children([row], [token], [score])[0]
 
-    def children(self, rows: Sequence[int], tokens: Sequence[int], scores: Sequence[float | None]) -> list[Branch]:
+    def children(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[int],
+        scores: Sequence[float | None],
+        limits: Limits | None = None,
+    ) -> list[Branch]:
         """The branches of these rows, each grown by a token; without a score it is `drawn_total`."""
+        limits = limits or self._limits
         logp_K = self.logp_BV[rows, tokens].tolist()
         drawn_K = (self.chain_BV[rows, tokens] - self._sum_B[rows]).tolist()
         grown = []
@@ -225,11 +248,11 @@ class Next:
             branch = Branch(token, logp, drawn, total, drawn_total, score, length, parent.lane, parent)
             if any(self._memories):
                 branch.memory = self._remembered(row, token)
-            if self._limits.alternatives:
-                branch.alternatives = self._alternatives(row)
-            if self._limits.trace:
+            if limits.alternatives:
+                branch.alternatives = self._alternatives(row, limits.alternatives)
+            if limits.trace:
                 branch.trace = tuple(cut(process, old_BV[row], new_BV[row]) for process, old_BV, new_BV in self._passes)
-            branch.end = self._limits.end_of(branch, self._rows.eos)
+            branch.end = limits.end_of(branch, self._rows.eos)
             grown.append(branch)
         return grown
 
@@ -240,54 +263,130 @@ class Next:
             for kept, known in zip(self._memories, old, strict=True)
         )
 
-    def _alternatives(self, row: int) -> tuple[Alternative, ...]:
+    def _alternatives(self, row: int, count: int) -> tuple[Alternative, ...]:
         logp_V, chain_V = self.logp_BV[row], self.chain_BV[row] - self._sum_B[row]
-        tokens = best_of(logp_V, self._limits.alternatives)
+        tokens = best_of(logp_V, count)
         return tuple(Alternative(int(token), float(logp_V[token]), float(chain_V[token])) for token in tokens)
 
 
-def grow(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], strategy: Strategy, searches: list[Search], limits: Limits
-) -> Iterator[list[Step | None]]:
-    """Drive one search a prompt, all rows in one batch."""
-    logp_BV, state, device = started(model, prompts)
-    live = [[Branch.root(lane) for lane in search.lanes] for search in searches]
-    origin = [row for row, branches in enumerate(live) for _ in branches]  # of each live branch in the model's batch
-    while True:
-        owners = [prompts[owner] for owner, branches in enumerate(live) for _ in branches]
-        tips = [branch for branches in live for branch in branches]
-        every = logp_BV if origin == list(range(len(logp_BV))) else logp_BV[origin]
-        texts = Rows(owners, tips, model.eos, strategy.seed or 0)
-        after = Next(texts, every, strategy.processors, limits)
-        steps: list[Step | None] = [None] * len(searches)
-        kept: list[tuple[int, int]] = []  # rows and tokens that go on
-        offset = 0
-        for owner, (search, branches) in enumerate(zip(searches, live, strict=True)):
-            if not branches:
+class Growing:
+    """One prompt's search in a batch.
+
+    Attributes:
+        live: the branches that may go on.
+        rows: where each stands in the model's batch; none before the prompt is read.
+        made: steps that nobody has taken yet, or what went wrong.
+    """
+
+    def __init__(self, prompt: Sequence[int], strategy: Strategy, search: Search, limits: Limits) -> None:
+        self.prompt, self.strategy, self.search, self.limits = prompt, strategy, search, limits
+        self.live = [Branch.root(lane) for lane in search.lanes]
+        self.rows: list[int] = []
+        self.made: deque[Step | Exception] = deque()
+        draws = any(not isinstance(process, Processor) or "rows" in process.wanted for process in strategy.processors)
+        self.chain = (strategy.processors, limits.forbidden, strategy.seed if draws else None)
+
+    def grow(self, texts: Rows, after: Next, offset: int) -> None:
+        """Grow by a token, the live branches standing at an offset of the texts."""
+        part = range(offset, offset + len(self.live))
+        rows, tokens, scores = self.search.choose(texts.part(part), after.chain_BV[part.start : part.stop])
+        children = after.children([offset + row for row in rows], tokens, scores, self.limits)
+        self.search.settle(children)
+        kept = [(self.rows[row], child) for row, child in zip(rows, children, strict=True) if child.end is None]
+        self.rows, self.live = [row for row, _ in kept], [child for _, child in kept]
+        done = not self.live or self.search.settled()
+        ended = tuple(child for child in children if child.end is not None)
+        found = self.search.best(), done, self.search.rivals(), self.search.pruned
+        self.made.append(Step(tuple(self.live), ended, *found))
+        if done:
+            self.live = []
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, which is raised where the step would have been taken."""
+        self.made.append(error)
+        self.live = []
+
+
+class Batch:
+    """The texts of one model that grow together, a token a step.
+
+    Searches of several calls may share it: they join between two tokens, and leave when they are done or nobody takes
+    their steps any more. Each gives what it gives alone.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model, self._growing = model, list[Growing]()
+        self._position: Any = None  # the model's rows, its state and its device, where all but the newest stand
+
+    def run(self, searches: Sequence[Growing]) -> Iterator[list[Step | None]]:
+        """Join, and give the steps of these searches, None once one is done; whoever wants a step drives them all."""
+        self._growing += searches
+        return self._steps(searches)
+
+    def _steps(self, mine: Sequence[Growing]) -> Iterator[list[Step | None]]:
+        try:
+            while any(each.live or each.made for each in mine):
+                if any(each.live and not each.made for each in mine):
+                    self._step()
+                steps = [each.made.popleft() if each.made else None for each in mine]
+                for step in steps:
+                    if isinstance(step, Exception):
+                        raise step
+                yield cast("list[Step | None]", steps)
+        finally:
+            self._growing = [each for each in self._growing if each not in mine]
+
+    def _step(self) -> None:
+        logp_BV = self._read()
+        alike: dict[Any, list[Growing]] = {}
+        for each in self._growing:
+            alike.setdefault(each.chain, []).append(each)
+        for group in alike.values():
+            rows = [row for each in group for row in each.rows]
+            prompts = [each.prompt for each in group for _ in each.live]
+            tips = [tip for each in group for tip in each.live]
+            texts = Rows(prompts, tips, self._model.eos, group[0].strategy.seed or 0)
+            try:
+                every = logp_BV if rows == [*range(len(logp_BV))] else logp_BV[rows]
+                after = Next(texts, every, group[0].strategy.processors, group[0].limits)
+            except Exception as error:  # noqa: BLE001 - raised by each of those that it concerns
+                for each in group:
+                    each.fail(error)
                 continue
-            mine = range(offset, offset + len(branches))
-            picked = search.choose(texts.part(mine), after.chain_BV[mine.start : mine.stop])
-            rows, tokens, scores = [offset + row for row in picked[0]], picked[1], picked[2]
-            children = after.children(rows, tokens, scores)
-            search.settle(children)
-            offset += len(branches)
-            live[owner] = [child for child in children if child.end is None]
-            done = not live[owner] or search.settled()
-            ended = tuple(child for child in children if child.end is not None)
-            steps[owner] = Step(tuple(live[owner]), ended, search.best(), done, search.rivals(), search.pruned)
-            if done:
-                live[owner] = []
-            else:
-                grown = zip(rows, tokens, children, strict=True)
-                kept += [(row, token) for row, token, child in grown if child.end is None]
-        yield steps
-        if not kept:
-            return
-        needed = [origin[row] for row, _ in kept]
-        if needed != list(range(len(logp_BV))):
-            state = selected(state, needed, device)
-        logp_BV, state = stepped(model, state, [token for _, token in kept], device)
-        origin = list(range(len(kept)))
+            offset = 0
+            for each, width in zip(group, [len(each.live) for each in group], strict=True):
+                try:
+                    each.grow(texts, after, offset)
+                except Exception as error:  # noqa: BLE001 - raised by the search that it concerns
+                    each.fail(error)
+                offset += width
+        self._growing = [each for each in self._growing if each.live]
+
+    def _read(self) -> Floats:
+        """Read the newest token of each text, and the prompts of those that joined."""
+        old, new = ([each for each in self._growing if bool(each.rows) is known] for known in (True, False))
+        if old:
+            logp_BV, state, device = self._position
+            needed = [row for each in old for row in each.rows]
+            if needed != [*range(len(logp_BV))]:
+                state = selected(state, needed, device)
+            tokens = [tip.token for each in old for tip in each.live]
+            self._position = (*stepped(self._model, state, tokens, device), device)
+        if new:
+            fresh = started(self._model, [each.prompt for each in new])
+            self._position = _joined(self._position, fresh) if old else fresh
+        ends = np.cumsum([0] + [len(each.live) for each in old]).tolist()
+        for each, begin, end in zip(old, ends, ends[1:], strict=False):
+            each.rows = [*range(begin, end)]
+        for row, each in enumerate(new, ends[-1]):
+            each.rows = [row] * len(each.live)
+        rows_BV: Floats = self._position[0]
+        return rows_BV
+
+
+def _joined(one: Any, other: Any) -> tuple[Floats, Any, torch.device]:
+    """Two positions side by side."""
+    return np.concatenate([one[0], other[0]]), one[1].joined(other[1]), one[2]
 
 
 def started(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Floats, Any, torch.device]:

@@ -16,7 +16,7 @@ from lmlab.decoding.alone import Contrastive, Exact, Lookup, Speculative
 from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
 from lmlab.decoding.branch import Branch, Step
 from lmlab.decoding.draws import MBR, Greedy, Sample
-from lmlab.decoding.search import Limits, Strategy, integer
+from lmlab.decoding.search import Batch, Limits, Strategy, integer
 from lmlab.decoding.stop import Stop
 from lmlab.errors import SettingError, UnknownNameError
 from lmlab.models.base import LanguageModel
@@ -111,8 +111,12 @@ def decode_all(
     forbidden: Sequence[int] = (),
     alternatives: int = 0,
     trace: bool = False,
+    batch: Batch | None = None,
 ) -> Iterator[list[Step | None]]:
-    """Generate from many prompts in one batch: what `decode` gives each, None once it is done."""
+    """Generate from many prompts in one batch: what `decode` gives each, None once it is done.
+
+    A `batch` of the model is one that other calls share: their texts and these grow side by side.
+    """
     check_strategy(strategy)
     integer("n", n, 1)
     integer("max_tokens", max_tokens, 1)
@@ -124,7 +128,7 @@ def decode_all(
             raise SettingError("prompt id", token, f"an id of the vocabulary, 0 to {model.vocab_size - 1}")
     deadline = float("inf") if max_seconds is None else time.monotonic() + max_seconds
     limits = Limits(max_tokens, deadline, stop, tuple(forbidden), alternatives, trace)
-    return strategy.run(model, [list(prompt) for prompt in prompts], n, limits) if prompts else iter(())
+    return strategy.run(model, [list(prompt) for prompt in prompts], n, limits, batch) if prompts else iter(())
 
 
 def finish(steps: Iterable[Step]) -> list[Branch]:

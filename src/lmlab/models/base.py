@@ -33,6 +33,10 @@ class State(Protocol):
         """The state of these rows (int64): repeated, reordered or dropped, in one gather."""
         ...
 
+    def joined(self, other: Self) -> Self:
+        """The state of these rows, then those of another state of the same model, whatever each has read."""
+        ...
+
 
 @runtime_checkable
 class LanguageModel(Protocol):

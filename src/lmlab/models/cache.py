@@ -41,6 +41,10 @@ class CacheState:
         """The last words of these rows."""
         return CacheState(self.recent_BW1[rows_K])
 
+    def joined(self, other: CacheState) -> CacheState:
+        """The last words of these rows, then of the other's."""
+        return CacheState(torch.cat([self.recent_BW1, other.recent_BW1]))
+
 
 class Cache(Fixed):
     """A cache of words, and of words after the last word.

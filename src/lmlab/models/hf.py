@@ -60,6 +60,17 @@ class WindowState:
         cache.batch_select_indices(rows_K)
         return WindowState(cache, self.ids_BT[rows_K], self.length_B[rows_K], self.ragged)
 
+    def joined(self, other: WindowState) -> WindowState:
+        """The state of these rows, then of the other's, padded to one length."""
+        cache = _copied(self.cache)
+        for mine, theirs in zip(cache.layers, other.cache.layers, strict=True):
+            mine.keys, mine.values = _stacked(mine.keys, theirs.keys), _stacked(mine.values, theirs.values)
+            if hasattr(mine, "cumulative_length"):  # of a sliding window
+                mine.cumulative_length = max(mine.cumulative_length, theirs.cumulative_length)
+        ids_BT = _stacked(self.ids_BT[..., None], other.ids_BT[..., None])[..., 0]
+        ragged = self.ragged or other.ragged or self.ids_BT.shape[1] != other.ids_BT.shape[1]
+        return WindowState(cache, ids_BT, torch.cat([self.length_B, other.length_B]), ragged)
+
 
 class HuggingFaceModel:
     """A causal language model of transformers.
@@ -206,6 +217,12 @@ class HuggingFaceModel:
         chosen_BP = logits_BPU.gather(-1, self._native_V[ids_BP][..., None])[..., 0]
         chosen_BP = torch.where(ids_BP == EOS, logits_BPU[..., self._eos].logsumexp(-1), chosen_BP)
         return chosen_BP + self._never_V[ids_BP] - logits_BPU.logsumexp(-1)
+
+
+def _stacked(one: Tensor, other: Tensor) -> Tensor:
+    """The rows of both, zeros in front where one has fewer positions than the other (the last axis but one)."""
+    longest = max(one.shape[-2], other.shape[-2])
+    return torch.cat([F.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in (one, other)])
 
 
 def _takes(network: Any) -> Container[str]:

@@ -45,6 +45,11 @@ class MixtureState:
         """The state of these rows, component by component."""
         return MixtureState(tuple(state.select(rows_K) for state in self.components))
 
+    def joined(self, other: MixtureState) -> MixtureState:
+        """The state of these rows, then of the other's, component by component."""
+        pairs = zip(self.components, other.components, strict=True)
+        return MixtureState(tuple(mine.joined(theirs) for mine, theirs in pairs))
+
 
 def log_sum(logp_MX: Tensor) -> Tensor:
     """The logarithm of the sum of probabilities over the first axis; several times as fast as torch's `logsumexp`."""

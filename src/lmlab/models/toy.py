@@ -39,6 +39,10 @@ class RowCount:
         """As many rows as are selected."""
         return RowCount(len(rows_K))
 
+    def joined(self, other: RowCount) -> RowCount:
+        """As many rows as both have."""
+        return RowCount(self.rows + other.rows)
+
 
 class Uniform(Fixed):
     """Every token but `[PAD]` and `<bos>` equally likely: log(V - 2) nats a token.
@@ -86,6 +90,10 @@ class Contexts:
     def select(self, rows_K: Tensor) -> Contexts:
         """The ids of these rows."""
         return Contexts(tuple(self.ids[row] for row in rows_K.tolist()))
+
+    def joined(self, other: Contexts) -> Contexts:
+        """The ids of these rows, then of the other's."""
+        return Contexts(self.ids + other.ids)
 
 
 class Scripted:

@@ -50,6 +50,10 @@ class Rows(Generic[R]):
         """The states of these rows, by reference."""
         return Rows(tuple(self.rows[row] for row in rows_K.tolist()))
 
+    def joined(self, other: Rows[R]) -> Rows[R]:
+        """The states of these rows, then of the other's."""
+        return Rows(self.rows + other.rows)
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -71,6 +71,12 @@ class GatedState:
         """The state of these rows, component by component."""
         return GatedState(self.components.select(rows_K), self.recent_BMW[rows_K], self.logp_MBV[:, rows_K])
 
+    def joined(self, other: GatedState) -> GatedState:
+        """The state of these rows, then of the other's."""
+        recent_BMW = torch.cat([self.recent_BMW, other.recent_BMW])
+        logp_MBV = torch.cat([self.logp_MBV, other.logp_MBV], 1)
+        return GatedState(self.components.joined(other.components), recent_BMW, logp_MBV)
+
 
 class Gated(Components):
     """A gated mixture.

@@ -49,6 +49,10 @@ class RecountState:
         """The state of these rows; texts are shared, never altered."""
         return RecountState(self.inner.select(rows_K), tuple(self.said[row] for row in rows_K.tolist()))
 
+    def joined(self, other: RecountState) -> RecountState:
+        """The state of these rows, then of the other's."""
+        return RecountState(self.inner.joined(other.inner), self.said + other.said)
+
 
 class Recount:
     """A model that also counts what it reads.

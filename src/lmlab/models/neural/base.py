@@ -61,6 +61,10 @@ class TensorState:
         """The state of these rows, copied."""
         return TensorState(tuple(tensor.index_select(0, rows_K) for tensor in self.tensors))
 
+    def joined(self, other: TensorState) -> TensorState:
+        """The state of these rows, then of the other's."""
+        return TensorState.cat([self, other])
+
     def detach(self) -> TensorState:
         """These values, cut from the graph: truncated backpropagation through time stops here."""
         return TensorState(tuple(tensor.detach() for tensor in self.tensors))

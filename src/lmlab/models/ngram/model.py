@@ -55,6 +55,12 @@ class NgramState:
         """The state of these rows."""
         return NgramState(tuple(part[..., rows_K] for part in self.parts))
 
+    def joined(self, other: NgramState) -> NgramState:
+        """The state of these rows, then of the other's."""
+        import torch
+
+        return NgramState(tuple(torch.cat(parts, -1) for parts in zip(self.parts, other.parts, strict=True)))
+
 
 class Ngram:
     """An n-gram model of any order.
