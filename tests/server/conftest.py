@@ -30,7 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="package")
 def house(runs: Path) -> Any:
     """The models, loaded when they are asked for."""
-    from lmlab.server.house import Bounds, House, entries_of
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
 
     spoken = [str(runs / "kn3"), str(runs / "lstm"), f"hf:{runs / 'gpt2'}"]
     entries = [*entries_of(spoken), *entries_of([str(runs / "lstm")], mix=[f"{runs / 'kn3'}:0.4"])[1:]]

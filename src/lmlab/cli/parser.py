@@ -107,6 +107,10 @@ class Parser(argparse.ArgumentParser):
         help = next(_help(field) for field in described(ClassifierSettings) if field.name == "bayes")
         group.add_argument("--bayes", dest="classify.bayes", action="store_const", const=True, help=help)
 
+    def add_settings(self, title: str, group: str, settings: Any) -> None:
+        """All settings of a group."""
+        _add_settings(self.add_argument_group(title), group, settings, [field.name for field in described(settings)])
+
     def add_spelling(self) -> None:
         """Whether the spelling of unknown tokens is charged."""
         self.add_argument(

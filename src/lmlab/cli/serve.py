@@ -1,19 +1,25 @@
 """Serve trained models over HTTP: completions as OpenAI's server, exact log-probabilities, and a page to play with.
 
-docs/guide/server.md tells what can be asked, and how to put the server behind a reverse proxy.
+Each RUN is a model, loaded when it is first asked for. --mix and --adapt add one more: the first run so composed. Where
+the environment has LMLAB_API_KEY, clients must send that key. Ctrl-C or SIGTERM ends the server once the requests in
+flight are answered. docs/guide/server.md tells what can be asked, and how to stand behind a reverse proxy.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import socket
+import sys
 
-from lmlab.cli.parser import Parser
-from lmlab.errors import MissingExtraError
+from lmlab.cli.parser import Parser, in_group, reporter_of
+from lmlab.cli.show import print_json
+from lmlab.errors import MissingExtraError, UsageError
 
 EXAMPLES = """\
-  lmlab serve runs/lstm
-  lmlab serve runs/lstm runs/kn6 hf:gpt2 --port 8080 --open
+  lmlab serve runs/lstm --open
+  lmlab serve runs/lstm runs/kn6 hf:gpt2 --port 8080
+  lmlab serve runs/lstm --mix runs/kn6:0.3 --loaded 2
   LMLAB_API_KEY=secret lmlab serve runs/lstm --host 0.0.0.0 --origin https://example.org"""
 
 
@@ -26,6 +32,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--origin", action="append", default=[], metavar="URL", help="a page elsewhere that may ask (CORS); * is any"
     )
+    from lmlab.server.bounds import Bounds
+
+    parser.add_settings("bounds", "serve", Bounds)
     parser.add_composition()
 
 
@@ -37,10 +46,44 @@ def run(options: argparse.Namespace) -> int:
         from lmlab.server.app import make_app
     except ImportError as error:
         raise MissingExtraError("lmlab serve", "serve") from error
-    from lmlab.server.house import Bounds, House, entries_of
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
 
-    house = House(entries_of(options.runs, options.adapt, options.mix), Bounds())
+    bounds = Bounds.make(in_group(options, "serve"), "serve")
+    house = House(entries_of(options.runs, options.adapt, options.mix), bounds)
     app = make_app(house, key=os.environ.get("LMLAB_API_KEY") or None, origins=options.origin)
-    config = uvicorn.Config(app, options.host, options.port, log_level="warning")
-    uvicorn.Server(config).run()
+    listening = _listening(options.host, options.port)
+    host, port = listening.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    if options.json:
+        print_json({"address": address, "models": [*house.entries]})
+        sys.stdout.flush()
+    elif not options.quiet:
+        models = ", ".join(house.entries)
+        print(f"serving {models} at {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(address)
+    config = uvicorn.Config(app, log_level="warning", http="h11", server_header=False)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:  # raised again once all is answered
+        reporter_of(options).say("ended")
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that clients may connect to at once.
+
+    Raises:
+        UsageError: the address is in use, not this machine's, or not allowed.
+    """
+    if not 0 <= port < 65536:
+        raise UsageError(f"--port is {port}, but must be 0 to 65535", "0 is any that is free")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        problem = f"{host}:{port} cannot be listened at ({error.strerror or error})"
+        raise UsageError(problem, "name another --host or --port") from error

@@ -8,6 +8,7 @@ Shapes: N ids of a text, V the vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -121,12 +122,17 @@ def _biases(served: Served, asked: asking.Decoded) -> Iterator[Any]:
     return (logit_bias(tuple(ids), bias) for bias, ids in by_bias.items())
 
 
-def _check_rows(served: Served, made: Strategy, prompts: int, n: int) -> None:
-    """SettingError where a request would grow more texts at once than one may."""
+def _rows(served: Served, made: Strategy, prompts: int, n: int) -> int:
+    """How many texts a request grows at once.
+
+    Raises:
+        SettingError: more than one may.
+    """
     wide = max(n, getattr(made, "width", 1), getattr(made, "samples", 1)) * prompts
     if wide > served.bounds.rows:
         remedy = "ask for fewer prompts, results or beams"
         raise SettingError("prompts times n, best_of or width", wide, f"{served.bounds.rows} at most", remedy)
+    return wide
 
 
 # -- completions ------------------------------------------------------------------------------------------------------
@@ -162,6 +168,16 @@ class Text:
         return Piece(self.index, self._said[before : self._shown], tokens, finish)
 
 
+def _ended(steps: Iterator[list[Any]]) -> Iterator[list[Any] | None]:
+    """The last step of each prompt, in the end; None before."""
+    last: dict[int, Any] = {}
+    with contextlib.closing(steps):  # type: ignore[type-var]
+        for several in steps:
+            last.update((at, step) for at, step in enumerate(several) if step is not None)
+            yield None
+    yield [last[at] for at in sorted(last)]
+
+
 def _newer(branch: Branch, length: int) -> list[Branch]:
     """The branches of a path after so many tokens."""
     nodes: list[Branch] = []
@@ -183,7 +199,7 @@ async def generated(
 ) -> AsyncGenerator[Piece | Usage]:
     """New text after each prompt, piece by piece, and in the end how much was read and written."""
     made, stop = strategy(served, asked, seed=asked.seed), asked.stops()
-    _check_rows(served, made, len(prompts), drawn)
+    rows = _rows(served, made, len(prompts), drawn)
     if max_tokens > served.bounds.tokens:
         raise SettingError("max_tokens", max_tokens, f"an integer <= {served.bounds.tokens}")
     options: dict[str, Any] = {
@@ -196,16 +212,19 @@ async def generated(
     }
     texts: dict[tuple[int, int], Text] = {}
     read, written = sum(map(len, prompts)), 0
-    async for steps in served.worker.turns(lambda: decode_all(served.lm.model, prompts, made, **options)):
+
+    def begin() -> Iterator[Any]:
+        steps = decode_all(served.lm.model, prompts, made, **options, batch=served.worker.batch)
+        return steps if asked.stream and not made.revises and drawn == asked.n else _ended(steps)
+
+    async for steps in served.worker.turns(begin, rows):
         for at, step in enumerate(steps):
-            if step is None or (made.revises and not step.done):
+            if step is None:
                 continue
             results = list(step.best)
             if step.done:
                 written += sum(branch.length for branch in results)
             if drawn > asked.n:
-                if not step.done:
-                    continue
                 results = sorted(results, key=lambda branch: -branch.total / max(branch.length, 1))[: asked.n]
             for number, branch in enumerate(results):
                 place = at, number
@@ -411,7 +430,7 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
     made = strategy(served, asked, width=asked.width, length_penalty=asked.length_penalty)
     if not hasattr(made, "width"):
         raise SettingError("strategy", name, "a kind of beam", "for example beam or diverse_beam:groups=3")
-    _check_rows(served, made, 1, asked.n)
+    rows = _rows(served, made, 1, asked.n)
     ids = ids_of(served, asked.prompt, allow_unknown=asked.allow_unknown)
     options: dict[str, Any] = {
         "n": asked.n,
@@ -421,7 +440,8 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
     }
     tree = Tree(served, made)
     number = 0
-    async for (step,) in served.worker.turns(lambda: decode_all(served.lm.model, [ids], made, **options)):
+    options["batch"] = served.worker.batch
+    async for (step,) in served.worker.turns(lambda: decode_all(served.lm.model, [ids], made, **options), rows):
         if number == 0:
             yield tree.rooted(step)
         number += 1

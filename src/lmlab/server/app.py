@@ -14,17 +14,29 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from lmlab import __version__
-from lmlab.errors import DataError, LmlabError, SettingError, UnknownNameError, UsageError
+from lmlab.errors import (
+    ArtifactError,
+    DataError,
+    LmlabError,
+    MissingExtraError,
+    SettingError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+)
 from lmlab.server import answers, asking
+from lmlab.server.door import Door, Metrics
 from lmlab.server.house import House
-from lmlab.server.worker import BusyError
+from lmlab.server.worker import BusyError, TooLongError
 
 PAGE = Path(__file__).parent / "page"
+_OPEN = ("/health", "/docs", "/docs/oauth2-redirect", "/openapi.json")  # that need no key
 _DONE = "data: [DONE]\n\n"
 _log = logging.getLogger("lmlab.server")
 T = TypeVar("T")
@@ -44,7 +56,8 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
         yield
         house.end()
 
-    app = FastAPI(title="lmlab", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="lmlab", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    metrics = Metrics()
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
@@ -57,17 +70,21 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def measured() -> str:
+        return metrics.text(house.gauges())
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [entry.about() for entry in house.entries.values()]}
 
     @app.post("/v1/completions")
     async def completions(asked: asking.Completions, request: Request) -> Response:
-        return await _completed(house, asked, request, answers.completions, _completion)
+        return await _completed(house, metrics, asked, request, answers.completions, _completion)
 
     @app.post("/v1/chat/completions")
     async def chat(asked: asking.Chat, request: Request) -> Response:
-        return await _completed(house, asked, request, answers.chat, _chat)
+        return await _completed(house, metrics, asked, request, answers.chat, _chat)
 
     @app.post("/next")
     async def next_tokens(asked: asking.Next, request: Request) -> Any:
@@ -103,6 +120,10 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
         async with house.using(model) as served:
             return answers.tokenizer_info(served)
 
+    routes = frozenset(path for route in app.routes if (path := getattr(route, "path", "")) not in _OPEN)
+    app.add_middleware(Door, metrics=metrics, routes=routes, key=key, most=house.bounds.body << 20)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     if (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
@@ -111,13 +132,18 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-async def _completed(house: House, asked: Any, request: Request, pieces_of: Any, form: Any) -> Response:
+async def _completed(
+    house: House, metrics: Metrics, asked: Any, request: Request, pieces_of: Any, form: Any
+) -> Response:
     """Text that was asked for, as it grows or whole, in one of OpenAI's forms."""
     head = {"id": f"cmpl-{time.time_ns():x}", "created": int(time.time()), "model": asked.model}
 
     async def pieces() -> AsyncGenerator[tuple[Any, Any]]:
         async with house.using(asked.model) as served, contextlib.aclosing(pieces_of(served, asked)) as found:
             async for piece in found:
+                if isinstance(piece, answers.Usage):
+                    metrics.add("lmlab_tokens_read_total", piece.read, model=served.id)
+                    metrics.add("lmlab_tokens_written_total", piece.written, model=served.id)
                 yield served, piece
 
     async def events() -> AsyncGenerator[Any]:
@@ -226,6 +252,13 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
         status, message, code = error.status_code, str(error.detail), "http_error"
     elif isinstance(error, BusyError):
         status, message, code = 429, str(error), "busy"
+    elif isinstance(error, TooLongError):
+        status, message, code = 503, str(error), "timeout"
+    elif isinstance(error, MemoryError):
+        status, message, code = 503, "the server is out of memory: ask for less, or try again later", "out_of_memory"
+    elif isinstance(error, ArtifactError | MissingExtraError | StorageError):
+        _log.error("%s", error)
+        message, code = "the model cannot be read: the server's log says why", "model_not_readable"
     elif isinstance(error, UnknownNameError) and str(error).startswith("no model "):
         status, message, code = 404, str(error), "model_not_found"
     elif isinstance(error, (UsageError, DataError)):

@@ -6,31 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lmlab import store
-from lmlab.config import Settings, setting
 from lmlab.errors import UnknownNameError
 from lmlab.facade.text_model import TextModel
+from lmlab.server.bounds import Bounds
 from lmlab.server.worker import Worker
 from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import SPECIALS
-
-
-@dataclass(frozen=True)
-class Bounds(Settings):
-    """What one client, and all of them, may ask for."""
-
-    loaded: int = setting(4, "models held in memory; the one not used for longest makes room", ge=1)
-    waiting: int = setting(256, "requests at work or waiting for one model; more are answered 429", ge=1)
-    prompt: int = setting(32_768, "tokens of a prompt or a scored text", ge=1)
-    tokens: int = setting(4_096, "tokens of one new text", ge=1)
-    rows: int = setting(128, "texts that one request grows at once: prompts, n, best_of, width", ge=1)
-    seconds: float = setting(60.0, "of a request, after which its texts are cut", gt=0)
-    body: int = setting(8, "megabytes of a request", ge=1, le=1024)
 
 
 class Names:
@@ -75,7 +61,7 @@ class Served:
 
     def __init__(self, id: str, lm: TextModel, bounds: Bounds) -> None:
         self.id, self.lm, self.bounds = id, lm, bounds
-        self.worker = Worker(bounds.waiting)
+        self.worker = Worker(lm.model, bounds.waiting, bounds.together, 2 * bounds.seconds)
 
     @cached_property
     def names(self) -> Names:
@@ -141,6 +127,12 @@ class House:
             assert entry.served is not None
             entry.served.worker.end()
             entry.served = None
+
+    def gauges(self) -> dict[str, dict[str, float]]:
+        """What is loaded, and how many requests are at work or wait, by model."""
+        entries = self.entries.items()
+        asked = {id: float(entry.served.worker.asked if entry.served else 0) for id, entry in entries}
+        return {"lmlab_model_loaded": {id: float(bool(entry.served)) for id, entry in entries}, "lmlab_requests": asked}
 
     def end(self) -> None:
         """Let every thread end."""

@@ -1,22 +1,25 @@
 """One thread a model, in which all that is asked of it takes turns: a token each, or a piece of a scored text.
 
-    async for step in worker.turns(lambda: decode(...)):
+    async for step in worker.turns(lambda: decode_all(..., batch=worker.batch)):
         ...
 
-What is asked for is an iterator, made and driven in the thread. One that nobody waits for any more is dropped before
-its next turn.
+What is asked for is an iterator, made and driven in the thread; None says that it is at work still. New texts share the
+batch of those that grow already. An iterator that nobody waits for any more is closed before its next turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import threading
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
+from lmlab.decoding import Batch
 from lmlab.errors import LmlabError
+from lmlab.models.base import LanguageModel
 
 
 class BusyError(LmlabError):
@@ -26,17 +29,52 @@ class BusyError(LmlabError):
         super().__init__(f"{waiting} requests are at work or wait for this model already", "try again a little later")
 
 
-class _Turn:
-    """One iterator, and where its results are awaited."""
+class TooLongError(LmlabError):
+    """An answer took longer than it may."""
 
-    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
-        self.begin, self.gone = begin, False
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the answer took longer than {seconds:g} s", "ask for less, or try again a little later")
+
+
+class _Turn:
+    """An iterator that takes turns, and where its results are awaited."""
+
+    def __init__(self, begin: Callable[[], Iterator[Any]], rows: int) -> None:
+        self.rows, self.gone = rows, False
+        self._begin = begin
+        self._steps: Iterator[Any] | None = None
         self.results: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
-    def tell(self, kind: str, value: Any = None) -> None:
-        """Hand a result to who waits, unless the event loop is closed."""
-        with contextlib.suppress(RuntimeError):
+    def begin(self) -> bool:
+        """Make the iterator; False where that fails."""
+        try:
+            self._steps = self._begin()
+        except Exception as error:  # noqa: BLE001 - told to who asked
+            self._tell("error", error)
+        return self._steps is not None
+
+    def step(self) -> bool:
+        """Take a turn; False where it was the last."""
+        assert self._steps is not None
+        if self.gone:
+            if close := getattr(self._steps, "close", None):
+                close()
+            return False
+        try:
+            value = next(self._steps)
+        except StopIteration:
+            self._tell("end")
+            return False
+        except Exception as error:  # noqa: BLE001 - told to who asked
+            self._tell("error", error)
+            return False
+        if value is not None:
+            self._tell("step", value)
+        return True
+
+    def _tell(self, kind: str, value: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self.results.put_nowait, (kind, value))
 
 
@@ -44,28 +82,43 @@ class Worker:
     """The thread of one model.
 
     Args:
+        model: whose batch it keeps.
         most: how many requests may be at work or wait.
+        rows: how many texts may grow at once; further requests wait, in order.
+        seconds: how long one request may wait and take.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self.asked = most, 0
-        self._inbox: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
+    def __init__(self, model: LanguageModel, most: int, rows: int, seconds: float) -> None:
+        self.batch, self.asked = Batch(model), 0
+        self._most, self._rows, self._seconds = most, rows, seconds
+        self._waiting: deque[_Turn] = deque()
+        self._change, self._ending = threading.Condition(), False
         threading.Thread(target=self._run, daemon=True).start()
 
-    async def turns(self, begin: Callable[[], Iterator[Any]]) -> AsyncGenerator[Any]:
+    async def turns(self, begin: Callable[[], Iterator[Any]], rows: int = 1) -> AsyncGenerator[Any]:
         """What an iterator gives, made and driven in the thread.
+
+        Args:
+            begin: makes the iterator.
+            rows: how many texts it grows at once.
 
         Raises:
             BusyError: too much waits already.
+            TooLongError: it took too long.
         """
         if self.asked >= self._most:
             raise BusyError(self.asked)
-        turn = _Turn(begin)
+        turn, deadline = _Turn(begin, rows), time.monotonic() + self._seconds
         self.asked += 1
-        self._inbox.put(turn)
+        with self._change:
+            self._waiting.append(turn)
+            self._change.notify()
         try:
             while True:
-                kind, value = await turn.results.get()
+                try:
+                    kind, value = await asyncio.wait_for(turn.results.get(), deadline - time.monotonic())
+                except TimeoutError:
+                    raise TooLongError(self._seconds) from None
                 if kind == "error":
                     raise value
                 if kind == "end":
@@ -75,45 +128,43 @@ class Worker:
             turn.gone = True
             self.asked -= 1
 
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """The value of a function, called in the thread."""
-        return await self.last(lambda: (function() for _ in range(1)))
-
-    async def last(self, begin: Callable[[], Iterator[Any]]) -> Any:
+    async def last(self, begin: Callable[[], Iterator[Any]], rows: int = 1) -> Any:
         """The last of what an iterator gives."""
         value = None
-        async with contextlib.aclosing(self.turns(begin)) as turns:
+        async with contextlib.aclosing(self.turns(begin, rows)) as turns:
             async for each in turns:
                 value = each
         return value
 
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """The value of a function, called in the thread."""
+        return await self.last(lambda: (function() for _ in range(1)))
+
     def end(self) -> None:
-        """Let the thread end, once all that is at work is done."""
-        self._inbox.put(None)
+        """Let the thread end, once all that is asked is done."""
+        with self._change:
+            self._ending = True
+            self._change.notify()
 
     def _run(self) -> None:
-        open, ending = list[Any](), False
-        while not (ending and not open):
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    turn = self._inbox.get(block=not open and not ending)
-                    if turn is None:
-                        ending = True
-                        break
-                    open.append((turn, None))
-            open = [kept for turn, steps in open if (kept := self._step(turn, steps))]
+        running: list[_Turn] = []
+        while running or self._awaited():
+            running += [turn for turn in self._admitted(running) if turn.begin()]
+            running = [turn for turn in running if turn.step()]
 
-    def _step(self, turn: _Turn, steps: Any) -> Any:
-        """One turn; the iterator again, or None once it is done."""
-        if turn.gone:
-            return None
-        try:
-            steps = turn.begin() if steps is None else steps
-            turn.tell("step", next(steps))
-        except StopIteration:
-            turn.tell("end")
-            return None
-        except Exception as error:  # noqa: BLE001 - told to who asked
-            turn.tell("error", error)
-            return None
-        return turn, steps
+    def _awaited(self) -> bool:
+        """Wait until something is asked for; False once the end is and nothing else."""
+        with self._change:
+            self._change.wait_for(lambda: self._waiting or self._ending)
+            return bool(self._waiting)
+
+    def _admitted(self, running: list[_Turn]) -> list[_Turn]:
+        """Those that may begin now, in order; one may where nothing else runs, however many texts it grows."""
+        rows, admitted = sum(turn.rows for turn in running), list[_Turn]()
+        with self._change:
+            while self._waiting and (rows + self._waiting[0].rows <= self._rows or not rows):
+                turn = self._waiting.popleft()
+                if not turn.gone:
+                    admitted.append(turn)
+                    rows += turn.rows
+        return admitted
