@@ -1,5 +1,6 @@
 """Every endpoint on every family of model, each answer equal to the library's."""
 
+import json
 import math
 from typing import Any
 
@@ -45,3 +46,118 @@ def test_scores_are_the_librarys(client: Any, library: Any, model: str) -> None:
     assert first["rank"] > 3 or math.log2(first["alternatives"][first["rank"] - 1]["p"]) == pytest.approx(
         -first["bits"], abs=1e-4
     )
+
+
+def test_scores_tell_how_each_token_was_predicted(client: Any, library: Any) -> None:
+    mixed = ask(client, "/score", model="lstm+kn3", text="a dog")
+    assert [token["weights"] for token in mixed["tokens"]] == [{"lstm": 0.6, "kn3": 0.4}] * 6
+    counted = ask(client, "/score", model="kn3", text="a dogg")
+    assert [token["matched"] for token in counted["tokens"]] == [2, 2, 3, 3, 3, 1, 1]  # no text begins with "a "
+
+
+@each
+def test_what_is_echoed_has_the_librarys_log_probabilities(client: Any, library: Any, model: str) -> None:
+    asked = {"model": model, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}
+    text = ask(client, "/v1/completions", prompt="a dog", **asked)["choices"][0]
+    ids = ask(client, "/tokenize", model=model, prompt="a dog")["tokens"]
+    (spelled,) = ask(client, "/v1/completions", prompt=[[2, *ids]], **asked)["choices"]
+    bits = library[model].score("a dog").columns["bits"][:-1]
+    for choice, before in ((text, 0), (spelled, 1)):
+        logprobs = choice["logprobs"]
+        assert len(logprobs["tokens"]) == before + len(ids) + 1  # one token is written, whatever it is
+        assert logprobs["token_logprobs"][:before] == [None] * before
+        assert [-logp / math.log(2) for logp in logprobs["token_logprobs"][before:-1]] == pytest.approx(bits, rel=1e-4)
+        tops = [max(top.values()) for top in logprobs["top_logprobs"][before:]]
+        assert all(top >= logp for top, logp in zip(tops, logprobs["token_logprobs"][before:], strict=True))
+        assert tops[-1] == logprobs["token_logprobs"][-1]  # greedy: equal to the last bit
+        assert choice["text"][: len("a dog")] == "a dog"
+        assert logprobs["text_offset"][before:-1] == [0, 1, 2, 3, 4]
+
+
+@each
+def test_a_stream_is_the_whole_in_pieces(client: Any, model: str) -> None:
+    asked = {"model": model, "prompt": ["a ", "the"], "n": 2, "seed": 3, "max_tokens": 9, "logprobs": 2, "stop": "an"}
+    whole = ask(client, "/v1/completions", **asked)
+    lines = client.post("/v1/completions", json={**asked, "stream": True, "stream_options": {"include_usage": True}})
+    *events, end = [line.removeprefix("data: ") for line in lines.text.split("\n\n") if line]
+    assert end == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    assert chunks[-1]["usage"] == whole["usage"]
+    for choice in whole["choices"]:
+        pieces = [piece for chunk in chunks for piece in chunk["choices"] if piece["index"] == choice["index"]]
+        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        assert [piece["finish_reason"] for piece in pieces][-1] == choice["finish_reason"]
+        for name, values in choice["logprobs"].items():
+            assert [value for piece in pieces for value in piece["logprobs"][name]] == values
+
+
+def test_any_strategy_and_best_of(client: Any, library: Any) -> None:
+    beam = ask(client, "/v1/completions", model="kn3", prompt="a ", strategy="beam:width=4", n=2, max_tokens=8)
+    expected = library["kn3"].generate("a ", "beam:width=4", n=2, max_tokens=8)
+    assert [choice["text"] for choice in beam["choices"]] == [each.text for each in expected]
+    best = ask(client, "/v1/completions", model="kn3", prompt="a ", n=1, best_of=5, max_tokens=8, seed=1)
+    drawn = library["kn3"].generate("a ", n=5, max_tokens=8, seed=1)
+    assert best["choices"][0]["text"] == min(drawn, key=lambda each: each.perplexity).text
+    assert best["usage"]["completion_tokens"] >= 5
+    draft = ask(client, "/v1/completions", model="lstm", strategy="speculative", draft="kn3", max_tokens=6, seed=2)
+    expected = library["lstm"].generate("", "speculative", draft=library["kn3"].model, max_tokens=6, seed=2)
+    assert draft["choices"][0]["text"] == expected[0].text
+
+
+def test_a_bias_moves_a_token(client: Any) -> None:
+    (id,) = ask(client, "/tokenize", model="lstm", prompt="Z")["tokens"]
+    asked = {"model": "lstm", "max_tokens": 3, "temperature": 0}
+    assert ask(client, "/v1/completions", **asked, logit_bias={str(id): 100})["choices"][0]["text"] == "ZZZ"
+
+
+def test_nothing_new(client: Any) -> None:
+    asked = {"model": "lstm", "prompt": "a dog", "max_tokens": 0, "logprobs": 0}
+    assert ask(client, "/v1/completions", **asked)["choices"][0]["text"] == ""
+    echoed = ask(client, "/v1/completions", **asked, echo=True)["choices"][0]
+    assert (echoed["text"], echoed["finish_reason"], len(echoed["logprobs"]["tokens"])) == ("a dog", "length", 5)
+
+
+@each
+def test_a_beam_grows_as_the_librarys(client: Any, library: Any, model: str) -> None:
+    asked = {"model": model, "prompt": "a d", "width": 3, "max_tokens": 5}
+    events = client.post("/beam", json=asked).text.split("\n\n")[:-2]
+    steps = [json.loads(event.removeprefix("data: ")) for event in events]
+    nodes = {node["id"]: node for step in steps for node in step["nodes"]}
+    assert [step["step"] for step in steps] == [0, 1, 2, 3, 4, 5][: len(steps)]
+    assert all(node["parent"] in nodes for node in nodes.values() if node["id"])
+    assert all((node["why"] is None) == (node["state"] == "live") for node in nodes.values())
+    (best,), node = steps[-1]["best"], None
+    logp = 0.0
+    while nodes[best]["parent"] is not None:
+        node, best = nodes[best], nodes[best]["parent"]
+        logp += node["logp"]
+    (expected,) = library[model].generate("a d", "beam:width=3", max_tokens=5)
+    assert logp == pytest.approx(expected.logp, rel=1e-5)
+
+
+@each
+def test_tokens(client: Any, model: str) -> None:
+    told = client.get("/tokenizer_info", params={"model": model}).json()
+    assert ask(client, "/tokenize", model=model, prompt=told["bos_token"])["tokens"] == [2]
+    assert ask(client, "/tokenize", model=model, prompt=told["eos_token"])["tokens"] == [3]
+    ids = ask(client, "/tokenize", model=model, prompt="a Zoë", add_special_tokens=True)["tokens"]
+    assert ids[0] == 2
+    assert ask(client, "/detokenize", model=model, tokens=ids) == {"prompt": "a Zoë"}
+
+
+@each
+def test_names_of_tokens_are_unique(house: Any, client: Any, model: str) -> None:
+    ask(client, "/tokenize", model=model, prompt="a")
+    served = house.entries[model].served
+    names = [served.names[id] for id in range(served.lm.tokenizer.vocab_size)]
+    assert len({*names}) == len(names)
+
+
+def test_a_chat_is_a_transcript(client: Any) -> None:
+    turns = [{"role": "user", "content": "a dog"}]
+    asked = {"max_tokens": 8, "seed": 4}
+    found = ask(client, "/v1/chat/completions", model="lstm", messages=turns, logprobs=True, top_logprobs=2, **asked)
+    ids = ask(client, "/tokenize", model="lstm", prompt="user: a dog\nassistant:")["tokens"]
+    expected = ask(client, "/v1/completions", model="lstm", prompt=ids, stop=["\nuser: "], **asked)["choices"][0]
+    assert found["choices"][0]["message"] == {"role": "assistant", "content": expected["text"]}
+    assert len(found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2

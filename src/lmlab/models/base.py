@@ -45,6 +45,9 @@ class LanguageModel(Protocol):
     Optional: `scorer() -> Scorer`, the way in which the model scores known text. Without it text is scored step by
     step, and rows are taken to sum to one.
 
+    Optional: `account(ids_N) -> {name: values_N}`: how each token of a document but `<bos>` came to its probability:
+    `matched`, the length of the n-gram found; `weights`, those of a mixture's components, weights_NM.
+
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
     """

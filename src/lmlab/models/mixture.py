@@ -164,6 +164,10 @@ class Mixture(Components):
         """The linear mixture of whole rows: from pieces of rows_MNV to pieces of rows_NV."""
         return (self._mixed(torch.from_numpy(rows_MNV)).numpy() for rows_MNV in rows)
 
+    def account(self, ids_N: np.ndarray) -> dict[str, np.ndarray]:
+        """The weights of the components at each token of a document but `<bos>`: everywhere the same."""
+        return {"weights": np.tile(self.weights, (len(ids_N) - 1, 1))}
+
     def save(self, folder: Path) -> None:
         """Write each component into its own subfolder, and a list of what they are.
 

@@ -18,7 +18,7 @@ Shapes: B documents, T positions, S of a segment, N ids or tokens, M components,
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +42,12 @@ def scorer_of(model: LanguageModel) -> Scorer:
     """How a model scores known text: what its `scorer()` says, or step by step where it has none."""
     declared: Callable[[], Scorer] | None = getattr(model, "scorer", None)
     return Stepwise(model) if declared is None else declared()
+
+
+def account_of(model: LanguageModel, ids_N: np.ndarray) -> Mapping[str, np.ndarray]:
+    """What a model tells of how it predicts each token of one document but `<bos>`: nothing, where it has no way."""
+    declared: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = getattr(model, "account", None)
+    return {} if declared is None else declared(ids_N)
 
 
 def ranks_of(model: LanguageModel, ids_N: np.ndarray) -> Iterator[Ranked]:

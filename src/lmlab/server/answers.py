@@ -8,9 +8,9 @@ Shapes: N ids of a text, V the vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
 from lmlab.facade.generation import certain_until
 from lmlab.facade.surprisal import in_hand
-from lmlab.models.scorers import rows_of
+from lmlab.models.scorers import account_of, rows_of
 from lmlab.server import asking
 from lmlab.server.house import Served
 from lmlab.tokens.id_store import TokenStore
@@ -93,7 +93,7 @@ def ids_of(served: Served, prompt: str | Sequence[int], *, allow_unknown: bool =
     return ids
 
 
-def strategy(served: Served, asked: asking.Decoded, **settings: Any) -> Strategy:
+def strategy(served: Served, asked: asking.Decoded, draft: Served | None = None, **settings: Any) -> Strategy:
     """The strategy of a request, with its processors.
 
     Raises:
@@ -104,8 +104,8 @@ def strategy(served: Served, asked: asking.Decoded, **settings: Any) -> Strategy
     kind = STRATEGIES.get(asked.strategy.partition(":")[0].strip())
     named = {name: value for name, value in settings.items() if value is not None}
     named = {name: value for name, value in named.items() if kind is None or name in kind.__dataclass_fields__}
-    if asked.must is not None:
-        named["must"] = asked.must
+    objects = {"must": asked.must, "draft": None if draft is None else draft.lm.model}
+    named |= {name: value for name, value in objects.items() if value is not None}
     made = strategy_of(asked.strategy, *_biases(served, asked), asked.chain, **{**asked.named(), **named})
     return made.in_ids(lambda text: served.lm.ids(text, allow_unknown=False))
 
@@ -171,7 +171,7 @@ class Text:
 def _ended(steps: Iterator[list[Any]]) -> Iterator[list[Any] | None]:
     """The last step of each prompt, in the end; None before."""
     last: dict[int, Any] = {}
-    with contextlib.closing(steps):  # type: ignore[type-var]
+    with closing(steps):  # type: ignore[type-var]
         for several in steps:
             last.update((at, step) for at, step in enumerate(several) if step is not None)
             yield None
@@ -191,6 +191,7 @@ async def generated(
     served: Served,
     asked: asking.Generated,
     prompts: Sequence[Sequence[int]],
+    draft: Served | None,
     *,
     max_tokens: int,
     alternatives: int | None,
@@ -198,7 +199,7 @@ async def generated(
     offsets: Sequence[int],
 ) -> AsyncGenerator[Piece | Usage]:
     """New text after each prompt, piece by piece, and in the end how much was read and written."""
-    made, stop = strategy(served, asked, seed=asked.seed), asked.stops()
+    made, stop = strategy(served, asked, draft, seed=asked.seed), asked.stops()
     rows = _rows(served, made, len(prompts), drawn)
     if max_tokens > served.bounds.tokens:
         raise SettingError("max_tokens", max_tokens, f"an integer <= {served.bounds.tokens}")
@@ -217,26 +218,29 @@ async def generated(
         steps = decode_all(served.lm.model, prompts, made, **options, batch=served.worker.batch)
         return steps if asked.stream and not made.revises and drawn == asked.n else _ended(steps)
 
-    async for steps in served.worker.turns(begin, rows):
-        for at, step in enumerate(steps):
-            if step is None:
-                continue
-            results = list(step.best)
-            if step.done:
-                written += sum(branch.length for branch in results)
-            if drawn > asked.n:
-                results = sorted(results, key=lambda branch: -branch.total / max(branch.length, 1))[: asked.n]
-            for number, branch in enumerate(results):
-                place = at, number
-                if place not in texts:
-                    texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offsets[at])
-                elif texts[place].done:
+    async with aclosing(served.worker.turns(begin, rows)) as turns:
+        async for steps in turns:
+            for at, step in enumerate(steps):
+                if step is None:
                     continue
-                yield texts[place].grow(branch, ended=step.done or branch.end is not None)
+                results = list(step.best)
+                if step.done:
+                    written += sum(branch.length for branch in results)
+                if drawn > asked.n:
+                    results = sorted(results, key=lambda branch: -branch.total / max(branch.length, 1))[: asked.n]
+                for number, branch in enumerate(results):
+                    place = at, number
+                    if place not in texts:
+                        texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offsets[at])
+                    elif texts[place].done:
+                        continue
+                    yield texts[place].grow(branch, ended=step.done or branch.end is not None)
     yield Usage(read, written)
 
 
-async def completions(served: Served, asked: asking.Completions) -> AsyncGenerator[Piece | Usage]:
+async def completions(
+    served: Served, asked: asking.Completions, draft: Served | None = None
+) -> AsyncGenerator[Piece | Usage]:
     """The pieces of `/v1/completions`: the prompts where they are to be told, then what follows them."""
     if asked.best_of is not None and asked.best_of < asked.n:
         raise SettingError("best_of", asked.best_of, f"an integer >= n, which is {asked.n}")
@@ -261,8 +265,9 @@ async def completions(served: Served, asked: asking.Completions) -> AsyncGenerat
         return
     drawn = max(asked.n, asked.best_of or 1)
     wanted: dict[str, Any] = {"max_tokens": max_tokens, "alternatives": tops, "drawn": drawn, "offsets": offsets}
-    async for piece in generated(served, asked, prompts, **wanted):
-        yield piece
+    async with aclosing(generated(served, asked, prompts, draft, **wanted)) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 def several(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
@@ -329,7 +334,7 @@ def finite(value: float) -> float | None:
 # -- chat -------------------------------------------------------------------------------------------------------------
 
 
-async def chat(served: Served, asked: asking.Chat) -> AsyncGenerator[Piece | Usage]:
+async def chat(served: Served, asked: asking.Chat, draft: Served | None = None) -> AsyncGenerator[Piece | Usage]:
     """The pieces of `/v1/chat/completions`."""
     alternatives = (asked.top_logprobs or 0) if asked.logprobs else None
     if alternatives is not None and alternatives > served.lm.model.vocab_size:
@@ -340,8 +345,9 @@ async def chat(served: Served, asked: asking.Chat) -> AsyncGenerator[Piece | Usa
     ids = ids_of(served, text, allow_unknown=True)
     max_tokens = asked.max_completion_tokens or asked.max_tokens or 256
     wanted: dict[str, Any] = {"max_tokens": max_tokens, "alternatives": alternatives, "drawn": asked.n}
-    async for piece in generated(served, asked, [ids], **wanted, offsets=[0]):
-        yield piece
+    async with aclosing(generated(served, asked, [ids], draft, **wanted, offsets=[0])) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 def transcript(turns: Sequence[tuple[str, str]]) -> str:
@@ -414,6 +420,11 @@ async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
         found = await served.worker.last(lambda: read(served, ids, asked.alternatives))
         for token, (_, likeliest) in zip(tokens, found, strict=True):
             token["alternatives"] = [{"text": served.names[id], "p": math.exp(logp)} for id, logp in likeliest]
+    account = await served.worker.call(lambda: account_of(served.lm.model, np.array([BOS, *ids], np.uint32)))
+    for token, length in zip(tokens, account.get("matched", ()), strict=False):
+        token["matched"] = int(length)
+    for token, weights in zip(tokens, account.get("weights", ()), strict=False):
+        token["weights"] = dict(zip(served.components, weights.tolist(), strict=True))
     total = scores.total
     return {
         "tokens": tokens,
@@ -440,12 +451,16 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
     }
     tree = Tree(served, made)
     number = 0
-    options["batch"] = served.worker.batch
-    async for (step,) in served.worker.turns(lambda: decode_all(served.lm.model, [ids], made, **options), rows):
-        if number == 0:
-            yield tree.rooted(step)
-        number += 1
-        yield {"step": number, **tree.grown(step)}
+
+    def begin() -> Any:
+        return decode_all(served.lm.model, [ids], made, **options, batch=served.worker.batch)
+
+    async with aclosing(served.worker.turns(begin, rows)) as turns:
+        async for (step,) in turns:
+            if number == 0:
+                yield tree.rooted(step)
+            number += 1
+            yield {"step": number, **tree.grown(step)}
 
 
 class Tree:

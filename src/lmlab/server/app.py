@@ -139,8 +139,10 @@ async def _completed(
     head = {"id": f"cmpl-{time.time_ns():x}", "created": int(time.time()), "model": asked.model}
 
     async def pieces() -> AsyncGenerator[tuple[Any, Any]]:
-        async with house.using(asked.model) as served, contextlib.aclosing(pieces_of(served, asked)) as found:
-            async for piece in found:
+        async with contextlib.AsyncExitStack() as stack:
+            served = await stack.enter_async_context(house.using(asked.model))
+            draft = asked.draft and await stack.enter_async_context(house.using(asked.draft))
+            async for piece in await stack.enter_async_context(contextlib.aclosing(pieces_of(served, asked, draft))):
                 if isinstance(piece, answers.Usage):
                     metrics.add("lmlab_tokens_read_total", piece.read, model=served.id)
                     metrics.add("lmlab_tokens_written_total", piece.written, model=served.id)
@@ -211,7 +213,15 @@ async def streamed(events: AsyncGenerator[Any]) -> Response:
                 yield f"data: {json.dumps(told_of(error)[1])}\n\n"
             yield _DONE
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    return _Events(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+class _Events(StreamingResponse):
+    """A stream that ends at once when its client goes away."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async with contextlib.aclosing(self.body_iterator):  # type: ignore[type-var]
+            await super().__call__(scope, receive, send)
 
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:

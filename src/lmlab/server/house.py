@@ -64,6 +64,13 @@ class Served:
         self.worker = Worker(lm.model, bounds.waiting, bounds.together, 2 * bounds.seconds)
 
     @cached_property
+    def components(self) -> list[str]:
+        """The names of a mixture's components."""
+        mixed = self.lm.composition.get("mixture")
+        given = [each["component"] for each in mixed] if mixed else [*self.lm.manifest["results"].get("weights", ())]
+        return [self.id.partition("+")[0] if name == "this run" else _name(name) for name in given]
+
+    @cached_property
     def names(self) -> Names:
         """A name for every token."""
         return Names(self.lm.tokenizer)

@@ -23,7 +23,7 @@ from torch import Tensor
 from lmlab.errors import SettingError
 from lmlab.models.base import LanguageModel, Scorer
 from lmlab.models.mixture import Components, MixtureState, fit_weights, log_sum
-from lmlab.models.scorers import Blend, beside
+from lmlab.models.scorers import Blend, beside, scorer_of
 
 _WINDOW = 32  # tokens W that a gate looks back
 _DECAYS = (0.0, 0.5, 0.9)  # factor on a token's weight for each token after it
@@ -125,6 +125,12 @@ class Gated(Components):
     def scorer(self) -> Scorer:
         """Scores component by component; the last scores count across documents."""
         return Blend(self.components, self.blend, self.blend_rows, learns=True)
+
+    def account(self, ids_N: np.ndarray) -> dict[str, np.ndarray]:
+        """The weights of the components at each token of a document but `<bos>`."""
+        logp_MN = np.stack([np.concatenate([*scorer_of(each).token_logp(ids_N)]) for each in self.components])
+        ((recent_NMW, _),) = _with_recent(iter([logp_MN]))
+        return {"weights": np.exp(self._gate.log_weights(recent_NMW))}
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The gated mixture of known scores: from pieces of logp_MN to pieces of logp_N."""

@@ -30,7 +30,7 @@ from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.base import Scorer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
-from lmlab.models.ngram.ranks import rank_array, rows
+from lmlab.models.ngram.ranks import matched, rank_array, rows
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, absent_of, rules_of, smooth
 from lmlab.models.ngram.trie import Trie
 from lmlab.models.scorers import Arrays
@@ -199,6 +199,10 @@ class Ngram:
         """Scores documents laid end to end, without torch."""
         ranks = partial(rank_array, self.trie) if isinstance(self.trie, Trie) else None
         return Arrays(self.logp_array, partial(rows, self.trie), ranks, normalised=not self.unnormalised)
+
+    def account(self, ids_N: np.ndarray) -> dict[str, np.ndarray]:
+        """The length of the n-gram found for each token of a document but `<bos>`."""
+        return {"matched": matched(self.fast_trie, ids_N)[1:]}
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Natural log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""

@@ -1,0 +1,153 @@
+"""What no client should send: one clear line in OpenAI's form, no path, no traceback, and the server goes on."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.server.conftest import MODELS
+
+BAD = [
+    ("/v1/completions", {"model": "lstm", "logprobs": True}, "logprobs is True, but must be a valid integer"),
+    ("/v1/completions", {"model": "lstm", "logprobs": 10_000}, "logprobs is 10000, but must be an integer <= 29"),
+    ("/v1/completions", {"model": "lstm", "n": 0}, "n is 0, but must be"),
+    ("/v1/completions", {"model": "lstm", "n": 200}, "is 200, but must be 128 at most"),
+    ("/v1/completions", {"model": "lstm", "n": 3, "best_of": 2}, "best_of is 2, but must be an integer >= n"),
+    ("/v1/completions", {"model": "lstm", "best_of": 2, "stream": True}, "best_of cannot be streamed"),
+    ("/v1/completions", {"model": "lstm", "prompt": [4, 10**6]}, "prompt is 1000000, but must be ids"),
+    ("/v1/completions", {"model": "lstm", "prompt": [4, -1]}, "prompt is -1, but must be ids"),
+    ("/v1/completions", {"model": "lstm", "prompt": [4, 2]}, "without [PAD] and <bos>"),
+    ("/v1/completions", {"model": "lstm", "prompt": [4.0]}, "prompt is [4.0], but must be"),
+    ("/v1/completions", {"model": "lstm", "prompt": "QQ"}, "the prompt has 'Q'"),
+    ("/v1/completions", {"model": "lstm", "prompt": {}}, "prompt is {}, but must be"),
+    ("/v1/completions", {"model": "lstm", "max_tokens": 10**9}, "max_tokens is 1000000000, but must be an integer"),
+    ("/v1/completions", {"model": "lstm", "temperature": -1}, "temperature is -1, but must be a number >= 0"),
+    ("/v1/completions", {"model": "lstm", "temprature": 1}, "did you mean 'temperature'?"),
+    ("/v1/completions", {"model": "lstm", "strategy": "bean"}, "did you mean 'beam'?"),
+    ("/v1/completions", {"model": "lstm", "strategy": "beam:width=4000"}, "is 4000, but must be 128 at most"),
+    ("/v1/completions", {"model": "lstm", "strategy": "speculative"}, "draft is 'nothing', but must be"),
+    ("/v1/completions", {"model": "lstm", "stop": [""]}, "stop is [''], but must be strings, none empty"),
+    ("/v1/completions", {"model": "lstm", "logit_bias": {"²": 1}}, "logit_bias is '²', but must be an id"),
+    ("/v1/completions", {"model": "lstm", "seed": -1}, "seed is -1, but must be"),
+    ("/v1/chat/completions", {"model": "lstm", "messages": []}, "messages is [], but must"),
+    ("/next", {"model": "lstm", "top": 0}, "top is 0, but must be"),
+    ("/score", {"model": "lstm", "text": ""}, "text holds no text"),
+    ("/score", {"model": "lstm"}, "text is missing"),
+    ("/score", {"model": "lstm", "text": "a", "more": 1}, "more is no field of this request"),
+    ("/beam", {"model": "lstm", "width": 129}, "is 129, but must be 128 at most"),
+    ("/beam", {"model": "lstm", "strategy": "greedy"}, "strategy is 'greedy', but must be a kind of beam"),
+    ("/beam", {"model": "lstm", "n": 9}, "n is 9, but must be an integer <= the beam's width 5"),
+    ("/detokenize", {"model": "lstm", "tokens": [29]}, "but must be ids of the vocabulary, 0 to 28"),
+]
+
+
+@pytest.mark.parametrize(("path", "asked", "said"), BAD)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_is_named(client: Any, path: str, asked: Any, said: str, stream: bool) -> None:
+    answer = client.post(path, json={**asked, **({"stream": True} if stream and "completions" in path else {})})
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert said in error["message"]
+    assert "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/next", "/score", "/beam", "/tokenize"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'{"model": NaN}'],
+    ids=lambda body: repr(body[:8]),
+)
+def test_what_is_no_request_is_refused(client: Any, path: str, body: bytes) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_unknown_model(client: Any) -> None:
+    answer = client.post("/score", json={"model": "lsmt", "text": "a"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert "did you mean 'lstm'?" in answer.json()["error"]["message"]
+
+
+def test_numbers_beyond_floats_are_refused(client: Any) -> None:
+    for value in ("NaN", "Infinity", "1e999"):
+        body = f'{{"model": "lstm", "temperature": {value}, "logit_bias": {{"4": {value}}}}}'
+        answer = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, answer.text
+
+
+def test_a_body_may_have_so_many_bytes(client: Any) -> None:
+    def pieces() -> Any:
+        for _ in range(100):
+            yield b"x" * (1 << 20)
+
+    for body in (b"x" * (9 << 20), pieces()):
+        answer = client.post("/score", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert "the body is too large, but may have 8,388,608 bytes" in answer.json()["error"]["message"]
+    for length in ("-1", "x", "9" * 30):
+        assert client.post("/score", content=b"", headers={"content-length": length}).status_code == 413
+
+
+def test_no_answer_has_a_path_or_a_traceback(runs: Any, tmp_path: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    from lmlab.server.app import make_app
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
+
+    (tmp_path / "broken").mkdir()
+    for file in (runs / "lstm").iterdir():
+        if file.is_file():
+            (tmp_path / "broken" / file.name).write_bytes(file.read_bytes())
+    house = House(entries_of([str(tmp_path / "broken")]), Bounds())
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
+    with TestClient(make_app(house), raise_server_exceptions=False) as client:
+        answer = client.post("/score", json={"model": "broken", "text": "a dog"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "the model cannot be read: the server's log says why"
+
+
+def test_a_key_is_asked_for(house: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    from lmlab.server.app import make_app
+
+    client = TestClient(make_app(house, key="sésame"))
+    for path in ("/v1/models", "/metrics", "/tokenizer_info"):
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get(path, headers={"Authorization": "Bearer sésame".encode()}).status_code == 200
+    assert client.post("/score", json={"model": "lstm", "text": "a"}).json()["error"]["code"] == "invalid_api_key"
+    assert client.get("/health").status_code == 200
+
+
+def test_only_named_origins_may_ask_from_elsewhere(house: Any, client: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    from lmlab.server.app import make_app
+
+    named = TestClient(make_app(house, origins=["https://example.org"], key="k"))
+    asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert named.options("/score", headers=asked).headers["access-control-allow-origin"] == "https://example.org"
+    for other in (named.options("/score", headers={**asked, "Origin": "https://else.org"}), client.options("/score")):
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_metrics_count_what_was_asked(client: Any) -> None:
+    client.post("/v1/completions", json={"model": "kn3", "prompt": "a", "max_tokens": 2})
+    client.get("/nowhere/at/all")
+    lines = client.get("/metrics").text.splitlines()
+    assert any(line.startswith('lmlab_requests_total{path="/v1/completions",status="200"} ') for line in lines)
+    assert any(line.startswith('lmlab_tokens_written_total{model="kn3"} ') for line in lines)
+    assert 'lmlab_model_loaded{model="kn3"} 1' in lines
+    assert "nowhere" not in json.dumps(lines)
+
+
+def test_the_description_of_the_server_is_json(client: Any) -> None:
+    described = json.loads(client.get("/openapi.json").content, parse_constant=pytest.fail)
+    properties = described["components"]["schemas"]["Completions"]["properties"]
+    assert {"prompt", "temperature", "top_p", "mirostat", "width"} <= properties.keys()
+    assert client.get("/docs").status_code == 200
+    assert [each["id"] for each in client.get("/v1/models").json()["data"]].sort() == [*MODELS].sort()

@@ -1,0 +1,74 @@
+"""Clients that others wrote, against a server that listens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+
+@pytest.fixture(scope="module")
+def address(house: Any) -> Iterator[str]:
+    """Where a server listens, in a thread."""
+    from lmlab.cli.serve import _listening
+    from lmlab.server.app import make_app
+
+    listening = _listening("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(make_app(house), log_level="warning", http="h11", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+
+
+def test_openai(address: str, library: Any) -> None:
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+        assert {model.id for model in client.models.list()} == {"kn3", "lstm", "gpt2", "lstm+kn3"}
+        asked = {"model": "lstm", "prompt": "a dog", "max_tokens": 8, "seed": 3, "temperature": 0.9}
+        whole = client.completions.create(**asked, logprobs=2, extra_body={"top_k": 9})
+        expected = library["lstm"].generate("a dog", max_tokens=8, seed=3, temperature=0.9, top_k=9)
+        assert whole.choices[0].text == expected[0].text
+        assert sum(whole.choices[0].logprobs.token_logprobs) == pytest.approx(expected[0].logp, rel=1e-6)
+        streamed = client.completions.create(**asked, stream=True, extra_body={"top_k": 9})
+        assert "".join(chunk.choices[0].text for chunk in streamed) == whole.choices[0].text
+        turns = [{"role": "user", "content": "a dog"}]
+        chat = client.chat.completions.create(model="lstm", messages=turns, max_tokens=5, logprobs=True, seed=1)
+        stream = client.chat.completions.create(model="lstm", messages=turns, max_tokens=5, stream=True, seed=1)
+        pieces = [chunk.choices[0].delta.content for chunk in stream]
+        assert "".join(pieces) == chat.choices[0].message.content
+        with pytest.raises(openai.NotFoundError, match="no model is called 'gpt5'"):
+            client.completions.create(model="gpt5", prompt="")
+        with pytest.raises(openai.BadRequestError, match="the prompt has 'Q'"):
+            client.completions.create(model="lstm", prompt="Q")
+
+
+def test_a_signal_lets_what_is_in_flight_finish(runs: Path) -> None:
+    import httpx
+
+    words = [sys.executable, "-m", "lmlab", "serve", str(runs / "kn3"), "--port", "0", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}) as process:
+        assert process.stdout is not None
+        told = ""
+        while not told.endswith("}\n"):
+            told += process.stdout.readline().decode()
+        address = json.loads(told)["address"]
+        asked = {"model": "kn3", "max_tokens": 1500, "logit_bias": {"3": -100}, "stream": True}
+        with httpx.stream("POST", f"{address}v1/completions", json=asked, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            events = [line.removeprefix("data: ") for line in lines if line]
+        assert events[-1] == "[DONE]"
+        assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
+        assert process.wait(30) == 0

@@ -1,0 +1,187 @@
+"""Several clients at once, clients that go away, more than can wait, and models that make room for one another."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from lmlab.decoding import Greedy, decode_all
+from lmlab.models.toy import Uniform
+
+
+@pytest.fixture
+def worker() -> Iterator[Any]:
+    from lmlab.server.worker import Worker
+
+    worker = Worker(Uniform(8), most=4, rows=4, seconds=20)
+    yield worker
+    worker.end()
+
+
+def test_many_clients_get_the_librarys_texts(client: Any, library: Any) -> None:
+    asked = [{"prompt": "a dog "[: number % 6 + 1], "seed": number, "max_tokens": 5 + number} for number in range(12)]
+    answers: dict[int, Any] = {}
+
+    def ask(number: int) -> None:
+        answers[number] = client.post("/v1/completions", json={"model": "lstm", "n": 2, **asked[number]}).json()
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, each in enumerate(asked):
+        expected = library["lstm"].generate(n=2, **each)
+        assert [choice["text"] for choice in answers[number]["choices"]] == [one.text for one in expected]
+
+
+def test_turns_are_taken_by_all(worker: Any) -> None:
+    order: list[str] = []
+
+    def work(name: str, turns: int) -> Iterator[None]:
+        for _ in range(turns):
+            order.append(name)
+            yield None
+
+    async def both() -> None:
+        gate = threading.Event()
+        held = asyncio.create_task(worker.call(gate.wait))  # so that both begin together
+        await asyncio.sleep(0)
+        tasks = [asyncio.create_task(worker.last(lambda name=name: work(name, 3))) for name in "ab"]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(held, *tasks)
+
+    asyncio.run(both())
+    assert "".join(order) == "ababab"
+
+
+def test_more_than_can_wait_is_refused_and_who_leaves_makes_room(worker: Any) -> None:
+    from lmlab.server.worker import BusyError
+
+    async def crowd() -> None:
+        gate = threading.Event()
+        tasks = [asyncio.create_task(worker.call(gate.wait)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="4 requests are at work or wait"):
+            await worker.call(lambda: 1)
+        left = tasks.pop()
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        later = asyncio.create_task(worker.call(lambda: 1))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await later == 1
+        await asyncio.gather(*tasks)
+
+    asyncio.run(crowd())
+    assert worker.asked == 0
+
+
+def test_what_nobody_waits_for_ends(worker: Any) -> None:
+    ended = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.set()
+
+    async def leave() -> None:
+        turns = worker.turns(endless)
+        assert await anext(turns) == 1
+        await turns.aclose()
+        await worker.call(lambda: None)
+
+    asyncio.run(leave())
+    assert ended.wait(20)
+
+
+def test_texts_share_the_batch(worker: Any) -> None:
+    async def texts() -> Any:
+        def begin(length: int) -> Any:
+            return decode_all(Uniform(8), [[4]], Greedy(), max_tokens=length, batch=worker.batch)
+
+        return await asyncio.gather(*(worker.last(lambda length=length: begin(length)) for length in (3, 1, 5, 2)))
+
+    found = asyncio.run(texts())
+    assert [step[0].best[0].length for step in found] == [3, 1, 5, 2]
+
+
+def test_too_long_is_told() -> None:
+    from lmlab.server.worker import TooLongError, Worker
+
+    worker = Worker(Uniform(8), most=4, rows=4, seconds=0.05)
+    with pytest.raises(TooLongError, match=r"longer than 0\.05 s"):
+        asyncio.run(worker.last(lambda: iter(lambda: time.sleep(0.01), 1)))
+    worker.end()
+
+
+def test_models_make_room(runs: Any) -> None:
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
+
+    house = House(entries_of([str(runs / "kn3"), str(runs / "lstm"), str(runs / "kn3")]), Bounds(loaded=2))
+
+    async def use() -> list[list[str]]:
+        seen = []
+        for id in ("kn3", "lstm", "kn3", "kn3-2", "lstm"):
+            async with house.using(id):
+                seen.append([each.id for each in house.entries.values() if each.served])
+        return seen
+
+    assert asyncio.run(use()) == [["kn3"], ["kn3", "lstm"], ["kn3", "lstm"], ["kn3", "kn3-2"], ["lstm", "kn3-2"]]
+    house.end()
+
+
+@asynccontextmanager
+async def gone_after(messages: int) -> AsyncIterator[Any]:
+    """A client that sends its request, takes so many messages, and goes away."""
+    sent: list[Any] = []
+    enough = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) >= messages:
+            enough.set()
+            await asyncio.sleep(0)
+
+    yield sent, send, enough
+
+
+@pytest.mark.parametrize(("stream", "messages"), [(True, 3), (False, 0)])
+def test_a_client_that_goes_away_is_worked_for_no_more(house: Any, stream: bool, messages: int) -> None:
+    from lmlab.server.app import make_app
+
+    async def go() -> None:
+        app = make_app(house)
+        body = json_of(model="lstm", prompt="a", max_tokens=4000, n=8, logit_bias={"3": -100}, stream=stream)
+        async with gone_after(messages) as (_, send, enough):
+            asked = [{"type": "http.request", "body": body}]
+
+            async def receive() -> Any:
+                if asked:
+                    return asked.pop()
+                if messages:
+                    await enough.wait()
+                return {"type": "http.disconnect"}
+
+            headers = [(b"content-type", b"application/json")]
+            scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+            scope |= {"query_string": b"", "http_version": "1.1", "asgi": {"spec_version": "2.3"}}
+            await asyncio.wait_for(app(scope, receive, send), 30)
+        served = house.entries["lstm"].served
+        assert served.worker.asked == 0
+
+    asyncio.run(go())
+
+
+def json_of(**asked: Any) -> bytes:
+    import json
+
+    return json.dumps(asked).encode()
