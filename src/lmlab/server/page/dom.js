@@ -117,16 +117,17 @@ const percentWidth = (bar, p) => {
   return bar;
 };
 
+const heard = (text) => el("span", { class: "heard" }, text); // by screen readers alone
+
 /** Next tokens as bars: p under the model, and p after the samplers; what they cut is faint. */
 export function bars(tokens, chosen, onpick) {
   const most = Math.max(...tokens.map((token) => Math.max(token.p, token.chain_p)), 1e-9);
   return el("ol", { class: "bars" }, tokens.map((token) => el("li", {},
     el("button", { type: "button", class: `bar${token.chain_p === 0 ? " cut" : ""}${token === chosen ? " chosen" : ""}`,
-      "aria-label": `${visible(token.text)}, rank ${token.rank}, ${percent(token.p)}, after sampling ${token.chain_p === 0 ? "cut" : percent(token.chain_p)}`,
       onclick: () => onpick(token) },
-    el("span", { class: "rank" }, String(token.rank)),
+    el("span", { class: "rank" }, heard("rank "), String(token.rank)),
     el("span", { class: "name" }, visible(token.text)),
     el("span", { class: "track" }, percentWidth(el("i", { class: "before" }), token.p / most), percentWidth(el("i", { class: "after" }), token.chain_p / most)),
     el("span", { class: "p" }, percent(token.p)),
-    el("span", { class: "p after" }, token.chain_p === 0 ? "cut" : percent(token.chain_p))))));
+    el("span", { class: "p after" }, heard("after sampling "), token.chain_p === 0 ? "cut" : percent(token.chain_p))))));
 }

@@ -121,7 +121,7 @@ export function write(root, app) {
     }
     if (is.live && !busy) dreamSoon();
   };
-  const dreamSoon = later(10, () => app.tried(dreaming(async (signal) => {
+  const dreamSoon = later(5, () => app.tried(dreaming(async (signal) => {
     await grow(signal, Math.min(24, is.tokens), (parts) => {
       ghost.push(...parts);
       draw();
@@ -205,7 +205,7 @@ export function write(root, app) {
     drawPlace();
     lookSoon(here?.from ?? is.text.length);
   };
-  const lookSoon = later(10, (at) => app.tried(looking(async (signal) => {
+  const lookSoon = later(0, (at) => app.tried(looking(async (signal) => {
     const prompt = is.text.slice(0, at);
     const got = await post("next", { model: is.model, prompt, top: 10, allow_unknown: is.unknown, ...fields(is.chain) }, signal);
     nearest = got.tokens.map((one, index) => ({ ...one, rank: index + 1 }));
