@@ -497,7 +497,7 @@ class Tree:
         id, length = self._next, parent.length + 1
         self._next += 1
         ranked = finite(score / length**self._beam.length_penalty)
-        return self._told(id, parent, token, score - parent.score, ranked, "pruned", "width")
+        return self._told(id, parent, token, score - parent.score, ranked, "pruned", why)
 
     def _told(self, id: int, parent: Any, token: int, logp: float, score: Any, state: str, why: Any) -> dict[str, Any]:
         text = "" if token == EOS else self._served.names[token]
