@@ -177,6 +177,7 @@ def test_a_click_on_a_rival_goes_on_from_there_and_both_branches_stay(sheet, add
     editor.focus()
     editor.evaluate("box => box.setSelectionRange(4, 4)")
     waits(sheet, ".place", "c")
+    sheet.locator("[aria-busy=false]").wait_for()
     rival = sheet.locator(".bar:not(.chosen)").first
     letter = rival.locator(".name").text_content()
     rival.click()

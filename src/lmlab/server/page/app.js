@@ -17,35 +17,39 @@ let current = null;
 const app = {
   models: [],
   names: [],
-  /** Shows what went wrong, until something works. */
-  fail(error) {
-    if (error.status === 401) $("key").hidden = false;
-    $("alert").textContent = error.message;
-    $("alert").hidden = false;
-  },
-  fine: () => ($("alert").hidden = true),
   say: (message) => ($("status").textContent = message),
   changed: later(150, () => {
     const address = `#${current}?${new URLSearchParams(views[current].params())}`;
     if (address.length <= LONGEST) history.replaceState(null, "", address);
     else history.replaceState(null, "", `#${current}`);
   }),
-  /** Runs work, and shows what it throws. */
-  async tried(work) {
+  /** The result of some work; what it throws is shown until work of the same kind is done well. */
+  async tried(kind, work) {
     try {
       const made = await work;
-      app.fine();
+      wrong.delete(kind);
       return made;
     } catch (error) {
-      app.fail(error);
+      if (error.status === 401) $("key").hidden = false;
+      wrong.set(kind, error.message);
+    } finally {
+      showWrong();
     }
   },
 };
+
+const wrong = new Map();
+function showWrong() {
+  $("alert").textContent = [...wrong.values()].at(-1) ?? "";
+  $("alert").hidden = wrong.size === 0;
+}
 
 function open() {
   const [name, query] = location.hash.slice(1).split(/\?(.*)/s);
   if (current && !(name in MAKERS)) return; // the skip link
   current = name in MAKERS ? name : "write";
+  wrong.clear();
+  showWrong();
   const section = $(`view-${current}`);
   for (const other of document.querySelectorAll("main > section")) other.hidden = other !== section;
   for (const link of document.querySelectorAll("nav a")) {
@@ -63,7 +67,6 @@ async function start() {
   const { data } = await get("v1/models");
   app.models = data;
   app.names = data.map((model) => model.id);
-  app.fine();
   open();
 }
 
@@ -71,7 +74,7 @@ $("key").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", $("key").querySelector("input").value);
   $("key").hidden = true;
-  app.tried(start());
+  app.tried("start", start());
 });
 
 $("link").addEventListener("click", async () => {
@@ -86,7 +89,7 @@ for (const choice of document.querySelectorAll("[data-as]")) {
     choice.closest("details").open = false;
     const view = views[current];
     const as = choice.dataset.as;
-    const content = as === "csv" ? csvOf(view.table()) : as === "json" ? JSON.stringify({ address: location.href, ...view.json() }, null, 2) : await app.tried(pngOf(view.picture()));
+    const content = as === "csv" ? csvOf(view.table()) : as === "json" ? JSON.stringify({ address: location.href, ...view.json() }, null, 2) : await app.tried("picture", pngOf(view.picture()));
     if (content) save(`lmlab-${current}.${as}`, content, { csv: "text/csv", json: "application/json", png: "image/png" }[as]);
   });
 }
@@ -111,4 +114,4 @@ $("theme").addEventListener("click", () => {
 });
 
 addEventListener("hashchange", open);
-app.tried(start());
+app.tried("start", start());

@@ -105,7 +105,7 @@ export function beam(root, app) {
     detail.replaceChildren();
     grow.textContent = "Stop";
     app.changed();
-    await app.tried(running(async (signal) => {
+    await app.tried("beam", running(async (signal) => {
       const asked = { model: is.model, prompt: is.prompt, width: is.width, max_tokens: is.tokens, length_penalty: is.penalty };
       let frameAsked = 0;
       for await (const event of stream("beam", asked, signal)) {

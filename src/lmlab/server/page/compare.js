@@ -55,14 +55,14 @@ export function compare(root, app) {
 
   const goAll = () => {
     app.changed();
-    return app.tried(Promise.all(is.columns.map(go)));
+    return app.tried("compare", Promise.all(is.columns.map(go)));
   };
 
   function draw() {
     board.replaceChildren(...is.columns.map((one, at) => {
       one.text = el("div", { class: "heat out", tabindex: 0, role: "region", "aria-label": `Text ${at + 1}` });
       one.figures = el("p", { class: "note", role: "status" });
-      const changed = () => { app.changed(); app.tried(go(one)); };
+      const changed = () => { app.changed(); app.tried("compare", go(one)); };
       return el("article", { "aria-label": `Column ${at + 1}` },
         el("div", { class: "bar-top" },
           named(`Model ${at + 1}`, select(app.names, one.model, (name) => { one.model = name; changed(); })),

@@ -42,7 +42,7 @@ export function score(root, app) {
 
   const again = later(150, () => {
     app.changed();
-    return app.tried(running(async (signal) => {
+    return app.tried("score", running(async (signal) => {
       const asked = [["A", is.a], ["B", is.b]].filter(([, text]) => text).flatMap(([which, text]) => is.models.map((model) => ({ which, text, model })));
       const got = await Promise.all(asked.map(({ model, text }) => post("score", { model, text, alternatives: 5 }, signal)));
       results = asked.map((one, at) => ({ ...one, got: got[at], list: pieces(one.text, got[at].tokens) }));

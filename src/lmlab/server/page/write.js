@@ -99,7 +99,7 @@ export function write(root, app) {
 
   // -- what the server knows -----------------------------------------------------------------------------------------
 
-  const rescore = later(60, () => app.tried(scoring(async (signal) => {
+  const rescore = later(60, () => app.tried("score", scoring(async (signal) => {
     const text = is.text;
     if (!text) figures = null;
     else {
@@ -121,7 +121,7 @@ export function write(root, app) {
     }
     if (is.live && !busy) dreamSoon();
   };
-  const dreamSoon = later(5, () => app.tried(dreaming(async (signal) => {
+  const dreamSoon = later(5, () => app.tried("ghost", dreaming(async (signal) => {
     await grow(signal, Math.min(24, is.tokens), (parts) => {
       ghost.push(...parts);
       draw();
@@ -153,7 +153,7 @@ export function write(root, app) {
     begun = is.text;
     busy = true;
     stop.textContent = "Stop";
-    await app.tried(growing((signal) => grow(signal, is.tokens, (parts) => {
+    await app.tried("grow", growing((signal) => grow(signal, is.tokens, (parts) => {
       let at = is.text.length;
       const text = is.text + parts.map((part) => part.text).join("");
       put(text, [...tokens, ...parts.map(({ text: piece, bits }) => ({ from: at, to: (at += piece.length), bits }))]);
@@ -203,11 +203,17 @@ export function write(root, app) {
   const look = () => {
     const here = token();
     drawPlace();
+    list.setAttribute("aria-busy", "true");
     lookSoon(here?.from ?? is.text.length);
   };
-  const lookSoon = later(0, (at) => app.tried(looking(async (signal) => {
+  const lookSoon = later(0, (at) => app.tried("next", looking(async (signal) => {
     const prompt = is.text.slice(0, at);
-    const got = await post("next", { model: is.model, prompt, top: 10, allow_unknown: is.unknown, ...fields(is.chain) }, signal);
+    const request = { model: is.model, prompt, top: 10, allow_unknown: is.unknown, ...fields(is.chain) };
+    const got = await post("next", request, signal).catch((error) => {
+      if (!signal.aborted) list.replaceChildren(); // what stands there belongs to another place
+      throw error;
+    });
+    list.setAttribute("aria-busy", "false");
     nearest = got.tokens.map((one, index) => ({ ...one, rank: index + 1 }));
     const here = token();
     const piece = here && is.text.slice(here.from, here.to);
@@ -230,7 +236,7 @@ export function write(root, app) {
   }
 
   /** Goes on with another token; the tokenizer says how it is spelt after what stands before. */
-  const choose = (prompt, one) => app.tried((async () => {
+  const choose = (prompt, one) => app.tried("choose", (async () => {
     const { tokens: ids } = await post("tokenize", { model: is.model, prompt, add_special_tokens: false });
     const [before, after] = await Promise.all([ids, [...ids, one.id]].map((tokens) => post("detokenize", { model: is.model, tokens })));
     const added = after.prompt.startsWith(before.prompt) ? after.prompt.slice(before.prompt.length) : one.text;
