@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -58,16 +59,17 @@ def test_the_page_is_small_loads_nothing_from_elsewhere_and_makes_no_markup_of_d
 # -- in Chromium ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def address(runs: Path) -> Iterator[str]:
-    """A server on a free port: kn3, lstm, and kn3 once more under a spiteful name."""
+@contextmanager
+def serving(entries: Any, **options: Any) -> Iterator[str]:
+    """The address of a server on a free port."""
     import uvicorn
-    from lmlab.server.app import make_app
-    from lmlab.server.house import Bounds, Entry, House, entries_of
 
-    entries = entries_of([str(runs / "kn3"), str(runs / "lstm")])
-    entries.append(Entry(SPITEFUL, entries[0].load, entries[0].told))
-    server = uvicorn.Server(uvicorn.Config(make_app(House(entries, Bounds())), port=0, log_level="warning", ws="none"))
+    from lmlab.server.app import make_app
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House
+
+    app = make_app(House(entries, Bounds()), **options)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -75,6 +77,16 @@ def address(runs: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    """A server of kn3, lstm, and kn3 once more under a spiteful name."""
+    from lmlab.server.house import Entry, entries_of
+
+    entries = entries_of([str(runs / "kn3"), str(runs / "lstm")])
+    with serving([*entries, Entry(SPITEFUL, entries[0].load, entries[0].told)]) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +290,12 @@ def test_a_beam_is_followed_to_the_library_s_result(sheet, address, library):
     assert {row["state"] for row in rows if int(row["step"]) < 8} <= {"live", "pruned", "ended"}
     assert all(row["why"] for row in rows if row["state"] == "pruned")
     assert all(sum(row["step"] == str(step) and row["state"] == "live" for row in rows) <= 3 for step in range(1, 9))
-    sheet.locator(".node").nth(1).focus()
-    waits(sheet, ".detail", "log-probability")
+    frame = sheet.get_by_role("region", name="The search")
+    frame.focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown"):
+        frame.press(key)
+    first = [row for row in rows if row["step"] == "1"]
+    waits(sheet, ".detail", f"score {float(first[3]['score']):.2f} · pruned: the beam is full")
     pruned = sheet.locator(".node.pruned").count()
     assert pruned == sum(row["state"] == "pruned" for row in rows) > 0
     sheet.get_by_label("show what was pruned").uncheck()
@@ -325,6 +341,21 @@ def test_what_the_server_refuses_is_said_and_mends_itself(browser, address):
     page.locator("#alert").wait_for(state="hidden")
     page.locator(".bar").first.wait_for()
     page.close()
+
+
+def test_a_server_with_a_key_is_asked_once(browser, runs):
+    from lmlab.server.house import entries_of
+
+    with serving(entries_of([str(runs / "kn3")]), key="secret") as address:
+        page = browser.new_page()  # a refusal is an error on the console
+        page.goto(address)
+        page.get_by_label("This server asks for its key").fill("secret")
+        page.get_by_role("button", name="Use it").click()
+        page.locator(".bar").first.wait_for()
+        assert page.locator("#alert").is_hidden()
+        page.reload()
+        page.locator(".bar").first.wait_for()
+        page.close()
 
 
 @pytest.mark.parametrize("view", ["write", "score", "beam", "compare"])

@@ -13,7 +13,7 @@ export function beam(root, app) {
   const running = newest();
 
   const drawing = svg("svg", { class: "lattice", role: "group", "aria-label": "Beam search, a column a step" });
-  const frame = el("div", { class: "scroll lattice-frame", tabindex: 0, role: "region", "aria-label": "The search" }, drawing);
+  const frame = el("div", { class: "scroll lattice-frame", tabindex: 0, role: "region", "aria-label": "The search. Arrow keys go from token to token.", onkeydown: (event) => walk(event) }, drawing);
   const detail = el("p", { class: "detail", "aria-live": "polite" });
   const winners = el("ol", { class: "winners" });
   const log = el("div");
@@ -58,7 +58,7 @@ export function beam(root, app) {
       const kind = `${node.state}${best.has(node.id) ? " best" : ""}${traced.has(node.id) ? " traced" : ""}`;
       const [fromX, toX] = [x(parent) + (parent === root_ ? 12 : WIDE - 38), x(node) - 4];
       const edge = svg("path", { class: kind, d: `M${fromX} ${y(parent)} C${fromX + (toX - fromX) * 0.55} ${y(parent)} ${toX - (toX - fromX) * 0.55} ${y(node)} ${toX} ${y(node)}` });
-      const mark = svg("g", { class: `node ${kind}`, transform: `translate(${x(node)} ${y(node)})`, tabindex: node.state === "pruned" ? -1 : 0, role: "img",
+      const mark = svg("g", { class: `node ${kind}`, transform: `translate(${x(node)} ${y(node)})`, tabindex: -1, role: "img",
         "aria-label": `Step ${node.column}: ${visible(node.text)}, score ${figure(node.score)}, ${node.state}${node.why ? `: ${node.why}` : ""}` },
       svg("rect", { x: -4, y: -12, width: WIDE - 34, height: 24, rx: 5 }),
       svg("text", { x: 4, y: 4.5 }, clip(visible(node.text) + (node.state === "ended" ? " ■" : ""))),
@@ -89,6 +89,19 @@ export function beam(root, app) {
     const state = { live: "alive", ended: "ended", pruned: "pruned" }[node.state];
     detail.replaceChildren(el("span", {}, el("b", {}, `${short(is.prompt.slice(-30), 30)}`), short(textOf(node.id), 80)),
       el("span", {}, `log-probability ${figure(node.logp)} nats · score ${figure(node.score)} · ${state}${node.why ? `: ${node.why}` : ""}`));
+  }
+
+  /** Left to the parent, right to a child, up and down within the step. */
+  function walk(event) {
+    const all = [...nodes.values()].filter((one) => is.pruned || one.state !== "pruned");
+    const at = nodes.get(here);
+    const near = { ArrowLeft: (one) => one.id === at.parent, ArrowRight: (one) => one.parent === at.id,
+      ArrowUp: (one) => one.column === at.column && one.row < at.row, ArrowDown: (one) => one.column === at.column && one.row > at.row }[event.key];
+    if (!near || !all.length) return;
+    event.preventDefault();
+    const found = at ? all.filter(near) : all;
+    const to = event.key === "ArrowUp" ? found.at(-1) : found[0];
+    [...drawing.querySelectorAll(".node")].find((mark) => mark.node === to?.id)?.focus();
   }
 
   function drawWinners() {

@@ -41,7 +41,7 @@ export function later(wait, work) {
 }
 
 export const figure = (value, digits = 2) =>
-  value === null || value === undefined || !Number.isFinite(value) ? "–" : value >= 1e5 ? value.toExponential(2) : value.toFixed(digits);
+  value === null || value === undefined || !Number.isFinite(value) ? "–" : value >= 1e7 ? value.toExponential(2) : value.toFixed(value >= 1e4 ? 0 : digits);
 export const percent = (p) => (p === 0 ? "0 %" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 
 /** A text of which every character can be seen: for names of tokens. */

@@ -220,7 +220,7 @@ export function write(root, app) {
     const chosen = here && nearest.find((one) => one.rank === here.rank && one.text === here.text) || here && nearest.find((one) => one.text === piece);
     list.replaceChildren(
       bars(nearest, chosen, (one) => choose(prompt, one)),
-      el("p", { class: "note" }, `${got.kept} tokens left by the samplers; entropy ${figure(got.entropy_bits)} bits`));
+      el("p", { class: "note" }, `${got.kept.toLocaleString("en")} token${got.kept === 1 ? "" : "s"} left by the samplers; entropy ${figure(got.entropy_bits)} bits`));
   })));
 
   function drawPlace() {
@@ -331,14 +331,15 @@ export function write(root, app) {
 
   root.append(
     el("div", { class: "bar-top" }, which, stop, button("Another", another, { title: "Continue from the same place with the next seed" }), back, forth,
-      labelled("Tokens", most), labelled("Seed", seed), el("label", { class: "check" }, live, "show what comes next"), el("label", { class: "check", title: "Read and write what the vocabulary lacks as [UNK]" }, unknown, "allow unknown tokens")),
+      labelled("Tokens", most), labelled("Seed", seed), el("label", { class: "check" }, live, "show what comes next")),
     el("div", { class: "columns" },
       el("div", {},
         el("div", { class: "surface" }, mirror, editor),
-        el("p", { class: "note keys", id: "write-keys" }, "→ takes a grey token, Ctrl+→ takes all, Esc sends them away. Move the caret or the mouse over a token to see its rivals."),
+        el("p", { class: "note keys", id: "write-keys" }, "→ takes a grey token, Ctrl+→ all, Esc none. Point at a token, or move the caret to it, to see its rivals."),
         el("div", { class: "under" }, counts, legend())),
       el("aside", { "aria-label": "Next token and sampling" }, place, told_, el("p", { class: "key" }, el("i", { class: "before" }), "model", el("i", { class: "after" }), "after the samplers"), list,
-        el("h2", {}, "Sampling"), samplers),
+        el("h2", {}, "Sampling"), samplers,
+        el("label", { class: "check", title: "Read and write what the vocabulary lacks as [UNK]" }, unknown, "allow unknown tokens")),
       el("div", { class: "past" }, el("h2", {}, "Branches"), branches)));
 
   return {
