@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -319,7 +320,25 @@ def test_columns_are_compared(sheet, address, library):
         waits(sheet, "article .note", f"{tokens} tokens · {bits / tokens:.2f} bits a token")
     sheet.get_by_role("button", name="Add a column").click()
     assert sheet.locator("article").count() == 3
-    assert exported(sheet, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("view", "part"), [("write", ".surface"), ("score", ".whole"), ("compare", ".board")])
+def test_an_exported_picture_is_what_is_seen(browser, address, view, part):
+    from PIL import Image, ImageChops
+
+    page = browser.new_page(viewport={"width": 900, "height": 900}, device_scale_factor=2)
+    columns = json.dumps([["lstm", "sample", ""], ["kn3", "greedy", ""]])
+    page.goto(address_of(address, view, text=TEXT, a=TEXT, prompt=TEXT, tokens=8, live="false", columns=columns))
+    page.locator(f"#view-{view} .t").nth(7).wait_for()
+    page.wait_for_timeout(300)
+    drawn = Image.open(io.BytesIO(exported(page, "png"))).convert("RGB")
+    page.mouse.move(0, 0)
+    seen = Image.open(io.BytesIO(page.locator(part).screenshot())).convert("RGB")
+    drawn = drawn.crop((48, 48, 48 + seen.width, 48 + seen.height))
+    page.close()
+    small = seen.width // 16, seen.height // 16
+    differ = ImageChops.difference(drawn.resize(small, Image.Resampling.BOX), seen.resize(small, Image.Resampling.BOX))
+    assert max(most for _, most in differ.getextrema()) < 45  # of 255; a letter that is missing makes more
 
 
 def test_script_in_a_text_is_text_and_a_model_s_name_too(sheet, address):

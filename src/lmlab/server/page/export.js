@@ -28,6 +28,14 @@ export async function pngOf(element) {
     const style = getComputedStyle(from);
     to.style.cssText = [...style].filter((name) => !name.startsWith("-webkit-") || name === "-webkit-text-fill-color").map((name) => `${name}:${style.getPropertyValue(name)}`).join(";");
   }
+  for (const [from, to] of pairs) { // a copy holds what was written in the document, not what is chosen or typed
+    if (from instanceof HTMLSelectElement) to.options[from.selectedIndex]?.setAttribute("selected", "");
+    else if (from instanceof HTMLTextAreaElement) to.textContent = from.value;
+    else if (from instanceof HTMLInputElement) {
+      to.setAttribute("value", from.value);
+      to.toggleAttribute("checked", from.checked);
+    }
+  }
   copy.style.margin = copy.style.inset = "0";
   copy.style.width = `${width}px`;
   copy.style.height = `${height}px`;

@@ -25,7 +25,7 @@ export function score(root, app) {
   let results = []; // {model, which, text, got, list, box}
   const running = newest();
 
-  const table = el("div"), maps = el("div"), places = el("div"), chips = el("div", { class: "chips", role: "group", "aria-label": "Models" });
+  const table = el("div"), maps = el("div", { class: "whole" }), places = el("div"), chips = el("div", { class: "chips", role: "group", "aria-label": "Models" });
   const detail = el("p", { class: "detail", "aria-live": "polite" });
   const area = (label, which) => el("textarea", { class: "plain", rows: 4, spellcheck: "false", "aria-label": label, placeholder: "Paste a text …", oninput: (event) => { is[which] = event.target.value; again(); } });
   const first = area("Text A", "a"), second = area("Text B", "b");
