@@ -275,7 +275,7 @@ def test_the_trace_adds_up():
 def test_a_beam_tells_what_it_dropped():
     steps = list(decode(MODEL, [], Beam(width=1), max_tokens=3))
     (first,) = steps[0].pruned
-    assert (first.token, first.why, first.score) == (B, "the beam is full", pytest.approx(math.log(0.3)))
+    assert (first.token, first.why, first.score) == (B, "width", pytest.approx(math.log(0.3)))
     assert first.parent.parent is None
 
 

@@ -85,6 +85,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"title": picture.title, "note": picture.note, "rows": picture.rows})
         return 0
+    if picture.text:
+        print(f"{picture.text}\n\n{picture.note}\npicture: {path}")
+        return 0
     note = (
         f"{len(picture.rows) - _MOST_SHOWN:,} rows more: --json has them all\n"
         if len(picture.rows) > _MOST_SHOWN

@@ -19,6 +19,7 @@ from lmlab.decoding.draws import MBR, Greedy, Sample
 from lmlab.decoding.search import Batch, Search, Strategy
 from lmlab.decoding.stop import Stop, StopIds, StopText
 from lmlab.decoding.strategies import STRATEGIES, decode, decode_all, finish, finish_all, strategy_of
+from lmlab.decoding.tree import Node, Tree
 from lmlab.decoding.watermark import Detection, detect
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Exact",
     "Greedy",
     "Lookup",
+    "Node",
     "Pruned",
     "Rows",
     "Sample",
@@ -49,6 +51,7 @@ __all__ = [
     "StopIds",
     "StopText",
     "Strategy",
+    "Tree",
     "chain_of",
     "decode",
     "decode_all",

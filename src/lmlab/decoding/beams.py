@@ -161,8 +161,7 @@ class _Beams(Search):
         chosen, dropped = order[fits], order[~fits]
         scores_N = scores_BV.ravel()
         self.pruned = tuple(
-            Pruned(rows.live[at // vocab_size], int(at % vocab_size), float(scores_N[at]), "the beam is full")
-            for at in dropped
+            Pruned(rows.live[at // vocab_size], int(at % vocab_size), float(scores_N[at]), "width") for at in dropped
         )
         return (chosen // vocab_size).tolist(), (chosen % vocab_size).tolist(), scores_N[chosen].tolist()
 
@@ -172,7 +171,7 @@ class _Beams(Search):
         ranked = sorted(ended, key=self._beam.score, reverse=True)
         self._ended = ranked[: self._width]
         self.pruned += tuple(
-            Pruned(branch.parent, branch.token, branch.score, "better ones have ended")
+            Pruned(branch.parent, branch.token, branch.score, "ended")
             for branch in ranked[self._width :]
             if branch.parent is not None
         )
@@ -311,7 +310,7 @@ class _Banks(_Beams):
         turns = [banks[bank][turn : turn + 1] for turn in range(self._width) for bank in sorted(banks, reverse=True)]
         chosen = [at for turn in turns for at in turn][: self._width]
         self.pruned = tuple(
-            Pruned(rows.live[at // vocab_size], at % vocab_size, float(scores_N[at]), "its bank is full")
+            Pruned(rows.live[at // vocab_size], at % vocab_size, float(scores_N[at]), "bank")
             for at in sorted({*likely} - {*chosen}, key=lambda at: -scores_N[at])[: self._width]
         )
         return [at // vocab_size for at in chosen], [at % vocab_size for at in chosen], [scores_N[at] for at in chosen]

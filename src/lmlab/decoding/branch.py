@@ -98,7 +98,7 @@ class Branch:
 
 
 class Pruned(NamedTuple):
-    """A hypothesis that a search dropped: where it would have grown, by which token, its score, and why."""
+    """A hypothesis that a search dropped: where it would have grown, by which token, its score, why (`tree.WHY`)."""
 
     parent: Branch
     token: int

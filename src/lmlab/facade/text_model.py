@@ -551,7 +551,7 @@ class TextModel:
 
     @classmethod
     def load(cls, path: str | Path) -> TextModel:
-        """Read a model directory, or open the Hugging Face model that `hf:PATH_OR_NAME` names.
+        """Read a model directory, or open what `hf:PATH_OR_NAME` (Hugging Face) or `toy:NAME` names.
 
         Raises:
             ArtifactError: it is none, or damaged.
@@ -561,6 +561,10 @@ class TextModel:
             from lmlab.facade.hf import open_hf
 
             stored = open_hf(str(path))
+        elif str(path).startswith("toy:"):
+            from lmlab.facade.toy import open_toy
+
+            stored = open_toy(str(path))
         else:
             stored = store.load(Path(path))
         return cls(stored.model, stored.tokenizer, stored.config, stored.manifest, Path(path))

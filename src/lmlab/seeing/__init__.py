@@ -14,6 +14,7 @@ from typing import Any
 from lmlab.errors import UnknownNameError
 
 PLOTS = {
+    "beams": "the tree of a beam: every hypothesis, where it was pruned and why, beside greedy",
     "temperature": "the next token under several temperatures, and what a cut leaves",
 }
 """The pictures of any model, and what they show."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from lmlab.disk import write_file
 from lmlab.errors import UsageError
 from lmlab.models.base import LanguageModel
-from lmlab.report.html import page
+from lmlab.report.html import escape, page
 from lmlab.seeing.style import plain
 from lmlab.tokens.base import Tokenizer
 
@@ -55,6 +55,7 @@ class Picture:
         size: width and height, in inches.
         note: what else is to be known of the figures: how they were taken.
         body: of an HTML page, for pictures that are more than their drawing; empty where there is no such form.
+        text: what a terminal shows in place of the table; empty where the table serves.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Picture:
     size: tuple[float, float] = (8, 4.5)
     note: str = ""
     body: str = ""
+    text: str = ""
 
     @property
     def figure(self) -> Any:
@@ -85,7 +87,8 @@ class Picture:
         form = path.suffix.lower().removeprefix(".")
         if form == "html" and not self.body:
             raise UsageError(f"this picture has no page for {path}", "end it in .png, .svg or .pdf")
-        write_file(path, page(self.title, self.body) if form == "html" else self._drawn(form))
+        head = f"<h1>{escape(self.title)}</h1>"
+        write_file(path, page(self.title, head, self.body) if form == "html" else self._drawn(form))
         return path
 
     def _drawn(self, form: str) -> bytes:
@@ -117,8 +120,8 @@ def check_path(path: str | Path) -> Path:
 
 def subject(lm: Seen) -> str:
     """Which model on which text, in which unit: the end of a picture's title."""
-    made = lm.manifest["config"]
-    return f"{made['model']['kind']} on {lm.manifest['data']['name']}, {made['tokenizer']['kind']} tokens"
+    kind, data = lm.config.model.kind, lm.manifest["data"]["name"]
+    return f"{kind}{f' on {data}' if data != kind else ''}, {lm.config.tokenizer.kind} tokens"
 
 
 def next_logp(model: LanguageModel, ids: Sequence[int]) -> Any:
