@@ -235,7 +235,7 @@ class Notebook(Reporter):
         self._draw(now=True)
 
     def _draw(self, *, now: bool = False) -> None:
-        from lmlab.report.curve import curve_svg
+        from lmlab.report.curve import curves_figure
         from lmlab.report.html import escape, fragment
 
         if not now and time.monotonic() - self._shown < _REDRAW_SECONDS:
@@ -245,7 +245,7 @@ class Notebook(Reporter):
         bar = f'<i style="width:{100 * self._share:.1f}%"></i>'
         parts = [f"<p>{escape(line)}</p>", f'<div class="progress">{bar}</div>']
         if self._train:
-            parts.append(curve_svg(self._train, self._valid, self._levels))
+            parts.append(curves_figure({"": (self._train, self._valid)}, self._levels))
         if self._sample:
             parts.append(f'<p class="note">sample</p><pre>{escape(self._sample.strip()[:_LONGEST_SAMPLE])}</pre>')
         parts += [f'<p class="note">{escape(note)}</p>' for note in self._notes]

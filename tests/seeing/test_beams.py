@@ -77,7 +77,7 @@ def test_a_terminal_shows_an_indented_tree_and_a_page_nested_lists(toy, tmp_path
     assert re.search(r"^├ dog +0\.4000 +-0\.9163  · best$", told, re.MULTILINE)
     assert re.search(r"^│ ├ house +0\.3000 +-0\.9486  ✕ fell out of the beam$", told, re.MULTILINE)
     page = (tmp_path / "tree.html").read_text()
-    assert page.count("<li") == page.count("</li>") == len(toy.plot.beams("The", width=2).rows)
+    assert page.count("<li ") == page.count("</li>") == len(toy.plot.beams("The", width=2).rows)
     assert main([*words, "-o", "tree.svg", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 10
     assert (tmp_path / "tree.svg").read_text().startswith("<?xml")

@@ -34,6 +34,7 @@ VERBS = {
     **{f"plot {name}": shows for name, shows in PLOTS.items()},
     **{f"inspect {name}": shows for name, shows in INSPECTIONS.items()},
     "serve": "trained models over HTTP, as OpenAI's server, and a page to play with",
+    "report": "one page on several models, for any browser: figures, curves, samples, surprisal, beams",
     "export": "a trained network for transformers or ONNX",
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",

@@ -59,6 +59,8 @@ def open_hf(spec: str) -> Stored:
     config = RunConfig(spec, 0, corpora.DataSettings(), of_tokenizer, of_model, TrainSettings())
     manifest = {
         "kind": "hf",
+        "status": "done",
+        "config": config.dump(),
         "vocab_size": tokenizer.vocab_size,
         "data": {"name": spec, "sha256": None, "split_rule": None, "splits": {}},
         "results": {},

@@ -205,6 +205,17 @@ def validation_batches(
     return Lines(tokens, rows, max(settings.length, 512)).epoch(0)
 
 
+def whole_texts(documents: Iterable[Document], chars: float = math.inf) -> list[str]:
+    """The texts of documents whose pieces follow each other, up to so many characters in all."""
+    texts: list[str] = []
+    ended, room = True, chars
+    for document in _head(documents, chars):
+        text = document.text if len(document.text) <= room else document.text[: int(room)]
+        texts[len(texts) - (not ended) :] = [text if ended else texts[-1] + text]
+        ended, room = document.last, room - len(text)
+    return texts
+
+
 def encode_held_out(
     corpus: Corpus, tokenizer: Tokenizer, split: str, reporter: Reporter, chars: float = math.inf
 ) -> TokenStore:

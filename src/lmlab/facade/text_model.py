@@ -242,6 +242,33 @@ class TextModel:
         corpus = open_again(self.config, self.manifest, reporter)
         return encode_held_out(corpus, self.tokenizer, split, reporter, chars)
 
+    def texts(self, on: Any = None, *, split: str | None = None, chars: float = math.inf) -> tuple[str, list[str]]:
+        """The name of a text and its documents, whole but for the last one.
+
+        Args:
+            on: a source as `evaluate` takes it; None is the run's own corpus.
+            split: of the corpus; None is `all` of another text, and `test` of the run's own (else `valid`).
+            chars: at most so many characters.
+
+        Raises:
+            EmptyDataError: the run held no text out.
+            UsageError: its own text is not kept.
+            DataError: its own text has changed.
+        """
+        from lmlab.corpora.settings import IN_HAND
+        from lmlab.facade.prepare import open_again, whole_texts
+
+        if on is not None:
+            corpus, split = self._open_other(on, split, {}, Silent()), split or "all"
+            return corpus.name, whole_texts(corpus.documents(split), chars)
+        split = split or self._held_out_split()
+        name = f"{self.manifest['data']['name']}, {split} split"
+        held = self._held_out.get(split) if self.config.source in ("-", IN_HAND) else None
+        if held is None or held.unknown_tokens or self.tokenizer.normalisation:
+            return name, whole_texts(open_again(self.config, self.manifest, Silent()).documents(split), chars)
+        decoded = (self.tokenizer.decode(held.document(number)[1:-1]) for number in range(len(held)))
+        return name, whole_texts(map(corpora.Document, decoded), chars)
+
     def _open_other(self, on: Any, split: str | None, data: Mapping[str, Any], reporter: Reporter) -> Corpus:
         """Another text, whole, whatever part of its own text the run was trained on; records as such."""
         from lmlab.corpora.raw import kind_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,8 +24,8 @@ _MARKS = {"live": "·", "ended": "■", "pruned": "✕", "greedy": "○"}
 _STYLE = """<style>
 .beam ul{list-style:none;margin:0;padding:0 0 0 .55em;border-left:1px solid rgba(128,128,128,.35)}
 .beam>ul{border:0;padding:0}.beam li{margin:.15em 0}.beam b{font-family:ui-monospace,monospace;white-space:pre-wrap}
-.beam .best>b{background:rgba(59,111,182,.3);border-radius:3px;padding:0 .25em}
-.beam .greedy>b{border-bottom:2px dashed #d1603d}.beam .pruned>b{font-weight:400;text-decoration:line-through}
+.beam .leads>b{background:rgba(59,111,182,.3);border-radius:3px}
+.beam .greedy>b{border-bottom:2px dashed #d1603d}.beam .pruned>b{font-weight:400}
 .beam ul.cut{display:flex;flex-wrap:wrap;gap:0 1.2em;border:0}
 </style>"""
 
@@ -56,7 +56,9 @@ def beams(lm: Seen, prompt: str = "", *, width: int = 5, max_tokens: int = 8, le
     found = [_found(lm, [tree.nodes[id] for id in path]) for path in (tree.greedy, tree.best)]
     note = f"Greedy finds {found[0]}; the beam finds {found[1]}."
     size = (max(7.2, 2.6 + shown.column * max(shown.depths)), 1.1 + 0.36 * (1 + max(shown.lines)))
-    told = f"{note} score = log p / length ** {length_penalty:g}, in nats; p is each token's."
+    told = (
+        f"{note} Beside a token: its probability, and score = log p / length ** {length_penalty:g} up to it, in nats."
+    )
     return Picture(title, shown.rows, shown.draw, size, told, shown.html(told), shown.text(title))
 
 
@@ -124,6 +126,10 @@ class _Shown:
     def _state(self, node: Node) -> str:
         return node.state if node.id < self._tree.kept else "greedy"
 
+    def _name(self, id: int) -> str:
+        """A token in a line of text: its white space is seen."""
+        return repr(self._names[id])[1:-1].replace(" ", "␣") if id else self._names[id]
+
     def _why(self, node: Node) -> str:
         return "greedy alone" if self._state(node) == "greedy" else WHY.get(node.why, "")
 
@@ -188,7 +194,7 @@ class _Shown:
         return "\n".join([title, "", head, *(line.rstrip() for line in told)])
 
     def _indented(self, id: int, first: str, rest: str) -> Iterator[tuple[str, int]]:
-        yield f"{first}{repr(self._names[id])[1:-1]}", id
+        yield first + self._name(id), id
         children = self._children[id]
         for child in children:
             last = child == children[-1]
@@ -196,21 +202,23 @@ class _Shown:
 
     def html(self, note: str) -> str:
         """Nested lists, which a keyboard and a screen reader know."""
-        key = "blue: the best; underlined in dashes: greedy; struck through: pruned"
+        reasons = sorted({node.why for node in self._tree.nodes if node.state == "pruned"})
+        pruned = ", ".join(f"✕ {why}: {WHY[why]}" for why in reasons)
+        key = f"Blue: the best; underlined in dashes: greedy; ■: ended; {pruned}."
         head = f'<p>{escape(note)}</p><p class="note">{key}</p>'
         return f'{_STYLE}{head}<div class="beam"><ul>{self._item(0)}</ul></div>'
 
     def _item(self, id: int) -> str:
-        node, cut = self._tree.nodes[id], []
-        marks: Mapping[str, bool] = {"best": id in self._best, "greedy": id in self._greedy}
-        kinds = " ".join([*(mark for mark, true in marks.items() if true), self._state(node)])
-        told = " · ".join(filter(None, (f"p {math.exp(node.logp):.3g}", f"{node.score:.3f}", self._why(node))))
+        node, state = self._tree.nodes[id], self._state(self._tree.nodes[id])
+        marks = {"leads": id in self._best, "greedy": id in self._greedy, state: True}
+        ends = f" {_MARKS[state]} {node.why}" if state in ("ended", "pruned") else ""
+        told = f"{math.exp(node.logp):.3g} · {node.score:.3f}{ends}" if id else ""
         cut = [child for child in self._children[id] if self._leaf(child)]
         rest = [child for child in self._children[id] if not self._leaf(child)]
         below = "".join(f"<ul>{self._item(child)}</ul>" for child in rest)
         below += f'<ul class="cut">{"".join(map(self._item, cut))}</ul>' if cut else ""
-        name = escape(repr(self._names[id])[1:-1])
-        return f'<li class="{kinds}"><b>{name}</b> <span class="dim">{told if id else ""}</span>{below}</li>'
+        kinds, name = " ".join(kind for kind, true in marks.items() if true), escape(self._name(id))
+        return f'<li class="{kinds}"><b>{name}</b> <span class="dim">{told}</span>{below}</li>'
 
     def _leaf(self, id: int) -> bool:
         return self._tree.nodes[id].state == "pruned" and not self._children[id]

@@ -11,12 +11,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
+from lmlab.corpora.document import Document
 from lmlab.disk import write_file
 from lmlab.errors import UsageError
 from lmlab.models.base import LanguageModel
 from lmlab.report.html import escape, page
 from lmlab.seeing.style import plain
 from lmlab.tokens.base import Tokenizer
+from lmlab.tokens.id_store import TokenStore
 
 _FORMS = (".png", ".svg", ".pdf", ".html")
 _DPI = 120
@@ -88,10 +90,11 @@ class Picture:
         if form == "html" and not self.body:
             raise UsageError(f"this picture has no page for {path}", "end it in .png, .svg or .pdf")
         head = f"<h1>{escape(self.title)}</h1>"
-        write_file(path, page(self.title, head, self.body) if form == "html" else self._drawn(form))
+        write_file(path, page(self.title, head, self.body) if form == "html" else self.drawn(form))
         return path
 
-    def _drawn(self, form: str) -> bytes:
+    def drawn(self, form: str) -> bytes:
+        """The drawing as png, svg or pdf."""
         import matplotlib
 
         undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
@@ -104,7 +107,7 @@ class Picture:
         return f"Picture({self.title!r}, {len(self.rows)} rows)"
 
     def _repr_png_(self) -> bytes:
-        return self._drawn("png")
+        return self.drawn("png")
 
 
 def check_path(path: str | Path) -> Path:
@@ -121,7 +124,20 @@ def check_path(path: str | Path) -> Path:
 def subject(lm: Seen) -> str:
     """Which model on which text, in which unit: the end of a picture's title."""
     kind, data = lm.config.model.kind, lm.manifest["data"]["name"]
-    return f"{kind}{f' on {data}' if data != kind else ''}, {lm.config.tokenizer.kind} tokens"
+    return kind if kind.startswith("hf:") else f"{kind} on {data}, {lm.config.tokenizer.kind} tokens"
+
+
+def names(lms: Sequence[Seen]) -> list[str]:
+    """A short name for each of several runs: its folder's, else its kind; numbered where two would be alike."""
+    short = [lm.folder.name if lm.folder else lm.config.model.kind for lm in lms]
+    return [
+        f"{name} ({1 + short[:at].count(name)})" if short.count(name) > 1 else name for at, name in enumerate(short)
+    ]
+
+
+def encoded(lm: Seen, texts: Sequence[str]) -> TokenStore:
+    """Documents as the run's tokenizer reads them."""
+    return TokenStore.from_documents(lm.tokenizer, map(Document, texts))
 
 
 def next_logp(model: LanguageModel, ids: Sequence[int]) -> Any:
