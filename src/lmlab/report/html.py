@@ -94,14 +94,15 @@ def page(title: str, *parts: str) -> str:
     A script, the only one, shows what is said of a token to those who tap, point, or walk with the arrow keys.
     """
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f'<title>{escape(title)}</title><link rel="icon" href="data:,">'
+    head += f"<title>{escape(title)}</title>"
     body = f"<main>{fragment(*parts)}</main><style>{_PAGE_STYLE}</style><script>{_SCRIPT}</script>"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:
     """What is known of a thing, a line each."""
-    lines = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    heads = (f'<th scope="row">{escape(name)}</th>' if name else "<td></td>" for name, _ in rows)
+    lines = (f"<tr>{head}<td>{escape(value)}</td></tr>" for head, (_, value) in zip(heads, rows, strict=True))
     return f"<table>{''.join(lines)}</table>"
 
 
