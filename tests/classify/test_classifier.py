@@ -13,9 +13,9 @@ import pytest
 
 import lmlab
 from lmlab.classify import Classifier
+from lmlab.classify.batches import by_length
 from lmlab.classify.data import read
 from lmlab.classify.figures import calibration_temperature, figures, log_loss, probabilities
-from lmlab.classify.learning import by_length
 from lmlab.cli import main
 from lmlab.corpora import DataSettings
 from lmlab.errors import (
@@ -108,8 +108,8 @@ def test_frozen_layers_stay_until_they_are_thawed(tmp_path):
     frozen = Classifier(start=str(tmp_path / "lm"), frozen=0.99, settings={"steps": 5}).fit(TEXTS, LABELS)
     thawed = Classifier(start=str(tmp_path / "lm"), frozen=0.0, settings={"steps": 5}).fit(TEXTS, LABELS)
     before = lm.model.embedding.weight
-    assert bool((frozen.fitted.scorer.network.encoder.embedding.weight == before).all())
-    assert not bool((thawed.fitted.scorer.network.encoder.embedding.weight == before).all())
+    assert bool((frozen.fitted.scorer.encoder.embedding.weight == before).all())
+    assert not bool((thawed.fitted.scorer.encoder.embedding.weight == before).all())
 
 
 def test_calibration_lowers_the_log_loss_and_changes_no_label():
@@ -225,8 +225,8 @@ def test_settings_are_checked_in_one_line():
         Classifier("mixture").fit(TEXTS, LABELS)
     with pytest.raises(DataError, match="there is no file"):
         read("nowhere.csv", DataSettings())
-    with pytest.raises(UsageError, match=r"train\.accumulate does nothing"):
-        Classifier("lstm", settings={**TINY, "accumulate": 2}).fit(TEXTS, LABELS)
+    with pytest.raises(UsageError, match=r"train\.carry does nothing"):
+        Classifier("lstm", settings={**TINY, "carry": False}).fit(TEXTS, LABELS)
     with pytest.raises(UsageError, match="stupid backoff"):
         Classifier(settings={"smoothing": "stupid-backoff"}).fit(TEXTS, LABELS)
     with pytest.raises(UsageError, match="call fit first"):

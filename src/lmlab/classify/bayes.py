@@ -39,8 +39,15 @@ class Bayes:
         self.models, self.log_prior_C = list(models), log_prior_C
 
     @classmethod
-    def fit(cls, config: RunConfig, tokenizer: Tokenizer, by_class: Sequence[list[str]], reporter: Reporter) -> Bayes:
-        """Train a model on the texts of each class; a budget of minutes is shared among them.
+    def fit(
+        cls,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        by_class: Sequence[list[str]],
+        reporter: Reporter,
+        budget: Budget,
+    ) -> Bayes:
+        """Train a model on the texts of each class; what is left of a budget of minutes is shared among them.
 
         Raises:
             UsageError: too many classes, or a model whose scores are not probabilities.
@@ -48,13 +55,11 @@ class Bayes:
         if len(by_class) > MOST_MODELS:
             problem = f"{len(by_class):,} classes would need as many language models; {MOST_MODELS:,} at most are made"
             raise UsageError(problem, "train one network: --model lstm, without --bayes")
-        quiet = {"baseline": False, "samples": False}
-        minutes = config.train.minutes
-        config = config.with_train(**quiet, minutes=None if minutes is None else minutes / len(by_class))
-        models = []
+        config, models = config.with_train(baseline=False, samples=False), list[Any]()
         with reporter.stage("training a model a class", len(by_class), " classes") as advance:
             for texts in by_class:
-                models.append(_model_of(config, tokenizer, texts))
+                share = Budget(budget.left / (len(by_class) - len(models)))
+                models.append(_model_of(config, tokenizer, texts, share))
                 advance(len(models))
         if not scorer_of(models[0]).normalised:
             raise UsageError("stupid backoff gives no probabilities, so no class has one", "choose another smoothing")
@@ -97,13 +102,13 @@ class Bayes:
             model.check()
 
 
-def _model_of(config: RunConfig, tokenizer: Tokenizer, texts: list[str]) -> Any:
+def _model_of(config: RunConfig, tokenizer: Tokenizer, texts: list[str], budget: Budget) -> Any:
     store = TokenStore.from_documents(tokenizer, map(Document, texts))
     kind = registry.resolve("model", config.model.kind)
     if kind.family == "counted":
         return kind.estimate(config.model.settings, tokenizer.vocab_size, store.ids)
     corpus = open_objects(texts, DataSettings(split="none"))
-    return learn(Prepared(corpus, tokenizer, {"train": store}), config, None, Silent(), Budget.of(config.train)).model
+    return learn(Prepared(corpus, tokenizer, {"train": store}), config, None, Silent(), budget).model
 
 
 def naive_bayes(train: TokenStore, classes_N: np.ndarray, classes: int, tokens: TokenStore) -> np.ndarray | None:

@@ -6,6 +6,7 @@ Shapes: N texts, C classes.
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,9 @@ from lmlab.progress import Reporter, Silent
 from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
 from lmlab.tokens import Tokenizer
 from lmlab.tokens.id_store import TokenStore
+from lmlab.training.budget import Budget
 
+_FIGURES, _FIGURES_SHARE, _SAVING_SECONDS = "figures", 0.1, 1.0  # set aside of a budget for what follows training
 _HELD_OUT = SplitRule((0.9, 0.1, 0.0))  # of the texts given to `fit`
 _CLASSES = "classes.json"
 _BAYES: Named = {"model.order": 2}
@@ -99,7 +102,7 @@ class Classifier:
         Raises:
             DataError: a text or label that is none, or fewer than two labels.
         """
-        texts, labels = _texts(X), list(y)
+        began, texts, labels = time.perf_counter(), _texts(X), list(y)
         if len(texts) != len(labels):
             raise DataError(f"there are {len(texts):,} texts, but {len(labels):,} labels", "give one label for each")
         labels, classes = classes_of(labels)
@@ -116,18 +119,21 @@ class Classifier:
         )
         named = from_keywords({**(self.settings or {}), **self._kinds()}) | {"source": IN_HAND, "seed": self.seed}
         data = {"name": "texts", "split_rule": "a tenth, by hash of each text, validates, where it has 20"}
-        self._learn(named, train, valid, classes, data, reporter or Silent())
+        self._learn(named, train, valid, classes, data, reporter or Silent(), began, 0)
         return self
 
-    def learn(self, named: Named, labelled: Labelled, reporter: Reporter) -> Self:
+    def learn(self, named: Named, labelled: Labelled, reporter: Reporter, began: float | None = None) -> Self:
         """Learn from the training split of a labelled corpus, `named` as `lmlab.train_named` takes it.
+
+        Minutes count from `began`, by `time.perf_counter`, or from now, and leave time to evaluate the other splits.
 
         Raises:
             EmptyDataError: the training split is empty.
         """
+        began = time.perf_counter() if began is None else began
         train, valid = labelled.of("train"), labelled.splits["valid"]
-        named = from_keywords(self._kinds()) | named
-        self._learn(named, train, valid, classes_of(train.labels)[1], labelled.describe(), reporter)
+        named, later = from_keywords(self._kinds()) | named, len(valid) + len(labelled.splits["test"])
+        self._learn(named, train, valid, classes_of(train.labels)[1], labelled.describe(), reporter, began, later)
         return self
 
     def _kinds(self) -> dict[str, Any]:
@@ -138,7 +144,15 @@ class Classifier:
         return ClassifierSettings.make({name: getattr(self, name) for name in names}, "classify")
 
     def _learn(
-        self, named: Named, train: Examples, valid: Examples, classes: list[Any], data: Any, reporter: Reporter
+        self,
+        named: Named,
+        train: Examples,
+        valid: Examples,
+        classes: list[Any],
+        data: Any,
+        reporter: Reporter,
+        began: float,
+        later: int,  # texts that the caller evaluates within the budget
     ) -> None:
         own, encoder, tokenizer = self._own(), None, None
         if own.start is not None:
@@ -154,6 +168,8 @@ class Classifier:
         bayes = own.bayes or family == "counted"
         defaults = _BAYES if kind == "ngram" else {} if bayes else _NETWORK
         config = RunConfig.build(merged(defaults, named))
+        budget = Budget.of(config.train, began)
+        budget.reserve(_FIGURES, _FIGURES_SHARE, _SAVING_SECONDS)
         if tokenizer is None:
             with reporter.stage("building the vocabulary"):
                 wanted = config.tokenizer
@@ -166,17 +182,17 @@ class Classifier:
             by_class: list[list[str]] = [[] for _ in classes]
             for text, label in zip(train.texts, train.labels, strict=True):
                 by_class[at[label]].append(text)
-            scorer: Any = Bayes.fit(config, tokenizer, by_class, reporter)
+            scorer: Any = Bayes.fit(config, tokenizer, by_class, reporter, budget)
         else:
-            from lmlab.classify.learning import Network, Rows, fit, new_network
+            from lmlab.classify.batches import Texts
+            from lmlab.classify.learning import fit, new_network
 
-            network = new_network(config, tokenizer.vocab_size, len(classes), own, encoder)
-            rows = (
-                Rows(_encoded(tokenizer, part.texts), own.max_tokens, _numbers(at, part.labels))
-                for part in (train, valid)
-            )
-            results = fit(network, next(rows), next(rows), config, own, reporter)
-            scorer = Network(network, own.max_tokens)
+            scorer = new_network(config, tokenizer.vocab_size, len(classes), own, encoder)
+            rows, seed, longest = config.train.batch_size, config.seed, own.max_tokens
+            learned = Texts(_encoded(tokenizer, train.texts), longest, _numbers(at, train.labels), rows, seed)
+            held_out = Texts(_encoded(tokenizer, valid.texts), longest, _numbers(at, valid.labels))
+            afterwards = {_FIGURES: len(valid) + later}
+            results = fit(scorer, learned, held_out if known else None, config, own, reporter, budget, afterwards)
         valid_N = _numbers(at, valid.labels)
         logits_NC = scorer.logits(_encoded(tokenizer, valid.texts), reporter)
         temperature = 1.0
@@ -283,10 +299,9 @@ class Classifier:
         if prior:
             scorer: Any = Bayes.load(path, config, tokenizer.vocab_size, np.array(prior))
         else:
-            from lmlab.classify.learning import Network, new_network
+            from lmlab.classify.learning import new_network
 
-            scorer = Network(new_network(config, tokenizer.vocab_size, len(classes), own, None), own.max_tokens)
-            scorer.read(path)
+            scorer = new_network(config, tokenizer.vocab_size, len(classes), own, None).read(path)
         if not verified.remembered:
             scorer.check()
             verified.remember()

@@ -8,17 +8,28 @@ Shapes: B sequences, T positions, E inputs, H hidden, L layers, C outputs or cla
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from lmlab.classify.batches import Texts
 from lmlab.classify.settings import POOLS
-from lmlab.errors import DataError, SettingError
+from lmlab.errors import ArtifactError, DataError, LmlabError, SettingError
+from lmlab.integrity import plain
 from lmlab.kernels.neural import recurrent_layers
-from lmlab.models.neural.base import NeuralModel
+from lmlab.models.neural.base import NeuralModel, TensorState, check_finite_weights
 from lmlab.models.neural.dropout import Dropout
-from lmlab.vocabulary import BOS
+from lmlab.progress import Reporter
+from lmlab.tokens.id_store import TokenStore
+from lmlab.vocabulary import BOS, IGNORE, PAD
+
+_WEIGHTS = "model.safetensors"
 
 
 def pooled(hidden_BTH: Tensor, lengths_B: Tensor, how: str) -> Tensor:
@@ -34,7 +45,30 @@ def pooled(hidden_BTH: Tensor, lengths_B: Tensor, how: str) -> Tensor:
     return torch.cat(parts, -1)
 
 
-class ManyToOne(nn.Module):
+class Learner(nn.Module):
+    """What the training loop asks of a network whose targets stand one a sequence."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def loss(
+        self, inputs: Tensor, targets_B1: Tensor, state: TensorState | None = None, fresh_B: Tensor | None = None
+    ) -> tuple[Tensor, TensorState]:
+        """Summed nats of classes (those equal to `IGNORE` left out), or squared errors of real numbers; no state."""
+        outputs_BC, targets_B = self(inputs).float(), targets_B1[:, 0]
+        if targets_B.is_floating_point():
+            return F.mse_loss(outputs_BC[:, 0], targets_B, reduction="sum"), TensorState(())
+        return F.cross_entropy(outputs_BC, targets_B, ignore_index=IGNORE, reduction="sum"), TensorState(())
+
+
+class ManyToOne(Learner):
     """Recurrent layers over numbers and one linear layer; abstract in its cell.
 
     Args:
@@ -104,6 +138,18 @@ class LSTMModel(ManyToOne):
 
     network, cell = nn.LSTM, "lstm"
 
+    @torch.no_grad()
+    def remember(self, length: int) -> Self:
+        """Draw biases of the gates with which units remember for 1 to `length` positions (Tallec and Ollivier 2018)."""
+        for name, bias_4H in self.recurrent.named_parameters():
+            if name.startswith("bias"):
+                bias_4H.zero_()
+            if name.startswith("bias_ih"):
+                forget_H = torch.empty(self.hidden_dim).uniform_(1, max(1, length - 1)).log_()
+                bias_4H[self.hidden_dim : 2 * self.hidden_dim] = forget_H
+                bias_4H[: self.hidden_dim] = -forget_H
+        return self
+
 
 class GRUModel(ManyToOne):
     """The gated recurrent unit, many to one."""
@@ -111,7 +157,7 @@ class GRUModel(ManyToOne):
     network, cell = nn.GRU, "gru"
 
 
-class TextNetwork(nn.Module):
+class TextNetwork(Learner):
     """A trained architecture read as an encoder, its output layer for tokens replaced by one for classes.
 
     Args:
@@ -119,21 +165,65 @@ class TextNetwork(nn.Module):
         classes: C.
         pool: one of `POOLS`.
         dropout: share of the pooled vector that is dropped in training.
+        longest: ids of a text that are read.
     """
 
-    def __init__(self, encoder: NeuralModel, classes: int, pool: str, dropout: float) -> None:
+    def __init__(self, encoder: NeuralModel, classes: int, pool: str, dropout: float, longest: int) -> None:
         super().__init__()
         encoder.output = nn.Identity()  # type: ignore[assignment]  # no token is predicted
-        self.encoder, self.pool, self.dropout = encoder, pool, Dropout(dropout)
+        self.encoder, self.pool, self.dropout, self.longest = encoder, pool, Dropout(dropout), longest
         with torch.no_grad():
             width = encoder.read(torch.full((1, 1), BOS, device=encoder.device))[0].shape[-1]
         self.head = nn.Linear(width * (3 if pool == "concat" else 1), classes)
 
-    def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """logits_BC of texts, each of `lengths_B` ids with `[PAD]` after them."""
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """logits_BC of texts with `[PAD]` after them."""
         hidden_BTH, _ = self.encoder.read(ids_BT)
+        lengths_B = (ids_BT != PAD).sum(1).clamp_(min=1)
         logits_BC: Tensor = self.head(self.dropout(pooled(hidden_BTH.float(), lengths_B, self.pool)))
         return logits_BC
+
+    @torch.inference_mode()
+    def logits(self, tokens: TokenStore, reporter: Reporter) -> np.ndarray:
+        """logits_NC of texts, read side by side with others of like length.
+
+        Raises:
+            LmlabError: the network gives NaN or infinite numbers.
+        """
+        logits_NC = np.empty((len(tokens), self.head.out_features))
+        with reporter.stage("classifying", len(tokens), " texts") as advance:
+            done = 0
+            for which_B, batch in zip(*Texts(tokens, self.longest).in_order(), strict=True):
+                logits_NC[which_B] = self(batch.ids_BT).numpy()
+                advance(done := done + len(which_B))
+        if not np.isfinite(logits_NC).all():
+            raise LmlabError("the network gives NaN or infinite numbers", "its training diverged; lower train.lr")
+        return logits_NC
+
+    def save(self, folder: Path) -> None:
+        """Write the weights, as safetensors."""
+        save_file({name: weight.contiguous() for name, weight in self.state_dict().items()}, folder / _WEIGHTS)
+
+    def read(self, folder: Path) -> Self:
+        """Take the weights that `save` wrote.
+
+        Raises:
+            ArtifactError: they are missing, damaged, or of another shape.
+        """
+        try:
+            self.load_state_dict(load_file(plain(folder / _WEIGHTS)))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({reason})", "train it again") from error
+        return self.eval()
+
+    def check(self) -> None:
+        """Look for weights that are NaN or infinite.
+
+        Raises:
+            ArtifactError: there are some.
+        """
+        check_finite_weights(self, "classifier")
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """The parameters from the output down: the head, each layer from the last to the first, the embedding."""

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         with reporter.stage(f"reading {options.source}"):
             labelled = read(options.source, DataSettings.make(in_group(options, "data"), "data"), options.label_field)
         given["source"] = lasting(options.source)
-        classifier.learn(given, labelled, reporter)
+        classifier.learn(given, labelled, reporter, options.began)
         results = classifier.fitted.manifest["results"]
         for split in ("valid", "test"):
             if len(part := labelled.splits[split]):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lmlab.models.neural.base import NeuralModel
 from lmlab.tokens.batches import Batch, Batches
@@ -26,6 +27,7 @@ from lmlab.training.budget import Budget
 from lmlab.training.checkpoint import Checkpoint, Keeper, Progress
 from lmlab.training.events import Listener
 from lmlab.training.loop import Loop, Outcome
+from lmlab.training.optim import Optimizer, make_optimizer
 from lmlab.training.pace import Way, fastest, ways
 from lmlab.training.plan import Plan, Replanner, named_plan
 from lmlab.training.ranks import Ranks
@@ -56,6 +58,7 @@ class Fit:
         ranks: the processes that train together; those but the first keep nothing on disk.
         budget: of the whole command; None is that of the settings, from now on.
         afterwards: stages of the budget that come after training, and how many tokens each reads.
+        optimizer: makes one over the model's parameters.
         clock: tells seconds from any origin.
     """
 
@@ -71,6 +74,7 @@ class Fit:
     ranks: Ranks = field(default_factory=Ranks)
     budget: Budget | None = None
     afterwards: Mapping[str, float] = field(default_factory=dict)
+    optimizer: Callable[[nn.Module, TrainSettings], Optimizer] = make_optimizer
     clock: Callable[[], float] = time.perf_counter
 
     def go(self) -> Outcome:
@@ -169,8 +173,9 @@ class Fit:
     # -- what the loop is made of -------------------------------------------------------------------------------------
 
     def _stepper(self, progress: Progress) -> Stepper:
-        saved = self.run is not None
-        return Stepper(self.model, self.batches, self.settings, progress, self.seed, self.ranks, saved=saved)
+        saved, settings, ranks = self.run is not None, self.settings, self.ranks
+        made = (self.model, self.batches, settings, progress, self.seed, ranks)
+        return Stepper(*made, saved=saved, optimizer=self.optimizer)
 
     def _loop(self, stepper: Stepper, replanner: Replanner | None, seconds: Callable[[], float]) -> Loop:
         progress, ranks = stepper.progress, self.ranks

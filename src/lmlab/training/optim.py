@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,15 @@ from torch.optim.adamw import adamw
 from lmlab.train_settings import TrainSettings
 
 _MEMORY = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Optimizer(Protocol):
+    """Moves parameters by their gradients; `memory` is all that its next step depends on besides."""
+
+    memory: dict[str, Tensor]
+
+    def step(self, lr: float) -> None:
+        """Move the parameters that have a gradient."""
 
 
 class SGD:
@@ -77,7 +87,7 @@ def _nothing_yet(parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros_like(parameter), torch.zeros_like(parameter), torch.zeros((), device=parameter.device)
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> SGD | AdamW:
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
     """What the settings name, over the model's parameters where they are now."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "sgd":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -14,7 +15,7 @@ from lmlab.models.neural.base import NeuralModel, TensorState
 from lmlab.tokens.batches import Batch, Batches
 from lmlab.train_settings import TrainSettings
 from lmlab.training.checkpoint import Checkpoint, Progress
-from lmlab.training.optim import make_optimizer
+from lmlab.training.optim import Optimizer, make_optimizer
 from lmlab.training.parallel import Gradients, rows_of
 from lmlab.training.ranks import Ranks
 
@@ -33,6 +34,7 @@ class Stepper:
         seed: of dropout.
         ranks: the processes that train together.
         saved: whether the run has checkpoints, which an error then says.
+        optimizer: makes one over the model's parameters.
     """
 
     def __init__(
@@ -45,13 +47,14 @@ class Stepper:
         ranks: Ranks,
         *,
         saved: bool,
+        optimizer: Callable[[nn.Module, TrainSettings], Optimizer] = make_optimizer,
     ) -> None:
         self.progress, self.saved = progress, saved
         self._model, self._settings, self._seed, self._ranks = model, settings, seed, ranks
         self._batches = batches.share(ranks.rank, ranks.count)
         self._epoch = self._batches.epoch(progress.epoch)
         self._state: TensorState | None = None
-        self._optimizer = make_optimizer(model, settings)
+        self._optimizer = optimizer(model, settings)
         torch.set_num_threads(progress.threads)
         self._gradients = Gradients(
             model,
