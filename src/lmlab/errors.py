@@ -119,7 +119,7 @@ class MissingExtraError(UsageError):
         super().__init__(f"{what} needs a library that is not installed", f"pip install 'lmlab[{extra}]'")
 
 
-class DataError(LmlabError):
+class DataError(LmlabError, ValueError):
     """The text cannot be used."""
 
 

@@ -150,15 +150,19 @@ def test_batches_hold_every_text_once_and_like_lengths():
 
 
 NASTY = {
-    "one label": (["a", "b"] * 20, ["x"] * 40, "all 40 texts have the label 'x'"),
+    "one label": (["a", "b"] * 20, ["x"] * 40, "one class alone is there, 'x'"),
     "no text": ([], [], "there is no text"),
     "none": (["a", "b"], ["x", None], "label 1 is None"),
     "nan label": (["a", "b"], ["x", float("nan")], "label 1 is nan"),
+    "infinite label": (["a", "b"], [1.0, float("inf")], "label 1 is inf"),
+    "continuous label": (["a", "b"], [1.0, 0.5], "label 1 is 0.5, of a continuous range"),
     "empty label": (["a", "b"], ["x", ""], "label 1 is ''"),
     "mixed": (["a", "b"], ["x", 1], "some labels are texts, others numbers"),
     "nan text": (["a", float("nan")], ["x", "y"], "text 1 is nan"),
     "none text": (["a", None], ["x", "y"], "text 1 is None"),
     "numbers": (np.array([[1.0, np.nan], [2, 3]]), ["x", "y"], "which is no text"),
+    "no labels": (["a", "b"], None, "the target y is None"),
+    "a string of labels": (["a", "b"], "xy", "the target y is 'xy'"),
     "one string": ("abc", ["x", "y", "x"], "stands in place of texts"),
     "lengths": (["a", "b", "c"], ["x", "y"], "3 texts, but 2 labels"),
     "surrogate": (["a", "\ud800"], ["x", "y"], "no text"),
@@ -182,7 +186,7 @@ def test_nasty_input_is_one_line(name, model):
         ["é\u202e\U0001f600", " "],
         ["class-000", "../up"],
         [1, 2],
-        [0.5, -1.0],
+        [2.0, -1.0],
         [True, False],
         list(np.array([7, 8])),
     ],
@@ -201,19 +205,31 @@ def test_empty_texts_are_texts(kind):
     assert classifier.predict(["", "goal", "\n"]).tolist()[:2] == ["none", "some"]
 
 
-def test_a_label_of_one_text_is_never_held_out_whole():
-    labels = [*LABELS, *(f"rare {nth}" for nth in range(30))]
-    classifier = Classifier().fit([*TEXTS, *(f"word{nth} here" for nth in range(30))], labels)
-    assert len(classifier.classes_) == 32
+CLASSES = {
+    "one text of a class": ([*TEXTS, "rain"], [*LABELS, "weather"], {}),
+    "one empty text of a class": ([*TEXTS, ""], [*LABELS, "nothing"], {"neural bayes": "take n-grams, or one network"}),
+    "a class a text": (TEXTS[:10], range(10), {}),
+    "10,000 classes": (
+        [f"w{n}" for n in range(10_000)],
+        range(10_000),
+        dict.fromkeys(["bayes", "neural bayes"], "train one network"),
+    ),
+}
 
 
-def test_ten_thousand_classes():
-    texts, labels = [f"word{n} is {n % 7}" for n in range(10_000)], [f"c{n}" for n in range(10_000)]
-    with pytest.raises(UsageError, match="train one network"):
-        Classifier().fit(texts, labels)
-    small = {"hidden": 8, "embedding": 8, "steps": 2, "threads": 1, "precision": "fp32"}
-    classifier = Classifier("lstm", settings=small).fit(texts, labels)
-    assert classifier.predict_proba(texts[:3]).shape == (3, 10_000)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_of_few_texts_are_learned_or_a_line_says_what_works(kind, name):
+    texts, labels, remedies = CLASSES[name]
+    classifier = made(kind).set_params(settings={**TINY, "steps": 1} if kind != "bayes" else None)
+    if kind in remedies:
+        with pytest.raises(LmlabError, match=remedies[kind]) as error:
+            classifier.fit(texts, labels)
+        assert "\n" not in str(error.value)
+        return
+    p_NC = classifier.fit(texts, labels).predict_proba(texts[-3:])
+    assert p_NC.shape == (3, len(set(labels)))
+    assert np.isfinite(p_NC).all()
 
 
 def test_settings_are_checked_in_one_line():
@@ -327,7 +343,7 @@ BAD_RECORDS = {
     '{"text": "a", "topic": ["x"]}': "which is no label",
     '{"text": 3, "topic": "x"}': "holds neither text",
     "": "holds no record",
-    '{"text": "a", "topic": "x"}': "all 1 texts have the label 'x'",
+    '{"text": "a", "topic": "x"}': "one class alone is there, 'x'",
     "plain text": "is not JSON",
 }
 

@@ -7,7 +7,7 @@ Shapes: N texts, M tokens, C classes, V the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from lmlab import registry, scoring
 from lmlab.corpora import DataSettings, open_objects
 from lmlab.corpora.document import Document
-from lmlab.errors import UsageError
+from lmlab.errors import EmptyDataError, UsageError, shown
 from lmlab.facade.learn import learn
 from lmlab.facade.prepare import Prepared
 from lmlab.models.scorers import scorer_of
@@ -43,7 +43,7 @@ class Bayes:
         cls,
         config: RunConfig,
         tokenizer: Tokenizer,
-        by_class: Sequence[list[str]],
+        by_class: Mapping[Any, list[str]],
         reporter: Reporter,
         budget: Budget,
     ) -> Bayes:
@@ -51,19 +51,23 @@ class Bayes:
 
         Raises:
             UsageError: too many classes, or a model whose scores are not probabilities.
+            EmptyDataError: a network is asked for, and a class has only empty texts.
         """
         if len(by_class) > MOST_MODELS:
             problem = f"{len(by_class):,} classes would need as many language models; {MOST_MODELS:,} at most are made"
             raise UsageError(problem, "train one network: --model lstm, without --bayes")
         config, models = config.with_train(baseline=False, samples=False), list[Any]()
         with reporter.stage("training a model a class", len(by_class), " classes") as advance:
-            for texts in by_class:
+            for label, texts in by_class.items():
+                if registry.resolve("model", config.model.kind).family != "counted" and not any(texts):
+                    problem = f"the class {shown(label)} has only empty texts, from which no network learns"
+                    raise EmptyDataError(problem, "take n-grams, or one network without bayes")
                 share = Budget(budget.left / (len(by_class) - len(models)))
                 models.append(_model_of(config, tokenizer, texts, share))
                 advance(len(models))
         if not scorer_of(models[0]).normalised:
             raise UsageError("stupid backoff gives no probabilities, so no class has one", "choose another smoothing")
-        counts_C = np.array([len(texts) for texts in by_class], np.float64)
+        counts_C = np.array([len(texts) for texts in by_class.values()], np.float64)
         return cls(models, np.log(counts_C / counts_C.sum()))
 
     def logits(self, tokens: TokenStore, reporter: Reporter) -> np.ndarray:

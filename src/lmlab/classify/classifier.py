@@ -102,7 +102,7 @@ class Classifier:
         Raises:
             DataError: a text or label that is none, or fewer than two labels.
         """
-        began, texts, labels = time.perf_counter(), _texts(X), list(y)
+        began, texts, labels = time.perf_counter(), _texts(X), _labels(y)
         if len(texts) != len(labels):
             raise DataError(f"there are {len(texts):,} texts, but {len(labels):,} labels", "give one label for each")
         labels, classes = classes_of(labels)
@@ -179,9 +179,9 @@ class Classifier:
         valid = Examples([valid.texts[nth] for nth in known], [valid.labels[nth] for nth in known])
         results: dict[str, Any] = {"status": "done"}
         if bayes:
-            by_class: list[list[str]] = [[] for _ in classes]
+            by_class: dict[Any, list[str]] = {label: [] for label in classes}
             for text, label in zip(train.texts, train.labels, strict=True):
-                by_class[at[label]].append(text)
+                by_class[label].append(text)
             scorer: Any = Bayes.fit(config, tokenizer, by_class, reporter, budget)
         else:
             from lmlab.classify.batches import Texts
@@ -227,7 +227,7 @@ class Classifier:
         Raises:
             DataError: no text, or a label that is none.
         """
-        labels = [checked_label(label, f"label {number}") for number, label in enumerate(y)]
+        labels = [checked_label(label, f"label {number}") for number, label in enumerate(_labels(y))]
         p_NC = self.predict_proba(X, reporter)
         if len(labels) != len(p_NC) or not labels:
             raise DataError(f"there are {len(p_NC):,} texts and {len(labels):,} labels", "give a label for each text")
@@ -355,6 +355,19 @@ def _texts(X: Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise DataError(f"text {number} is {shown(text)}, which is no text", "give strings; leave others out")
     return [clean(text, f"text {number}", "strict") for number, text in enumerate(texts)]
+
+
+def _labels(y: Any) -> list[Any]:
+    """Labels, whatever holds them.
+
+    Raises:
+        DataError: nothing does.
+    """
+    y = np.asarray(y) if hasattr(y, "__array__") else y
+    if isinstance(y, str | bytes) or not hasattr(y, "__iter__"):
+        problem = f"a classifier requires y to be passed, but the target y is {shown(y)}"
+        raise DataError(problem, "give a label for each text")
+    return list(y)
 
 
 def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenStore:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,13 +140,16 @@ def checked_label(value: Any, what: str) -> Any:
     """A label as Python has it: text that is not empty, or a number.
 
     Raises:
-        DataError: None, NaN, an empty text, or another object.
+        DataError: None, an empty text, a number with a fraction, or another object.
     """
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, str) and value:
         return clean(value, what, "strict")
-    if isinstance(value, int | float) and value == value:
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return value
+    if isinstance(value, float) and math.isfinite(value):
+        problem = f"{what} is {value}, of a continuous range, which is no label"
+        raise DataError(problem, "round it, or name ranges by texts such as 'low'")
     raise DataError(f"{what} is {shown(value)}, which is no label", "label it by a text or a number, or leave it out")
 
 
@@ -160,6 +164,6 @@ def classes_of(labels: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     if len({isinstance(label, str) for label in counts}) > 1:
         raise DataError("some labels are texts, others numbers", "write all of them as texts")
     if len(counts) < 2:
-        one = f"all {len(found):,} texts have the label {shown(next(iter(counts)))}" if found else "there is no text"
+        one = f"one class alone is there, {shown(next(iter(counts)))}" if found else "there is no text"
         raise DataError(one, "a classifier needs texts of two labels or more")
     return found, sorted(counts)
