@@ -2,9 +2,10 @@
 
     python benchmarks/classify.py -o runs/ag-news --seeds 0 1 2
 
-7,600 texts of four classes in the order of their SHA-256: the first 5,600 train, 1,000 validate, 1,000 test. The language
-model that a network starts from learns from the training texts alone. Recipes were chosen on the validation split; the
-test split is read once, for the table. What is trained is kept in DIR, and is not trained again; `--only` trains one.
+7,600 texts of four classes in the order of their SHA-256: the first 5,600 train, 1,000 validate, 1,000 test. The
+language model that a network starts from learns from the training texts alone. Recipes were chosen on the validation
+split; the test split is read once, for the table. What is trained is kept in DIR and not trained again; `--only` trains
+one, `--valid` shows the validation split.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from common import machine, table
 from lmlab.classify import Classifier
 from lmlab.classify.data import Examples, Labelled
 from lmlab.classify.figures import calibration_temperature, figures, probabilities
-from lmlab.corpora.named import data_dir
+from lmlab.corpora.cache import find
 from lmlab.corpora.settings import IN_HAND
 from lmlab.progress import default_reporter
 
@@ -44,12 +45,16 @@ QUIET = {"baseline": False, "samples": False, "precision": "fp32", "threads": 1}
 SCRATCH = {"train.epochs": 6, "train.lr": 4e-3, "train.evaluations": 12, "tokenizer.min_count": 2, **WIDTH}
 TUNED = {"train.epochs": 4, "train.lr": 1e-2, "train.evaluations": 12}
 THAW = {"frozen": 0.1, "decay": 1.3}
+FIGURES = ("accuracy", "macro_f1", "log_loss", "calibration_error")
 FIXED = {"train.threads": 1, "train.precision": "fp32"}
 
 
 def corpus() -> Labelled:
     """AG News by split."""
-    with (data_dir() / "ag_news_test.csv").open(encoding="utf-8", newline="") as file:
+    path = find("ag_news_test.csv")
+    if path is None:
+        raise SystemExit("ag_news_test.csv is not there: `lmlab corpora ag_news_test` fetches it")
+    with path.open(encoding="utf-8", newline="") as file:
         rows = [(f"{title} ; {text}", CLASSES[int(label) - 1]) for label, title, text in csv.reader(file)]
     rows.sort(key=lambda row: hashlib.sha256(row[0].encode()).digest())
     splits, at = {}, 0
@@ -63,7 +68,7 @@ def train(name: str, folder: Path, news: Labelled) -> None:
     """Train a classifier, or the language model, and keep it."""
     out, reporter = folder / name, default_reporter()
     if name == "language-model":
-        texts = {split: part.texts for split, part in news.splits.items()}  # the test split is not read
+        texts = {split: part.texts for split, part in news.splits.items()}  # test: a corpus has it
         settings: dict[str, Any] = {**LANGUAGE_MODEL, **QUIET, **{path.split(".")[1]: v for path, v in WIDTH.items()}}
         lmlab.train(texts, model="lstm", tokenizer="word", lower=True, min_count=2, out=out, **settings)
         return

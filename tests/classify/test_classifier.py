@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import signal
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -239,7 +240,7 @@ def test_settings_are_checked_in_one_line():
         Classifier("lsmt").fit(TEXTS, LABELS)
     with pytest.raises(UsageError, match="not trained from text"):
         Classifier("mixture").fit(TEXTS, LABELS)
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match=r"nowhere\.csv"):
         read("nowhere.csv", DataSettings())
     with pytest.raises(UsageError, match=r"train\.carry does nothing"):
         Classifier("lstm", settings={**TINY, "carry": False}).fit(TEXTS, LABELS)
@@ -381,6 +382,13 @@ def test_records_of_a_program(tmp_path):
         labelled.of("dev")
     with pytest.raises(DataError):
         read([{"text": "a"}], DataSettings())
+
+
+def test_minutes_are_the_whole_commands():
+    labelled = read([{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)], DataSettings())
+    tiny = {f"model.{name}": TINY[name] for name in ("hidden", "embedding")}
+    classifier = Classifier("lstm").learn({"train.minutes": 1, **tiny}, labelled, Reporter(), perf_counter() - 600)
+    assert classifier.fitted.manifest["results"]["steps"] == 1
 
 
 class CtrlC(Reporter):

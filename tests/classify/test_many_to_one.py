@@ -116,6 +116,15 @@ def test_toy_tasks_are_what_they_say():
     assert (bits.sum((1, 2)).long() % 2).tolist() == odd.tolist()
 
 
+def test_gates_that_remember_forget_over_1_to_so_many_positions():
+    ih, hh = (bias.detach() for name, bias in LSTMModel(2, 500, 1, 1).remember(200).recurrent.named_parameters()
+              if name.startswith("bias"))  # fmt: skip
+    insert, forget, cell, output = ih.split(500)
+    assert torch.equal(insert, -forget)
+    assert 1 <= forget.exp().min() < forget.exp().mean() < forget.exp().max() <= 199
+    assert not any(part.any() for part in (hh, cell, output))
+
+
 def trained(task, out: int, **kwargs) -> tuple[ManyToOne, list[float]]:
     torch.manual_seed(0)
     model = LSTMModel(task[0].shape[-1], 24, 1, out)

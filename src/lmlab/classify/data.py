@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.corpora import DataSettings, objects
-from lmlab.corpora.raw import file_origin, folder_origins, stdin_origin
+from lmlab.corpora.raw import folder_origins, kind_of, named_origin
+from lmlab.corpora.reading import decode, inflate, lines
 from lmlab.corpora.records import PARTITIONS, clean, document_of, read_records
-from lmlab.corpora.settings import SPLITS
+from lmlab.corpora.settings import IN_HAND, SPLITS
 from lmlab.corpora.splits import SplitRule, choose_rule, code_of, shares_in_words
-from lmlab.errors import DataError, EmptyDataError, UnknownNameError, shown
+from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError, shown
+from lmlab.run_config import RunConfig
 
 LABEL_FIELDS = ("label", "class", "category")
 """Where a record's label is looked for when no field is named."""
@@ -98,6 +100,42 @@ def read(source: Any, settings: DataSettings, label_field: str | None = None) ->
     return Labelled(name, digest.hexdigest(), how, splits)
 
 
+def labelled_of(
+    config: RunConfig, manifest: Mapping[str, Any], on: str | None, data: Mapping[str, Any], label_field: str | None
+) -> Labelled:
+    """A kept classifier's own records again, by split; or those of a source, whole.
+
+    Raises:
+        UsageError: its own are not kept.
+        DataError: they have changed.
+    """
+    label_field = label_field or manifest.get("label_field")
+    if on is not None:
+        return read(on, _settings(config, data), label_field)
+    if config.source in (None, IN_HAND, "-"):
+        raise UsageError("this classifier's records came from a program or a pipe, and are gone", "name some with --on")
+    labelled = read(config.source, config.data, label_field)
+    before = manifest["data"]["sha256"]
+    if labelled.sha256 != before:
+        problem = f"{labelled.name} is not what it was (sha256 {labelled.sha256[:12]}, trained on {before[:12]})"
+        raise DataError(problem, "put the old records back, or name others with --on")
+    return labelled
+
+
+def texts_of(config: RunConfig, source: str, data: Mapping[str, Any]) -> list[str]:
+    """The lines of a text, or the texts of records."""
+    origin, settings = named_origin(source), _settings(config, data)
+    if kind_of(origin.name) == "text" and settings.unit != "record":
+        return list(lines(decode(inflate(origin.read(), origin.name), origin.name, settings.errors), origin.name))
+    records = read_records(origin, settings)
+    return [document_of(where, record, settings).text[: settings.max_chars] for where, record in records]
+
+
+def _settings(config: RunConfig, data: Mapping[str, Any]) -> DataSettings:
+    """As its own records were read, but whole, and as a caller says."""
+    return DataSettings.make({**config.data.dump(), "limit": None, "split": "none", "unit": "auto", **data}, "data")
+
+
 def split_of(text: str, rule: SplitRule) -> str:
     """The split of a text by the hash of its content."""
     return SPLITS[code_of(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), rule.shares)]
@@ -113,18 +151,9 @@ def _records(source: Any, settings: DataSettings) -> Iterator[tuple[str, Mapping
     elif not isinstance(source, str | Path):
         yield from ((where, objects.record_of(where, item), "") for where, item in objects.items_of(source))
     else:
-        for origin in _origins(str(source)):
+        folder = str(source) != "-" and Path(source).is_dir()
+        for origin in folder_origins(Path(source), "record")[0] if folder else [named_origin(str(source))]:
             yield from ((where, record, origin.partition) for where, record in read_records(origin, settings))
-
-
-def _origins(source: str) -> Iterable[Any]:
-    if source == "-":
-        return [stdin_origin()]
-    if Path(source).is_dir():
-        return folder_origins(Path(source), "record")[0]
-    if not Path(source).exists():
-        raise DataError(f"there is no file {source}", "name records with a text and a label")
-    return [file_origin(Path(source))]
 
 
 def _label(where: str, record: Mapping[str, Any], label_field: str | None) -> str:

@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Judge each, show one table and what each confuses."""
     from lmlab.classify.classifier import Classifier
-    from lmlab.classify.own import labelled_of
+    from lmlab.classify.data import labelled_of
 
     data = in_group(options, "data")
     if options.on is None and (data or options.label_field):
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for path in options.runs:
         classifier = Classifier.load(path)
-        labelled = labelled_of(classifier, options.on, data, options.label_field)
+        fitted = classifier.fitted
+        labelled = labelled_of(fitted.config, fitted.manifest, options.on, data, options.label_field)
         split = options.split or ("all" if options.on is not None else "test")
         part = labelled.of(split)
         figures = classifier.evaluate(part.texts, part.labels, reporter)

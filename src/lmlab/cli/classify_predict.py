@@ -28,10 +28,10 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Classify, a line each."""
     from lmlab.classify.classifier import Classifier
-    from lmlab.classify.own import texts_of
+    from lmlab.classify.data import texts_of
 
     classifier = Classifier.load(options.run_folder)
-    texts = texts_of(classifier, options.source, in_group(options, "data"))
+    texts = texts_of(classifier.fitted.config, options.source, in_group(options, "data"))
     p_NC = classifier.predict_proba(texts, reporter_of(options))
     classes, best_NK = classifier.fitted.classes, (-p_NC).argsort(1, kind="stable")[:, :_LIKELIEST]
     if options.json:
