@@ -82,10 +82,11 @@ def serving(entries: Any, **options: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    """A server of kn3, lstm, and kn3 once more under a spiteful name."""
+    """A server of kn3, lstm, their mixture, and kn3 once more under a spiteful name."""
     from lmlab.server.house import Entry, entries_of
 
     entries = entries_of([str(runs / "kn3"), str(runs / "lstm")])
+    entries += entries_of([str(runs / "lstm")], mix=[f"{runs / 'kn3'}:0.4"])[1:]
     with serving([*entries, Entry(SPITEFUL, entries[0].load, entries[0].told)]) as address:
         yield address
 
@@ -278,6 +279,24 @@ def test_a_heat_map_is_read_with_the_keyboard(sheet, address, library):
         row = library[model].score(TEXT).rows[2]
         waits(sheet, ".detail", f"{model} {row['text']}  {row['bits']:.2f} bits · rank {row['rank']}")
     assert sheet.locator(".heat .here").count() == 2
+
+
+def test_colour_can_be_the_weights_of_a_mixture_or_the_matched_order(sheet, address):
+    sheet.goto(address_of(address, "score", models=json.dumps(["kn3", "lstm+kn3"]), a=TEXT))
+    colour = sheet.get_by_label("Colour")
+    colour.select_option("weight of kn3")
+    strength = "spans => [...new Set(spans.map(span => span.style.getPropertyValue('--b')))]"
+    counted, mixed = sheet.locator(".heat").first.locator(".t"), sheet.locator(".heat").nth(1).locator(".t")
+    assert mixed.evaluate_all(strength) == [f"{0.4**0.75:.3f}"]
+    colour.select_option("matched order")
+    orders = [int(row["matched"]) for row in rows_of(sheet) if row["model"] == "kn3" and row["matched"]]
+    assert {"1", "2", "3"} >= set(map(str, orders)) > {"3"}
+    assert counted.evaluate_all(strength.replace("new Set(", "").replace("))]", ")]")) == [
+        f"{(order / 3) ** 0.75:.3f}" for order in orders
+    ]
+    counted.nth(5).hover()
+    waits(sheet, ".detail", f"matched order {orders[5]}")
+    waits(sheet, ".detail", "lstm 60.0 %, kn3 40.0 %")
 
 
 def test_a_beam_is_followed_to_the_library_s_result(sheet, address, library):
