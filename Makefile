@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test slow soak gpu check lint types floors docs benchmarks clean
+.PHONY: demo test slow soak gpu check lint types floors docs pictures benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/lmlab demo
@@ -39,6 +39,9 @@ floors: .venv/developed
 docs: .venv/developed
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pytest -n 0 --doctest-modules src/lmlab tests/test_docs.py
+
+pictures: .venv/developed
+	$(BIN)/python docs/pictures.py
 
 benchmarks: .venv/developed
 	$(BIN)/python benchmarks/notebooks.py

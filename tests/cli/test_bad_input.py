@@ -265,6 +265,11 @@ def test_no_source_and_no_such_corpus(refused):
         ("--alternatives -1", ["alternatives is -1", ">= 0"]),
         ("--max-seconds -1", ["max_seconds is -1"]),
         ("--max-seconds nan", ["max_seconds is nan"]),
+        ("--regex (", ["regex is '('", "unclosed group"]),
+        ("--regex a --grammar poem.txt", ["regex and grammar was given"]),
+        ("--grammar poem.txt", ["grammar is"]),
+        ("--json-schema poem.txt", ["json_schema is", "must be JSON"]),
+        ("--json-schema nowhere.json", ["--json-schema nowhere.json cannot be read"]),
         ("--prompts nowhere.txt", ["nowhere.txt cannot be read"]),
         ("--prompts poem.txt --prompt the", ["--prompt and --prompts"]),
         ("--prompts poem.txt --stream", ["--stream shows one text"]),
@@ -275,6 +280,11 @@ def test_no_source_and_no_such_corpus(refused):
 def test_requests_that_cannot_be(refused, options, named):
     code = 1 if "exact" in options else 2
     refused(code, ["generate", "runs/lstm", *options.split()], *named)
+
+
+def test_a_text_that_the_vocabulary_cannot_spell(refused):
+    told = "no token goes on at the beginning as the grammar wants"
+    refused(1, ["generate", "runs/lstm", "--regex", "☃"], told, "take a tokenizer of bytes")
 
 
 def test_a_prompt_of_unknown_words(refused):

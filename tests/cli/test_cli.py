@@ -427,6 +427,18 @@ def test_many_prompts_are_continued_each_as_alone(lmlab, here):
     assert [text["text"] for text in together] == [text["text"] for text in alone]
 
 
+def test_only_what_was_asked_for_is_written(lmlab, here):
+    (here / "schema.json").write_text('{"enum": [false]}', encoding="utf-8")
+    (here / "cats.lark").write_text('start: "the " ("cat" | "owl")', encoding="utf-8")
+    for flag, told, texts in (
+        ("--regex", "the (cat|owl)", {"the cat", "the owl"}),
+        ("--grammar", "cats.lark", {"the cat", "the owl"}),
+        ("--json-schema", "schema.json", {"false"}),
+    ):
+        made = lmlab("generate", "runs/lstm", flag, told, "--strategy", "beam", "-n", "2", "--json").json
+        assert {text["text"] for text in made} == texts
+
+
 def test_the_trace_tells_what_each_processor_left(lmlab):
     words = "runs/kn3 --chain top_k=3,min_p=0.1 --trace --alternatives 2 --max-tokens 4 --seed 1"
     asked = ["generate", *words.split()]

@@ -1,5 +1,6 @@
 """`hf:PATH` wherever a run is taken; without the extra, the line that installs it."""
 
+import re
 import sys
 
 import pytest
@@ -52,6 +53,19 @@ def test_generate_streams_what_it_generates(name, capsys):
     assert whole.code == 0
     assert call(capsys, *words, "--stream").out == whole.out
     assert call(capsys, *words[:-4], "--max-tokens", "20", "--beams", "3", "-n", "2").out.count("the cat") == 2
+
+
+@pytest.mark.parametrize("strategy", ["sample:seed=1", "beam:width=3"])
+def test_only_what_was_asked_for_is_written(name, here, capsys, strategy):
+    pytest.importorskip("llguidance", reason="the extra grammar is not installed")
+    (here / "schema.json").write_text('{"enum": ["Zoë", 1999]}', encoding="utf-8")
+    asked = ["generate", name, "--prompt", "the cat", "--strategy", strategy, "--json"]
+    (json, text) = (call(capsys, *asked, *words).json[0] for words in (
+        ["--json-schema", "schema.json"],
+        ["--regex", "( [0-9]{2}){3} and"],
+    ))  # fmt: skip
+    assert json["text"] in ('"Zoë"', "1999")
+    assert re.fullmatch("( [0-9]{2}){3} and", text["text"])
 
 
 def test_compare_scores_it_beside_what_is_trained(name, capsys):

@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -170,6 +171,22 @@ def test_the_stream_of_several_is_the_first_ones(models):
     steps = list(models["char"].stream("the", strategy, **asked))
     assert "".join(step.new for step in steps) == generated[0].text
     assert len({len(each.text) for each in generated}) > 1  # they do end at different steps
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("strategy", [None, "beam:width=3", lmlab.Greedy(), "speculative"])
+def test_a_text_is_what_was_asked_for(models, tokenizer, strategy):
+    lm = models[tokenizer]
+    named = {"draft": lm.model} if strategy == "speculative" else {}
+    prompt, regex = ("the", " (cat|owl) (saw|and) (the|an) [a-z]{1,9}") if tokenizer == "word" else ("a", "[a-e ]{3,9}")
+    asked = {"regex": regex, "max_tokens": 30, **named}
+    (generated,) = lm.generate(prompt, strategy, **asked)
+    assert re.fullmatch(regex, generated.text)
+    assert generated.end == "eos"
+    if not named and strategy is None:
+        asked |= {"seed": 1}
+        (generated,) = lm.generate(prompt, **asked)
+        assert "".join(step.new for step in lm.stream(prompt, **asked)) == generated.text
 
 
 def test_the_texts_of_a_beam_end_in_the_result(models):

@@ -25,6 +25,8 @@ EXAMPLES = """\
   lmlab generate runs/kn5 --prompt "to be" --strategy diverse_beam:groups=3,diversity=1 -n 3
   lmlab generate runs/kn5 --prompt "the king" --strategy constrained --must crown --max-tokens 40
   lmlab generate runs/lstm --prompt "KING" --strategy greedy --stop "\\n\\n" --stream
+  lmlab generate runs/lstm --prompt "In the year " --regex "[0-9]{4}"
+  lmlab generate runs/lstm --json-schema person.json --max-tokens 300
   lmlab generate runs/lstm --prompts openings.txt --json
   lmlab generate runs/lstm --prompt "ROMEO:" --mix runs/kn6 --adapt cache"""
 
@@ -64,6 +66,10 @@ def add_arguments(parser: Parser) -> None:
         "--alternatives", type=int, default=0, metavar="N", help="token by token, with the N likeliest at each place"
     )
     parser.add_argument("--trace", action="store_true", help="token by token, with what each processor left")
+    group = parser.add_argument_group("what may be written, by the extra lmlab[grammar]; one of")
+    group.add_argument("--regex", metavar="RE", help="texts that the regular expression matches as a whole")
+    group.add_argument("--json-schema", metavar="FILE", help="instances of a JSON schema")
+    group.add_argument("--grammar", metavar="FILE", help="texts of a grammar in Lark's notation")
     parser.add_composition()
     group = parser.add_argument_group("of some strategies")
     group.add_argument("--beams", type=int, default=None, metavar="N", help="hypotheses kept (default 5)")
@@ -126,6 +132,11 @@ def run(options: argparse.Namespace) -> int:
     prompts = _prompts(options)
     lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter_of(options))
     asked = {name: getattr(options, name) for name in ("n", "max_tokens", "max_seconds", "alternatives", "trace")}
+    asked |= {
+        "regex": options.regex,
+        "json_schema": _read(options, "json_schema"),
+        "grammar": _read(options, "grammar"),
+    }
     asked |= {"stop": [unescaped(mark) for mark in options.stop], "allow_unknown": options.allow_unknown}
     if options.stream and not options.json:
         if len(prompts) != 1:
@@ -146,13 +157,20 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         return [options.prompt or ""]
     if options.prompt is not None:
         raise UsageError("--prompt and --prompts were both given", "leave one of them out")
-    try:
-        prompts = Path(options.prompts).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--prompts {options.prompts} cannot be read ({error})", "name a text file") from error
+    prompts = _read(options, "prompts")
     if not prompts:
         raise UsageError(f"--prompts {options.prompts} has no line", "write one prompt a line")
-    return prompts
+    return prompts.splitlines()
+
+
+def _read(options: argparse.Namespace, name: str) -> str | None:
+    """The text of the file that an option names."""
+    path = getattr(options, name)
+    try:
+        return None if path is None else Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        flag = "--" + name.replace("_", "-")
+        raise UsageError(f"{flag} {path} cannot be read ({error})", "name a text file") from error
 
 
 def _told(generation: Any) -> dict[str, Any]:

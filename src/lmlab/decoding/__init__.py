@@ -16,6 +16,7 @@ from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, Sto
 from lmlab.decoding.branch import Alternative, Branch, Cut, Pruned, Rows, Step
 from lmlab.decoding.chain import PROCESSORS, chain_of
 from lmlab.decoding.draws import MBR, Greedy, Sample
+from lmlab.decoding.grammar import Grammar
 from lmlab.decoding.search import Batch, Search, Strategy
 from lmlab.decoding.stop import Stop, StopIds, StopText
 from lmlab.decoding.strategies import STRATEGIES, decode, decode_all, finish, finish_all, strategy_of
@@ -37,6 +38,7 @@ __all__ = [
     "Detection",
     "DiverseBeam",
     "Exact",
+    "Grammar",
     "Greedy",
     "Lookup",
     "Node",

@@ -53,23 +53,25 @@ class Exact(Alone):
         tip, base = Branch.root(), 0.0
         for _ in range(self.readings):
             logp_BV, _, _ = started(model, [[*prompt, *tip.ids()]])
-            after = Next(Rows([prompt], [tip], model.eos), logp_BV, self.processors, limits)
-            push(after, base, best_of(after.chain_BV[0], logp_BV.shape[-1]), 0)
+            after = Next(Rows([prompt], [tip], model.eos), logp_BV, self.processors, limits, drop=True)
+            if not after.stuck:
+                push(after, base, best_of(after.chain_BV[0], logp_BV.shape[-1]), 0)
             ended: list[Branch] = []
-            while frontier and len(found) + len(ended) < n:
+            live: tuple[Branch, ...] = ()
+            while frontier and not live and len(found) + len(ended) < n:
                 worth, _, after, tokens, rank = heapq.heappop(frontier)
                 push(after, -worth - float(after.chain_BV[0, tokens[rank]]), tokens, rank + 1)  # its next brother
                 tip, base = after.child(0, int(tokens[rank]), -worth), -worth
                 if tip.end is None:
-                    break
-                ended.append(tip)
+                    live = (tip,)
+                else:
+                    ended.append(tip)
             found += ended
-            done = len(found) == n or tip.end is not None
-            best = tuple(found) if done else (*found, tip)
-            yield Step(
-                () if done else (tip,), tuple(ended), best, done, (*found[:1], *([] if found else [Branch.root()]))
-            )
-            if done:
+            if not found and not live and limits.grammar is not None:
+                raise limits.grammar.dead_end(prompt)
+            rivals = tuple(found[:1]) or (Branch.root(),)
+            yield Step(live, tuple(ended), (*found, *live), not live, rivals)
+            if not live:
                 return
         problem = f"the {n} likeliest texts are not among the first {self.readings:,} beginnings"
         raise LmlabError(problem, "raise readings, lower max_tokens, or use a beam")
@@ -236,7 +238,9 @@ class _ByModel:
         self._ahead = []
         while len(proposals) < self._strategy.lookahead and tip.end is None:
             rows = Rows([self._prompt], [tip], model.eos, seed)
-            after = Next(rows, logp_BV, self._strategy.processors, self._limits)
+            after = Next(rows, logp_BV, self._strategy.processors, self._limits, drop=True)
+            if after.stuck:
+                break
             q_V = np.exp(normal(after.chain_BV[0]))
             token = int(draw(q_V[None], uniforms(seed, tip.lane, tip.length, 3))[0])
             proposals.append((token, q_V))

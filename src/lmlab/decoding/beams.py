@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from lmlab.decoding.branch import Branch, Pruned, Rows
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, gumbels
 from lmlab.decoding.draws import Seeded
-from lmlab.decoding.search import Search, Together, best_of
+from lmlab.decoding.search import Choice, Search, Together, best_of
 from lmlab.errors import LmlabError, SettingError
 
 _WIDTH = setting(5, "texts kept at every token", ge=1, le=100_000)
@@ -41,6 +42,7 @@ class Beam(Together):
     """
 
     revises: ClassVar[bool] = True
+    drops: ClassVar[bool] = True
     width: int = _WIDTH
     length_penalty: float = _PENALTY
     early_stopping: str = _EARLY
@@ -96,13 +98,14 @@ class StochasticBeam(Seeded, Together):
     """
 
     revises: ClassVar[bool] = True
+    drops: ClassVar[bool] = True
     width: int = setting(5, "texts drawn", ge=1, le=100_000)
 
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
         """Begin a run."""
         if n > self.width:
             raise SettingError("n", n, f"an integer <= the beam's width {self.width}", "widen the beam")
-        return _Perturbed(self.width, n, self.seed)
+        return _Perturbed(self.width, n)
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -139,17 +142,44 @@ class Constrained(Beam):
         return _Banks(self, self.width, n, max_tokens)
 
 
-class _Beams(Search):
-    """The best texts of each length, and the best of those that ended."""
+class _Pool(Search):
+    """Texts that compete, those that go on and those that ended; the n of highest score are the results."""
 
-    def __init__(self, beam: Beam, width: int, n: int, max_tokens: int) -> None:
-        self._beam, self._width, self._n, self._max_tokens = beam, width, n, max_tokens
+    def __init__(self, width: int, n: int, score: Callable[[Branch], float] = attrgetter("score")) -> None:
+        self._width, self._n, self._score = width, n, score
         self._ended: list[Branch] = []
         self._live: list[Branch] = []
 
-    def choose(
-        self, rows: Rows, chain_BV: Floats, penalty_V: Floats | float = 0.0
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def settle(self, children: Sequence[Branch]) -> None:
+        self._live = [child for child in children if child.end is None]
+        self._ended += [child for child in children if child.end is not None]
+
+    def best(self) -> tuple[Branch, ...]:
+        return tuple(sorted(self._ended + self._live, key=self._score, reverse=True)[: self._n])
+
+    def rivals(self) -> tuple[Branch, ...]:
+        return tuple(self._ended + self._live)
+
+
+def _picked(at_K: Any, keys_N: Floats, vocab_size: int) -> Choice:
+    """Candidates by their places among the keys of all rows."""
+    return (at_K // vocab_size).tolist(), (at_K % vocab_size).tolist(), keys_N[at_K].tolist()
+
+
+def _pruned(rows: Rows, at_K: Any, scores_N: Floats, vocab_size: int, why: str) -> tuple[Pruned, ...]:
+    """Those of them that were not taken."""
+    picked = zip(*_picked(at_K, scores_N, vocab_size), strict=True)
+    return tuple(Pruned(rows.live[row], token, score, why) for row, token, score in picked)
+
+
+class _Beams(_Pool):
+    """The best texts of each length, and the best of those that ended."""
+
+    def __init__(self, beam: Beam, width: int, n: int, max_tokens: int) -> None:
+        super().__init__(width, n, beam.score)
+        self._beam, self._max_tokens = beam, max_tokens
+
+    def choose(self, rows: Rows, chain_BV: Floats, penalty_V: Floats | float = 0.0) -> Choice:
         # All candidates are of one length, so that their totals rank them as their scores do.
         scores_BV = np.array([branch.score for branch in rows.live])[:, None] + chain_BV
         keys_N = self._keys(rows, scores_BV - penalty_V).ravel()
@@ -158,17 +188,13 @@ class _Beams(Search):
         order = best_of(keys_N, 2 * self._width)
         ends = order % vocab_size == rows.eos
         fits = np.where(ends, np.arange(len(order)) < self._width, (~ends).cumsum() <= self._width)
-        chosen, dropped = order[fits], order[~fits]
         scores_N = scores_BV.ravel()
-        self.pruned = tuple(
-            Pruned(rows.live[at // vocab_size], int(at % vocab_size), float(scores_N[at]), "width") for at in dropped
-        )
-        return (chosen // vocab_size).tolist(), (chosen % vocab_size).tolist(), scores_N[chosen].tolist()
+        self.pruned = _pruned(rows, order[~fits], scores_N, vocab_size, "width")
+        return _picked(order[fits], scores_N, vocab_size)
 
     def settle(self, children: Sequence[Branch]) -> None:
-        self._live = [child for child in children if child.end is None]
-        ended = self._ended + [child for child in children if child.end is not None]
-        ranked = sorted(ended, key=self._beam.score, reverse=True)
+        super().settle(children)
+        ranked = sorted(self._ended, key=self._score, reverse=True)
         self._ended = ranked[: self._width]
         self.pruned += tuple(
             Pruned(branch.parent, branch.token, branch.score, "ended")
@@ -179,10 +205,7 @@ class _Beams(Search):
     def best(self) -> tuple[Branch, ...]:
         if self.settled() or not self._live:
             return tuple(self._ended[: self._n])
-        return tuple(sorted(self._ended + self._live, key=self._beam.score, reverse=True)[: self._n])
-
-    def rivals(self) -> tuple[Branch, ...]:
-        return tuple(self._ended + self._live)
+        return super().best()
 
     def settled(self) -> bool:
         full = len(self._ended) >= (self._width if self._beam.early_stopping != "optimal" else self._n)
@@ -191,12 +214,12 @@ class _Beams(Search):
         if self._beam.early_stopping == "first":
             return True
         if self._beam.early_stopping == "heuristic":
-            return bool(self._beam.score(self._ended[-1]) >= max(map(self._beam.score, self._live)))
+            return bool(self._score(self._ended[-1]) >= max(map(self._score, self._live)))
         # A total only falls as its text grows (the chain's does too, or is taken to), and no text grows beyond
         # max_tokens: what becomes of a live branch of total s <= 0 scores at most s / max_tokens ** length_penalty.
         # Once the n-th ended text scores no less than that for every live branch, none can displace it.
         highest = max(branch.score for branch in self._live) / self._max_tokens**self._beam.length_penalty
-        return bool(self._beam.score(self._ended[self._n - 1]) >= highest)
+        return bool(self._score(self._ended[self._n - 1]) >= highest)
 
     def _keys(self, rows: Rows, scores_BV: Floats) -> Floats:
         """What candidates are ranked by."""
@@ -219,7 +242,7 @@ class _Groups(Search):
         self._beam, self._n = beam, n
         self._groups = [_Beams(beam, share, min(n, share), max_tokens) for _ in self.lanes]
 
-    def choose(self, rows: Rows, chain_BV: Floats) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def choose(self, rows: Rows, chain_BV: Floats) -> Choice:
         taken_V = np.zeros(chain_BV.shape[-1])
         chosen: list[tuple[int, int, float]] = []
         for lane, group in enumerate(self._groups):
@@ -229,7 +252,7 @@ class _Groups(Search):
             part = group.choose(rows.part(mine), chain_BV[mine], self._beam.diversity * taken_V)
             chosen += [(mine[row], token, score) for row, token, score in zip(*part, strict=True)]
             taken_V += np.bincount(part[1], minlength=len(taken_V))
-        rows_N, tokens_N, scores_N = zip(*chosen, strict=True)
+        rows_N, tokens_N, scores_N = zip(*chosen, strict=True) if chosen else ((), (), ())
         return rows_N, tokens_N, scores_N
 
     def settle(self, children: Sequence[Branch]) -> None:
@@ -250,15 +273,10 @@ class _Groups(Search):
         return all(group.settled() for group in self._groups)
 
 
-class _Perturbed(Search):
+class _Perturbed(_Pool):
     """The texts of largest perturbed log-probability, top down through the tree; a branch's score is that."""
 
-    def __init__(self, width: int, n: int, seed: int | None) -> None:
-        self._width, self._n = width, n
-        self._ended: list[Branch] = []
-        self._live: list[Branch] = []
-
-    def choose(self, rows: Rows, chain_BV: Floats) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def choose(self, rows: Rows, chain_BV: Floats) -> Choice:
         totals_B1 = np.array([[branch.drawn_total] for branch in rows.live])
         highest_B1 = np.array([[branch.score] for branch in rows.live])
         noisy_BV = totals_B1 + normal(chain_BV) + _noise(rows, chain_BV)
@@ -269,18 +287,7 @@ class _Perturbed(Search):
         pool_N = np.concatenate([keys_N, [branch.score for branch in self._ended]])
         kept = best_of(pool_N, self._width)
         self._ended = [self._ended[at - len(keys_N)] for at in kept if at >= len(keys_N)]
-        chosen, vocab_size = kept[kept < len(keys_N)], chain_BV.shape[-1]
-        return (chosen // vocab_size).tolist(), (chosen % vocab_size).tolist(), keys_N[chosen].tolist()
-
-    def settle(self, children: Sequence[Branch]) -> None:
-        self._live = [child for child in children if child.end is None]
-        self._ended += [child for child in children if child.end is not None]
-
-    def best(self) -> tuple[Branch, ...]:
-        return tuple(sorted(self._ended + self._live, key=lambda branch: -branch.score)[: self._n])
-
-    def rivals(self) -> tuple[Branch, ...]:
-        return tuple(self._ended + self._live)
+        return _picked(kept[kept < len(keys_N)], keys_N, chain_BV.shape[-1])
 
 
 class _Banks(_Beams):
@@ -291,9 +298,7 @@ class _Banks(_Beams):
         self._must = tuple(dict.fromkeys(beam.must))
         self._met: dict[Branch, frozenset[int]] = {}
 
-    def choose(
-        self, rows: Rows, chain_BV: Floats, penalty_V: Floats | float = 0.0
-    ) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def choose(self, rows: Rows, chain_BV: Floats, penalty_V: Floats | float = 0.0) -> Choice:
         scores_BV = np.array([branch.score for branch in rows.live])[:, None] + chain_BV
         for row, branch in enumerate(rows.live):
             if len(self._met.get(branch, ())) < len(self._must):
@@ -309,20 +314,17 @@ class _Banks(_Beams):
         # A place for each bank in turn, the fullest constraints first, until the beam is full.
         turns = [banks[bank][turn : turn + 1] for turn in range(self._width) for bank in sorted(banks, reverse=True)]
         chosen = [at for turn in turns for at in turn][: self._width]
-        self.pruned = tuple(
-            Pruned(rows.live[at // vocab_size], at % vocab_size, float(scores_N[at]), "bank")
-            for at in sorted({*likely} - {*chosen}, key=lambda at: -scores_N[at])[: self._width]
-        )
-        return [at // vocab_size for at in chosen], [at % vocab_size for at in chosen], [scores_N[at] for at in chosen]
+        dropped = sorted({*likely} - {*chosen}, key=lambda at: -scores_N[at])[: self._width]
+        self.pruned = _pruned(rows, np.array(dropped, dtype=int), scores_N, vocab_size, "bank")
+        return _picked(np.array(chosen, dtype=int), scores_N, vocab_size)
 
     def settle(self, children: Sequence[Branch]) -> None:
         self._met = {child: self._after(child.parent, child.token) for child in children if child.parent is not None}
         whole = [child for child in children if child.end is None or len(self._met[child]) == len(self._must)]
         super().settle(whole)
         if not self._live and not self._ended:
-            problem = (
-                f"no text of up to {self._max_tokens} tokens that was found has all of the {len(self._must)} words"
-            )
+            said = f"no text of up to {self._max_tokens} tokens that was found"
+            problem = f"{said} has all of the {len(self._must)} words"
             raise LmlabError(problem, "raise max_tokens or the width, or ask for words that the model can write")
 
     def _after(self, branch: Branch | None, token: int) -> frozenset[int]:

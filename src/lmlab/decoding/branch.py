@@ -141,19 +141,20 @@ class Rows(Sequence[Sequence[int]]):
     """The texts that rows continue, as processors see them: `rows[i]` is the prompt and the generated ids of row i.
 
     Attributes:
+        prompts: of each row.
         live: the branch of each row.
         eos: the id that ends a text.
         seed: of the numbers that processors draw.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], live: Sequence[Branch], eos: int, seed: int = 0) -> None:
-        self._prompts, self.live, self.eos, self.seed = prompts, live, eos, seed
+        self.prompts, self.live, self.eos, self.seed = prompts, live, eos, seed
 
     def __len__(self) -> int:
         return len(self.live)
 
     def __getitem__(self, row: Any) -> Any:
-        return [*self._prompts[row], *self.live[row].ids()]
+        return [*self.prompts[row], *self.live[row].ids()]
 
     def __iter__(self) -> Iterator[Sequence[int]]:
         return (self[row] for row in range(len(self)))
@@ -164,4 +165,4 @@ class Rows(Sequence[Sequence[int]]):
 
     def part(self, rows: Sequence[int]) -> Rows:
         """Some of the rows."""
-        return Rows([self._prompts[row] for row in rows], [self.live[row] for row in rows], self.eos, self.seed)
+        return Rows([self.prompts[row] for row in rows], [self.live[row] for row in rows], self.eos, self.seed)

@@ -12,11 +12,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmlab.config import Settings, described
 from lmlab.decoding.branch import Alternative, Branch, End, Pruned, Rows, Step
@@ -29,17 +30,48 @@ from lmlab.models.base import LanguageModel
 if TYPE_CHECKING:
     import torch
 
+    from lmlab.decoding.grammar import Grammar
+
+
+Prompts = Sequence[Sequence[int]]
+Steps = Iterator[list[Step | None]]
+"""Of each prompt its step, or None once it is done."""
+Choice = tuple[Sequence[int], Sequence[int], Sequence[float]]
+"""Continuations: of each its row, its token, and the score that its branch shall have."""
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds and accompanies a generation; `decode` explains them."""
+    """What bounds and accompanies a generation.
+
+    Attributes:
+        max_tokens: where a text is cut, `<eos>` counted.
+        max_seconds: when all texts are cut, at least one token long; None is never.
+        stop: asked about each new branch; yes ends it.
+        forbidden: ids that are never chosen, unless no other can be.
+        alternatives: how many of the likeliest tokens each branch tells beside its own.
+        trace: whether each branch tells what every processor left.
+        grammar: the texts that may be written; one that is cut begins as one of them does.
+
+    Raises:
+        SettingError: a value outside its bound.
+    """
 
     max_tokens: int = 200
-    deadline: float = float("inf")
+    max_seconds: float | None = None
     stop: Stop | None = None
-    forbidden: tuple[int, ...] = ()
+    forbidden: Sequence[int] = ()
     alternatives: int = 0
     trace: bool = False
+    grammar: Grammar | None = None
+    began: float = field(default_factory=time.monotonic, init=False)
+
+    def __post_init__(self) -> None:
+        integer("max_tokens", self.max_tokens, 1)
+        integer("alternatives", self.alternatives, 0)
+        object.__setattr__(self, "forbidden", tuple(self.forbidden))
+        if self.max_seconds is not None and not self.max_seconds >= 0:
+            raise SettingError("max_seconds", self.max_seconds, "a number >= 0")
 
     def end_of(self, branch: Branch, eos: int) -> End | None:
         """Why a text ends here, if it does."""
@@ -49,7 +81,8 @@ class Limits:
             return "stop"
         if branch.length >= self.max_tokens:
             return "length"
-        return "time" if time.monotonic() >= self.deadline else None
+        late = self.max_seconds is not None and time.monotonic() >= self.began + self.max_seconds
+        return "time" if late else None
 
 
 class Search(ABC):
@@ -59,15 +92,12 @@ class Search(ABC):
     pruned: tuple[Pruned, ...] = ()  # the best of what the last choice dropped
 
     @abstractmethod
-    def choose(self, rows: Rows, chain_BV: Floats) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
+    def choose(self, rows: Rows, chain_BV: Floats) -> Choice:
         """The continuations to grow.
 
         Args:
             rows: the live texts.
             chain_BV: the log-probabilities of what follows them, after the processors; rows sum to at most one.
-
-        Returns:
-            Of each its row, its token, and the score that its branch shall have.
         """
 
     @abstractmethod
@@ -137,19 +167,14 @@ class Strategy(Settings):
         return self
 
     @abstractmethod
-    def run(
-        self,
-        model: LanguageModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        limits: Limits,
-        batch: Batch | None = None,
-    ) -> Iterator[list[Step | None]]:
-        """Generate from all prompts, in a batch that others may share: of each its step, or None once it is done."""
+    def run(self, model: LanguageModel, prompts: Prompts, n: int, limits: Limits, batch: Batch | None = None) -> Steps:
+        """Generate from all prompts, in a batch that others may share."""
 
 
 class Together(Strategy):
     """A strategy that grows the texts of all prompts by one token a step."""
+
+    drops: ClassVar[bool] = False  # whether a text that cannot go on makes room for others
 
     @abstractmethod
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
@@ -159,14 +184,7 @@ class Together(Strategy):
             SettingError: the strategy cannot give n results.
         """
 
-    def run(
-        self,
-        model: LanguageModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        limits: Limits,
-        batch: Batch | None = None,
-    ) -> Iterator[list[Step | None]]:
+    def run(self, model: LanguageModel, prompts: Prompts, n: int, limits: Limits, batch: Batch | None = None) -> Steps:
         """Generate from all prompts in one batch."""
         searches = [Growing(prompt, self, self.search(prompt, n, limits.max_tokens), limits) for prompt in prompts]
         return (batch or Batch(model)).run(searches)
@@ -182,14 +200,7 @@ class Alone(Strategy):
     def steps(self, model: LanguageModel, prompt: Sequence[int], n: int, limits: Limits) -> Iterator[Step]:
         """Generate from one prompt."""
 
-    def run(
-        self,
-        model: LanguageModel,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        limits: Limits,
-        batch: Batch | None = None,
-    ) -> Iterator[list[Step | None]]:
+    def run(self, model: LanguageModel, prompts: Prompts, n: int, limits: Limits, batch: Batch | None = None) -> Steps:
         """Generate from each prompt by itself."""
         for prompt in prompts:
             self.check(model, prompt, n, limits)
@@ -202,21 +213,39 @@ class Next:
     Attributes:
         logp_BV: the model's log-probabilities.
         chain_BV: after the processors; rows sum to at most one.
+        stuck: the rows after which the grammar has no token; theirs mean nothing.
+
+    Args:
+        drop: whether there may be such rows.
 
     Raises:
-        LmlabError: the model or a processor gave NaN, or no token a probability.
+        LmlabError: the model or a processor gave NaN, or no token a probability; a row is stuck.
     """
 
-    def __init__(self, rows: Rows, logp_BV: Floats, chain: Chain, limits: Limits) -> None:
+    def __init__(self, rows: Rows, logp_BV: Floats, chain: Chain, limits: Limits, *, drop: bool = False) -> None:
         _refuse_broken(logp_BV, "the model gave", "its weights are damaged or its training diverged")
         self._rows, self._limits = rows, limits
-        self.logp_BV = logp_BV
-        self._passes = list(run(chain, rows, _without(logp_BV, limits.forbidden)))
-        self.chain_BV = self._passes[-1][2] if self._passes else _without(logp_BV, limits.forbidden)
+        self.logp_BV = self.chain_BV = logp_BV
+        self.stuck: frozenset[int] = frozenset()
+        allowed_BV: NDArray[np.bool_] | None = None
+        if limits.grammar is not None:
+            allowed_BV = limits.grammar.allowed(rows)
+            stuck_B = ~(allowed_BV & np.isfinite(logp_BV)).any(-1)
+            self.stuck = frozenset(np.flatnonzero(stuck_B).tolist())
+            if self.stuck and not drop:
+                raise limits.grammar.dead_end(rows[min(self.stuck)])
+            allowed_BV[stuck_B] = True
+            self.chain_BV = np.where(allowed_BV, logp_BV, -np.inf)
+        self.chain_BV = _without(self.chain_BV, limits.forbidden)
+        self._passes = list(run(chain, rows, self.chain_BV))
+        if self._passes:
+            self.chain_BV = self._passes[-1][2]
+            if allowed_BV is not None:  # whatever a processor revived
+                self.chain_BV = np.where(allowed_BV, self.chain_BV, -np.inf)
+            _refuse_broken(self.chain_BV, "the processors left", "mend the one that is not lmlab's")
         top_B1 = self.chain_BV.max(-1, keepdims=True)
         self._sum_B = (top_B1 + np.log(np.exp(self.chain_BV - top_B1).sum(-1, keepdims=True)))[:, 0]
         if chain:
-            _refuse_broken(self.chain_BV, "the processors left", "mend the one that is not lmlab's")
             # No row holds more than 1, so that totals only fall; less is left as it is (see `beams`).
             self.chain_BV = self.chain_BV - np.maximum(self._sum_B, 0)[:, None]
             self._sum_B = np.minimum(self._sum_B, 0)
@@ -278,23 +307,29 @@ class Growing:
         made: steps that nobody has taken yet, or what went wrong.
     """
 
-    def __init__(self, prompt: Sequence[int], strategy: Strategy, search: Search, limits: Limits) -> None:
+    def __init__(self, prompt: Sequence[int], strategy: Together, search: Search, limits: Limits) -> None:
         self.prompt, self.strategy, self.search, self.limits = prompt, strategy, search, limits
         self.live = [Branch.root(lane) for lane in search.lanes]
         self.rows: list[int] = []
         self.made: deque[Step | Exception] = deque()
         draws = any(not isinstance(process, Processor) or "rows" in process.wanted for process in strategy.processors)
-        self.chain = (strategy.processors, limits.forbidden, strategy.seed if draws else None)
+        seed = strategy.seed if draws else None
+        self.chain = (strategy.processors, limits.forbidden, limits.grammar, strategy.drops, seed)
 
     def grow(self, texts: Rows, after: Next, offset: int) -> None:
         """Grow by a token, the live branches standing at an offset of the texts."""
-        part = range(offset, offset + len(self.live))
-        rows, tokens, scores = self.search.choose(texts.part(part), after.chain_BV[part.start : part.stop])
-        children = after.children([offset + row for row in rows], tokens, scores, self.limits)
+        mine = [row for row in range(offset, offset + len(self.live)) if row not in after.stuck]
+        picked = self.search.choose(texts.part(mine), after.chain_BV[mine]) if mine else ((), (), ())
+        rows = [mine[row] for row in picked[0]]
+        children = after.children(rows, *picked[1:], self.limits)
         self.search.settle(children)
-        kept = [(self.rows[row], child) for row, child in zip(rows, children, strict=True) if child.end is None]
+        kept = [
+            (self.rows[row - offset], child) for row, child in zip(rows, children, strict=True) if child.end is None
+        ]
         self.rows, self.live = [row for row, _ in kept], [child for _, child in kept]
         done = not self.live or self.search.settled()
+        if done and self.limits.grammar is not None and not self.search.best():
+            raise self.limits.grammar.dead_end(self.prompt)
         ended = tuple(child for child in children if child.end is not None)
         found = self.search.best(), done, self.search.rivals(), self.search.pruned
         self.made.append(Step(tuple(self.live), ended, *found))
@@ -348,7 +383,8 @@ class Batch:
             texts = Rows(prompts, tips, self._model.eos, group[0].strategy.seed or 0)
             try:
                 every = logp_BV if rows == [*range(len(logp_BV))] else logp_BV[rows]
-                after = Next(texts, every, group[0].strategy.processors, group[0].limits)
+                first = group[0]
+                after = Next(texts, every, first.strategy.processors, first.limits, drop=first.strategy.drops)
             except Exception as error:  # noqa: BLE001 - raised by each of those that it concerns
                 for each in group:
                     each.fail(error)

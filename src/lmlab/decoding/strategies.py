@@ -7,7 +7,6 @@ results = finish(decode(model, prompt_ids, Beam(width=5), n=5))
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,8 +15,7 @@ from lmlab.decoding.alone import Contrastive, Exact, Lookup, Speculative
 from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
 from lmlab.decoding.branch import Branch, Step
 from lmlab.decoding.draws import MBR, Greedy, Sample
-from lmlab.decoding.search import Batch, Limits, Strategy, integer
-from lmlab.decoding.stop import Stop
+from lmlab.decoding.search import Batch, Limits, Prompts, Steps, Strategy, integer
 from lmlab.errors import SettingError, UnknownNameError
 from lmlab.models.base import LanguageModel
 
@@ -64,17 +62,7 @@ def check_strategy(given: object) -> None:
 
 
 def decode(
-    model: LanguageModel,
-    prompt_ids: Sequence[int],
-    strategy: Strategy,
-    *,
-    n: int = 1,
-    max_tokens: int = 200,
-    max_seconds: float | None = None,
-    stop: Stop | None = None,
-    forbidden: Sequence[int] = (),
-    alternatives: int = 0,
-    trace: bool = False,
+    model: LanguageModel, prompt_ids: Sequence[int], strategy: Strategy, *, n: int = 1, **limits: Any
 ) -> Iterator[Step]:
     """Generate, a step at a time.
 
@@ -83,52 +71,38 @@ def decode(
         prompt_ids: the ids after `<bos>`; may be empty.
         strategy: `Greedy()`, `Sample(...)`, `Beam(...)` or another.
         n: how many results; a beam gives fewer only where fewer texts are possible.
-        max_tokens: where a text is cut, `<eos>` counted.
-        max_seconds: when all texts are cut, at least one token long; None is never.
-        stop: asked about each new branch; yes ends it.
-        forbidden: ids that are never chosen, unless no other can be.
-        alternatives: how many of the likeliest tokens each branch tells beside its own.
-        trace: whether each branch tells what every processor left.
+        **limits: `max_tokens`, `max_seconds`, `stop`, `forbidden`, `alternatives`, `trace`, `grammar`: `Limits` tells.
 
     Raises:
         SettingError: an argument outside its bound, or no strategy (at once, before the first step).
-        LmlabError: the model gave NaN, or no token a probability.
+        LmlabError: the model gave NaN, or no token a probability; nothing goes on as the grammar wants.
     """
-    options = {"n": n, "max_tokens": max_tokens, "max_seconds": max_seconds, "stop": stop, "forbidden": forbidden}
-    steps = decode_all(model, [prompt_ids], strategy, **options, alternatives=alternatives, trace=trace)  # type: ignore[arg-type]
-    return (step for (step,) in steps if step is not None)
+    return (step for (step,) in decode_all(model, [prompt_ids], strategy, n=n, **limits) if step is not None)
 
 
 def decode_all(
     model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Prompts,
     strategy: Strategy,
     *,
     n: int = 1,
-    max_tokens: int = 200,
-    max_seconds: float | None = None,
-    stop: Stop | None = None,
-    forbidden: Sequence[int] = (),
-    alternatives: int = 0,
-    trace: bool = False,
     batch: Batch | None = None,
-) -> Iterator[list[Step | None]]:
+    **limits: Any,
+) -> Steps:
     """Generate from many prompts in one batch: what `decode` gives each, None once it is done.
 
     A `batch` of the model is one that other calls share: their texts and these grow side by side.
     """
     check_strategy(strategy)
     integer("n", n, 1)
-    integer("max_tokens", max_tokens, 1)
-    integer("alternatives", alternatives, 0)
-    if max_seconds is not None and not max_seconds >= 0:
-        raise SettingError("max_seconds", max_seconds, "a number >= 0")
+    bounds = Limits(**limits)
     for token in (token for prompt in prompts for token in prompt):
         if not 0 <= token < model.vocab_size:
             raise SettingError("prompt id", token, f"an id of the vocabulary, 0 to {model.vocab_size - 1}")
-    deadline = float("inf") if max_seconds is None else time.monotonic() + max_seconds
-    limits = Limits(max_tokens, deadline, stop, tuple(forbidden), alternatives, trace)
-    return strategy.run(model, [list(prompt) for prompt in prompts], n, limits, batch) if prompts else iter(())
+    if bounds.grammar is not None and bounds.grammar.vocab_size != model.vocab_size:
+        shown = f"one of {bounds.grammar.vocab_size} tokens"
+        raise SettingError("the grammar's tokenizer", shown, f"the model's, of {model.vocab_size}")
+    return strategy.run(model, [list(prompt) for prompt in prompts], n, bounds, batch) if prompts else iter(())
 
 
 def finish(steps: Iterable[Step]) -> list[Branch]:

@@ -438,6 +438,9 @@ class TextModel:
         allow_unknown: bool = False,
         alternatives: int = 0,
         trace: bool = False,
+        regex: str | None = None,
+        json_schema: Mapping[str, Any] | str | bool | None = None,
+        grammar: str | None = None,
         **named: Any,
     ) -> Generations:
         """Continue a prompt.
@@ -454,12 +457,18 @@ class TextModel:
                 where it is drawn instead of never.
             alternatives: tell token by token, with so many of the likeliest tokens at each place.
             trace: tell token by token what each processor left.
+            regex: write only what this regular expression matches, from the first character to the last.
+            json_schema: write only instances of this JSON schema, an object or JSON.
+            grammar: write only texts of this grammar in Lark's notation.
             **named: what the strategy takes, where it is named or left out: `temperature=0.5`, `width=3`.
 
         Raises:
             UsageError: the prompt has characters or words that the model does not know, or no such strategy.
+            SettingError: no grammar can be made of what is to be written.
+            LmlabError: no token of the vocabulary goes on as that wants.
         """
-        asked = {"n": n, "max_tokens": max_tokens, "max_seconds": max_seconds, "stop": stop, "trace": trace}
+        asked: dict[str, Any] = {"n": n, "max_tokens": max_tokens, "max_seconds": max_seconds}
+        asked |= {"stop": stop, "trace": trace, "regex": regex, "json_schema": json_schema, "grammar": grammar}
         asked |= {"allow_unknown": allow_unknown, "alternatives": alternatives, **named}
         (several,) = self.generate_all([prompt], strategy, **asked)
         return several
@@ -501,17 +510,20 @@ class TextModel:
         self, prompts: Sequence[str], strategy: Strategy | str | None, asked: Mapping[str, Any]
     ) -> tuple[list[list[int]], Iterator[list[Step | None]], Strategy, tuple[str, ...]]:
         """The ids of the prompts, the steps that continue them, by which strategy, up to which strings."""
-        from lmlab.decoding import StopText, decode_all
+        from lmlab.decoding import Grammar, StopText, decode_all
 
         options = {name: asked[name] for name in _ASKED if name in asked}
-        named = {name: value for name, value in asked.items() if name not in {*_ASKED, "stop", "allow_unknown"}}
+        own = {*_ASKED, *_LANGUAGE, "stop", "allow_unknown"}
+        named = {name: value for name, value in asked.items() if name not in own}
         strategy = _strategy(strategy, named).in_ids(lambda text: self.ids(text, allow_unknown=False))
         stop = asked.get("stop") or () if not isinstance(asked.get("stop"), str) else (asked["stop"],)
         allow_unknown = bool(asked.get("allow_unknown"))
         ids = [self.ids(prompt, allow_unknown) for prompt in prompts]
         stopper = StopText(self.tokenizer.decode, tuple(stop)) if stop else None
         forbidden = () if allow_unknown else (UNK,)
-        steps = decode_all(self.model, ids, strategy, stop=stopper, forbidden=forbidden, **options)
+        told = {known: asked[name] for name, known in _LANGUAGE.items() if asked.get(name) is not None}
+        grammar = Grammar(self.tokenizer, **told) if told else None
+        steps = decode_all(self.model, ids, strategy, stop=stopper, forbidden=forbidden, grammar=grammar, **options)
         return ids, steps, strategy, tuple(stop)
 
     def ids(self, prompt: str, allow_unknown: bool = False) -> list[int]:
@@ -598,6 +610,7 @@ class TextModel:
 
 
 _ASKED = ("n", "max_tokens", "max_seconds", "alternatives", "trace")  # of what `generate` takes, what `decode` does
+_LANGUAGE = {"regex": "regex", "json_schema": "json_schema", "grammar": "lark"}  # and what `Grammar` does
 
 
 def filter(run: str | Path | TextModel, source: Any, **options: Any) -> Generator[dict[str, Any], None, None]:

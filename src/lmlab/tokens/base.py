@@ -181,6 +181,10 @@ class Tokenizer(abc.ABC):
     def surface(self, id: int, previous: int | None) -> bytes:
         """The UTF-8 bytes that an id adds to the text after `previous`, the last id before it that was not silent."""
 
+    def context(self, previous: int | None) -> int:
+        """The class of an id, or of the beginning, by what `surface` makes of the next one: few, and 0 if all alike."""
+        return 0
+
     def normalise(self, text: str) -> str:
         """What `decode(encode(text))` is when every token is known."""
         return clean(text)

@@ -73,6 +73,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._added = {id: token.content for id, token in native.get_added_tokens_decoder().items()}
         self._bytes_V: list[bytes | None] = [b"" if id in SILENT else REPLACEMENT.encode() for id in range(SHIFT)]
         self._bytes_V += [b"" if id in silent else self._whole(id, token) for id, token in enumerate(tokens)]
+        self._dependent = None in self._bytes_V  # whether a surface depends on the id before
         self._after: dict[tuple[int, int | None], bytes] = {}
 
     def _whole(self, id: int, token: str) -> bytes | None:
@@ -120,6 +121,9 @@ class HuggingFaceTokenizer(Tokenizer):
             known = whole[len(self._native.decode(before, skip_special_tokens=False)) :].encode()
             self._after[id, previous] = known
         return known
+
+    def context(self, previous: int | None) -> int:
+        return int(previous is not None and self._dependent)
 
     def normalise(self, text: str) -> str:
         return self.decode(self.encode(text).ids)

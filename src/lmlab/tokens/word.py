@@ -140,6 +140,9 @@ class WordsTokenizer(Tokenizer):
         before = [] if previous is None else [self.tokens[previous]]
         return self.detokenise([*before, self.tokens[id]])[sum(map(len, before)) :].encode()
 
+    def context(self, previous: int | None) -> int:
+        return -1 if previous is None else self._after.get(self.tokens[previous], SPACE)
+
     def normalise(self, text: str) -> str:
         return self.detokenise(self.tokenise(text))
 
