@@ -146,19 +146,28 @@ def main() -> None:
     if options.only:
         return
     split = "valid" if options.valid else "test"
-    labels, found = news.of(split).labels, measured(options.out, options.seeds, news)
-    told = {name: [figures(p[split], sorted(CLASSES), labels) for p in each] for name, each in found.items()}
+    found = measured(options.out, options.seeds, news)
+
+    def of(split: str) -> dict[str, list[dict[str, Any]]]:
+        labels = news.of(split).labels
+        return {name: [figures(p[split], sorted(CLASSES), labels) for p in each] for name, each in found.items()}
+
+    held_out = {name: statistics.mean(one["accuracy"] for one in each) for name, each in of("valid").items()}
+    best, told = max(held_out, key=lambda name: held_out[name]), of(split)
     rows = []
     for name, each in told.items():
-        columns = [
-            [one[figure] for one in each] for figure in ("accuracy", "macro_f1", "log_loss", "calibration_error")
-        ]
-        rows.append([name, str(len(each)), *(spread(values) for values in columns)])
-    print(table([f"{split} split", "seeds", "accuracy", "macro F1", "log loss, nats", "calibration error"], rows))
-    best = max(told, key=lambda name: statistics.mean(one["accuracy"] for one in told[name]))
+        columns = [[one[figure] for one in each] for figure in FIGURES]
+        rows.append([name, str(len(each)), f"{held_out[name]:.3f}", *(spread(values) for values in columns)])
+    head = ["seeds", "validation accuracy", "accuracy", "macro F1", "log loss, nats", "calibration error"]
+    print(table([f"{split} split", *head], rows))
     pairs = {(pair["label"], pair["predicted"]): pair["texts"] for pair in told[best][0]["confusions"]}
     matrix = [[true, *(str(pairs.get((true, said), 0)) for said in sorted(CLASSES))] for true in sorted(CLASSES)]
-    print(f"\n{best}, first seed\n\n" + table(["true, and said:", *sorted(CLASSES)], matrix))
+    print(f"\nThe best on the validation split: {best}, first seed\n")
+    print(table(["true, and said:", *sorted(CLASSES)], matrix))
+    for name in names:
+        manifest = json.loads((options.out / name / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["status"] != "done":
+            print(f"\n{name} was {manifest['status']} after {manifest['results']['steps']:,} steps")
     print(f"\n{machine()}; load {os.getloadavg()[0]:.0f} at the end")
     if options.json:
         options.json.write_text(json.dumps(told, indent=1), encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -141,6 +143,16 @@ def test_numbers_are_learned_and_repeat_by_seed():
     bits = parity(500, 2)
     model, _ = trained(bits, 2, steps=250, lr=2e-2)
     assert (model(bits[0]).argmax(1) == bits[1]).float().mean() > 0.95
+
+
+def test_ctrl_c_ends_the_training_of_numbers_and_is_not_swallowed():
+    class Pressed(LSTMModel):
+        def forward(self, *inputs):
+            signal.raise_signal(signal.SIGINT)
+            return super().forward(*inputs)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_numbers(Pressed(2, 4, 1, 1), *adding(64, 4), steps=1)
 
 
 def test_dropout_is_lmlabs_own():

@@ -7,6 +7,7 @@ minutes takes as many steps as the machine makes.
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -166,5 +167,7 @@ def fit_numbers(
             losses.append(event.train_nats)
 
     batches = Numbers(x_NTE, y_N, batch_size, seed)
-    Fit(model, batches, settings, seed, listeners=[hear]).go()  # type: ignore[arg-type]  # as above
+    outcome = Fit(model, batches, settings, seed, listeners=[hear]).go()  # type: ignore[arg-type]  # as above
+    if outcome.signal:  # half a training must not look like a whole one
+        signal.raise_signal(outcome.signal)
     return losses
