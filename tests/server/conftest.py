@@ -1,5 +1,6 @@
 """Four small models, one of each family, behind one server."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,24 @@ def client(house: Any) -> Iterator[Any]:
 
     with TestClient(make_app(house), raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="package")
+def address(house: Any) -> Iterator[str]:
+    """Where a server listens, in a thread."""
+    import uvicorn
+
+    from lmlab.cli.serve import _listening
+    from lmlab.server.app import make_app
+
+    listening = _listening("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(make_app(house), log_level="warning", http="h11", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
 
 
 @pytest.fixture(scope="package")

@@ -5,30 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-
-
-@pytest.fixture(scope="module")
-def address(house: Any) -> Iterator[str]:
-    """Where a server listens, in a thread."""
-    from lmlab.cli.serve import _listening
-    from lmlab.server.app import make_app
-
-    listening = _listening("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(make_app(house), log_level="warning", http="h11", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listening.close()
 
 
 def test_openai(address: str, library: Any) -> None:

@@ -20,7 +20,7 @@ EXAMPLES = """\
   lmlab serve runs/lstm --open
   lmlab serve runs/lstm runs/kn6 hf:gpt2 --port 8080
   lmlab serve runs/lstm --mix runs/kn6:0.3 --loaded 2
-  LMLAB_API_KEY=secret lmlab serve runs/lstm --host 0.0.0.0 --origin https://example.org"""
+  lmlab serve runs/lstm --host 0.0.0.0 --origin https://example.org"""
 
 
 def add_arguments(parser: Parser) -> None:

@@ -1,0 +1,46 @@
+"""Requests made from the server's own description, sound and broken ones: none gives a 500, none hangs."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+
+from tests.server.conftest import MODELS
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+_EVERY = {"deadline": None, "database": None, "suppress_health_check": [*HealthCheck]}
+
+
+def fuzzed(client: Any, cases: int, number: int) -> Counter[int]:
+    """How often each status came."""
+    schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
+    operations = [each.ok() for each in schema.get_all_operations() if each.ok().method == "post"]
+    counts: Counter[int] = Counter()
+
+    def ask(case: Any) -> None:
+        if isinstance(body := case.body, dict):  # most names are of no model, most numbers too large to be served
+            if isinstance(body.get("model"), str):
+                body["model"] = MODELS[len(body["model"]) % len(MODELS)]
+            body |= {name: value % 40 for name, value in body.items() if type(value) is int and value > 40}
+        answer = case.call(session=client)
+        counts[answer.status_code] += 1
+        assert answer.status_code < 500, (case.path, case.body, answer.text)
+        assert answer.status_code == 200 or answer.json()["error"]["message"]
+
+    for operation in operations:
+        for mode in schemathesis.GenerationMode:
+            each = settings(max_examples=cases // (2 * len(operations)), **_EVERY)
+            seed(number)(each(given(operation.as_strategy(generation_mode=mode))(ask)))()
+    return counts
+
+
+def test_a_few_requests(client: Any) -> None:
+    counts = fuzzed(client, 84, 0)
+    assert min(counts[200], counts[400]) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_twenty_thousand_requests(client: Any, number: int) -> None:
+    fuzzed(client, 1000, number)
