@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lmlab.cli.parser import Parser
-from lmlab.cli.show import print_json, print_table
+from lmlab.cli.show import in_words, print_json, print_table
 from lmlab.seeing import function_of
 
 _MOST_SHOWN = 40
@@ -93,11 +93,7 @@ def run(options: argparse.Namespace) -> int:
         if len(picture.rows) > _MOST_SHOWN
         else ""
     )
-    shown = [{key: _shown(value) for key, value in row.items()} for row in picture.rows[:_MOST_SHOWN]]
+    shown = [{key: in_words(value) for key, value in row.items()} for row in picture.rows[:_MOST_SHOWN]]
     print_table(shown, title=picture.title, note=f"{note}{picture.note}".strip())
     print(f"picture: {path}")
     return 0
-
-
-def _shown(value: Any) -> Any:
-    return repr(value)[1:-1] if isinstance(value, str) else value

@@ -7,19 +7,26 @@ unknown token pays for its spelling. A word takes in the white space before it.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lmlab.cli.parser import Parser, in_group, reporter_of
-from lmlab.cli.show import composition_lines, print_json, print_table, unknown_lines
+from lmlab.cli.show import composition_lines, in_words, print_json, print_table, unknown_lines
+
+if TYPE_CHECKING:
+    from lmlab.facade.surprisal import Scores
 
 EXAMPLES = """\
   lmlab score runs/lstm poem.txt
   lmlab score runs/lstm sentences.txt --unit line --by word -o surprisal.csv
   lmlab score runs/news papers.jsonl --template "{title} ; {summary}" --by document
   lmlab score runs/lstm poem.txt --adapt cache --mix runs/kn6:0.3
+  lmlab score runs/lstm poem.txt --colour | less -R
   echo "To be, or not to be" | lmlab score runs/lstm - --json"""
 
 _MOST_SHOWN = 1000
+_MOST_COLOURED = 20_000  # tokens
 _HIDDEN = ("sentence", "word", "start", "end")  # what the table for people leaves out
 
 
@@ -32,6 +39,7 @@ def add_arguments(parser: Parser) -> None:
         "--alternatives", type=int, default=0, metavar="N", help="of tokens: the N likeliest in the place of each"
     )
     parser.add_argument("-o", "--out", metavar="FILE", help="write the rows: .csv, .jsonl or .parquet")
+    parser.add_argument("--colour", action="store_true", help="show the text on the colour of its surprisal, by token")
     parser.add_spelling()
     parser.add_composition()
     parser.add_data(shares=False)
@@ -66,10 +74,19 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:
         print("\n".join([*notes, f"{len(rows):,} rows written to {options.out}"]))
         return 0
+    if options.colour:
+        print(_coloured(scores))
+        print("\n".join(notes))
+        return 0
     hidden = {*_HIDDEN, *(() if total["unk_tokens"] else ("bits_without_spelling",))}
     hidden |= {"document", "id"} if total["documents"] == 1 and options.by != "document" else {"document"}
     shown = [
-        {name: _shown(name, value) for name, value in row.items() if name not in hidden} for row in rows[:_MOST_SHOWN]
+        {
+            name: in_words(value) if name in ("text", "alternatives") else value
+            for name, value in row.items()
+            if name not in hidden
+        }
+        for row in rows[:_MOST_SHOWN]
     ]
     if len(shown) < len(rows):
         notes.insert(0, f"{len(rows) - len(shown):,} rows more: write them all with -o FILE.csv")
@@ -77,7 +94,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shown(name: str, value: Any) -> Any:
-    if name == "alternatives":
-        return "  ".join(f"{each['text']!r} {each['p']:.3f}" for each in value)
-    return repr(value)[1:-1] if name == "text" else value
+def _coloured(scores: Scores) -> str:
+    """The texts in colour, a text below the other, and what was left out."""
+    from lmlab.report.screen import coloured_text
+
+    shown = np.asarray(scores.columns["document"][:_MOST_COLOURED])
+    texts = [coloured_text(scores.pieces(number, _MOST_COLOURED)) for number in range(int(shown[-1]) + 1)]
+    left = len(scores.columns["bits"]) - len(shown)
+    return "\n".join(texts) + f"\n{left:,} tokens more: lmlab plot surprisal, or -o FILE.csv for all" * (left > 0)

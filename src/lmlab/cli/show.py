@@ -81,6 +81,13 @@ def _cell(column: str, value: Any) -> str:
     return str(value)
 
 
+def in_words(value: Any) -> Any:
+    """A token with what cannot be seen spelled out; likely tokens with their probabilities; else the value itself."""
+    if isinstance(value, list):
+        return "  ".join(f"{each['text']!r} {each['p']:.3f}" for each in value)
+    return repr(value)[1:-1] if isinstance(value, str) else value
+
+
 def figures_row(name: str, figures: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The columns that every table of figures has."""
     return {

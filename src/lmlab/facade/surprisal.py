@@ -146,13 +146,13 @@ class Scores(Table):
             f'<p class="note">and {left:,} tokens more</p>' if left > 0 else "",
         )
 
-    def pieces(self, document: int) -> list[dict[str, Any]]:
+    def pieces(self, document: int, most: int = _MOST_SHOWN) -> list[dict[str, Any]]:
         """The rows of a document as pieces of its text: white space that no token holds is in the text of the next.
 
-        Of the first tokens alone, where there are very many.
+        Of the first `most` tokens of all documents alone.
         """
         text, at, pieces = self.texts[document], 0, []
-        for row in self.head(_MOST_SHOWN):
+        for row in self.head(most):
             if row["document"] == document:
                 pieces.append({**row, "text": text[at : row["end"]] or ("⏹" if row["text"] == "<eos>" else "")})
                 at = max(at, row["end"])

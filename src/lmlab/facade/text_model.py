@@ -157,8 +157,12 @@ class TextModel:
             ids_NK, logp_NK = scoring.likeliest(self.model, tokens, alternatives)
             names = self.tokenizer.token_text
             likeliest = [
-                [{"text": names(id), "p": math.exp(logp)} for id, logp in zip(ids, logps, strict=True)]
-                for ids, logps in zip(ids_NK.tolist(), logp_NK.tolist(), strict=True)
+                [
+                    {"text": names(id), "p": math.exp(logp)}
+                    for id, logp in zip(ids, logps, strict=True)
+                    if logp > -math.inf
+                ]
+                for row in zip(ids_NK.tolist(), logp_NK.tolist(), strict=True)
             ]
         return scores_of(texts, tokens.ids[tokens.ids != BOS], logp_N, rank_N, total, likeliest)
 

@@ -16,6 +16,14 @@ from lmlab.errors import UnknownNameError
 PLOTS = {
     "beams": "the tree of a beam: every hypothesis, where it was pruned and why, beside greedy",
     "temperature": "the next token under several temperatures, and what a cut leaves",
+    "curves": "learning curves of runs, beside what an n-gram and xz make of the same text",
+    "surprisal": "a text on the colour of its surprisal",
+    "context": "how far back models look: bits per byte against truncated history",
+    "calibration": "whether what is predicted with probability p comes true so often",
+    "compare": "two runs on the same documents, and how certain their difference is",
+    "zipf": "rank and frequency of a corpus' tokens, and how many cover how much",
+    "ngram": "the n-grams that predicted a text, their counts, and where they stood in training",
+    "mixture": "which component of a mixture predicted each token",
 }
 """The pictures of any model, and what they show."""
 

@@ -13,9 +13,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmlab.disk import write_file
+from lmlab.errors import UnknownNameError, UsageError
 from lmlab.report.ladder import Rung
-from lmlab.seeing.style import BLUE, COLOURS, DARK, GREEN, GREY, bare, plain
+from lmlab.seeing.picture import Picture, Seen, names
+from lmlab.seeing.style import BLUE, COLOURS, DARK, DASHES, GREEN, GREY, bare, plain
+from lmlab.store import METRICS
 from lmlab.training.events import read_metrics
 
 Curve = Mapping[str, Sequence[tuple[float, float]]]  # of "train" and of "valid": seconds and nats/token
@@ -95,12 +100,101 @@ def _frame(axes: Any, curves: Mapping[str, Curve], levels: Sequence[float]) -> N
     bare(axes, "seconds of training", "nats/token, [UNK] as a class", note)
     shown = "valid" if any(curve["valid"] for curve in curves.values()) else "train"
     seen = [y for curve in curves.values() for _, y in curve[shown]] + [*levels]
+    _limit(axes, seen)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+
+
+def _limit(axes: Any, seen: Sequence[float]) -> None:
+    """Room for these values: the first training losses lie far above."""
     if finite := [y for y in seen if math.isfinite(y)]:
         low, high = min(finite), max(finite)
         room = max(0.1 * (high - low), 0.01 * abs(high), 0.01)
-        axes.set_ylim(bottom=low - room, top=high + 3 * room)  # the first training losses lie far above
-    if axes.get_legend_handles_labels()[0]:
+        axes.set_ylim(bottom=low - room, top=high + 3 * room)
+
+
+_AGAINST = {"steps": "optimiser steps", "tokens": "tokens learned from", "minutes": "minutes of training"}
+
+
+def curves(lm: Seen, *others: Seen, against: str = "steps") -> Picture:
+    """Learning curves of one or several runs in bits per byte, so that tokenizers compare.
+
+    What an n-gram and xz make of the same validation split are level lines, and so are runs that were counted.
+
+    Args:
+        lm: a run that was trained by steps and kept.
+        others: more of them, or counted ones.
+        against: steps, tokens or minutes.
+
+    Raises:
+        UnknownNameError: against something else.
+        UsageError: no run has a curve.
+    """
+    if against not in _AGAINST:
+        raise UnknownNameError("unit to draw curves against", against, _AGAINST)
+    lms = (lm, *others)
+    drawn, levels = dict[str, list[dict[str, Any]]](), dict[str, float]()
+    rows: list[dict[str, Any]] = []
+    for name, each in zip(names(lms), lms, strict=True):
+        results = each.manifest["results"]
+        for kind, figures in results.get("baselines", {}).items():
+            label = f"{figures['order']}-gram baseline" if kind == "ngram" else kind
+            levels.setdefault(label, figures["bits_per_byte"])
+        if each.folder is not None and (each.folder / METRICS).is_file():
+            drawn[name] = _points(each)
+            rows += [{"run": name, **point} for point in drawn[name]]
+        elif "valid" in results:
+            levels[name] = results["valid"]["bits_per_byte"]
+    if not drawn:
+        problem = f"{', '.join(names(lms))}: no learning curve, since nothing was trained by steps and kept"
+        raise UsageError(problem, "name a neural run that lmlab train wrote; lmlab eval has a figure of any model")
+    rows += [{"run": name, "valid bits/byte": level} for name, level in levels.items()]
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for (name, points), colour, dash in zip(drawn.items(), cycle(COLOURS), cycle(DASHES), strict=False):
+            for part, alpha, width, label in (("train", 0.35, 1, None), ("valid", 1, 2, name)):
+                xy = [(point[against], loss) for point in points if (loss := point[f"{part} bits/byte"]) is not None]
+                x, y = zip(*xy, strict=True) if xy else ((), ())
+                axes.plot(x, y, dash, color=colour, alpha=alpha, linewidth=width, label=label)
+        alike: dict[str, list[str]] = {}
+        for name, level in levels.items():
+            alike.setdefault(f"{level:.3f}", []).append(name)
+        for (bits, runs), dots in zip(alike.items(), cycle(((0, (6, 2)), ":", "-.", (0, (1, 4)))), strict=False):
+            label = plain(f"{', '.join(runs)}: {bits}")
+            axes.axhline(float(bits), color=DARK, linestyle=dots, linewidth=1.1, label=label)
+        bare(axes, _AGAINST[against], "bits/byte", "thin: training batches; thick: validation split")
+        shown = [point["valid bits/byte"] or point["train bits/byte"] for points in drawn.values() for point in points]
+        _limit(axes, [loss for loss in shown if loss is not None] + [*levels.values()])
+        axes.set_xlim(left=0)
         axes.legend(frameon=False)
+
+    data = " and ".join(dict.fromkeys(each.manifest["data"]["name"] for each in lms))
+    kinds = " and ".join(dict.fromkeys(each.config.tokenizer.kind for each in lms))
+    note = "unknown tokens pay for their spelling on the validation split"
+    return Picture(f"Learning curves · {data}, {kinds} tokens", rows, draw, (8, 4.5), note)
+
+
+def _points(lm: Seen) -> list[dict[str, Any]]:
+    """What a run wrote down as it trained, in bits per byte."""
+    splits, valid = lm.manifest["data"]["splits"], lm.manifest["results"].get("valid")
+    valid, train = valid or splits.get("valid", splits["train"]), splits["train"]
+    spelling = valid.get("unk_spelling_nats", 0) / valid["tokens"]
+    points, tokens = [], [(0, 0)]
+    assert lm.folder is not None
+    for _, event in read_metrics(lm.folder / METRICS):
+        point = {"steps": event["step"], "minutes": event.get("seconds", 0) / 60}
+        train_bits = valid_bits = None
+        if event["event"] == "stepped":
+            tokens.append((event["step"], event.get("tokens", 0)))
+            train_bits = event["train_nats"] / math.log(2) * train["tokens"] / train["bytes"]
+        elif event["event"] == "evaluated":
+            valid_bits = (event["valid_nats"] + spelling) / math.log(2) * valid["tokens"] / valid["bytes"]
+        else:
+            continue
+        points.append(point | {"train bits/byte": train_bits, "valid bits/byte": valid_bits})
+    steps, learned = zip(*tokens, strict=True)
+    return [{**point, "tokens": int(np.interp(point["steps"], steps, learned))} for point in points]
 
 
 class LiveCurve:

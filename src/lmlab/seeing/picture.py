@@ -5,23 +5,28 @@ matplotlib is imported when a picture is drawn, and used through its objects: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 from lmlab.corpora.document import Document
+from lmlab.corpora.records import clean
 from lmlab.disk import write_file
-from lmlab.errors import UsageError
+from lmlab.errors import DataError, EmptyDataError, UsageError
 from lmlab.models.base import LanguageModel
 from lmlab.report.html import escape, page
-from lmlab.seeing.style import plain
+from lmlab.seeing.style import plain, wrapped
 from lmlab.tokens.base import Tokenizer
 from lmlab.tokens.id_store import TokenStore
 
 _FORMS = (".png", ".svg", ".pdf", ".html")
 _DPI = 120
+_TITLE_POINTS = 11
 
 
 class Seen(Protocol):
@@ -32,17 +37,26 @@ class Seen(Protocol):
     config: Any
     manifest: Mapping[str, Any]
     folder: Path | None
+    composition: Mapping[str, Any]
 
     def ids(self, prompt: str, allow_unknown: bool = False) -> list[int]:
         """The ids of a prompt."""
         ...
 
-    def score(self, text: Any = None, *, on: Any = None) -> Any:
+    def composed(self, adapt: str | None = None, mix: Sequence[str] = ()) -> Any:
+        """The text model mixed with others."""
+        ...
+
+    def score(self, text: Any = None, *, on: Any = None, alternatives: int = 0) -> Any:
         """Surprisal and rank of every token."""
         ...
 
     def held_out(self, split: str, reporter: Any = None, chars: float = ...) -> Any:
         """An encoded split of the run's own text, or None."""
+        ...
+
+    def texts(self, on: Any = None, *, split: str | None = None, chars: float = ...) -> tuple[str, list[str]]:
+        """The name of a text, or of the run's own held-out one, and its documents."""
         ...
 
 
@@ -73,10 +87,13 @@ class Picture:
         """The drawing, a new matplotlib `Figure`."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=self.size, dpi=_DPI, layout="constrained")
+        with _boxes_for_unknown_letters():
+            lines = wrapped(self.title, 0.97 * self.size[0], _TITLE_POINTS)
+        height = self.size[1] + max(0, len(lines) - 1) * 1.25 * _TITLE_POINTS / 72
+        figure = Figure(figsize=(self.size[0], height), dpi=_DPI, layout="constrained")
         self.draw(figure)
-        if self.title:
-            figure.suptitle(plain(self.title), fontsize=11, x=0.01, ha="left")
+        if lines:
+            figure.suptitle(plain("\n".join(lines)), fontsize=_TITLE_POINTS, x=0.01, ha="left")
         return figure
 
     def save(self, path: str | Path) -> Path:
@@ -99,7 +116,7 @@ class Picture:
 
         undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
         drawn = BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "lmlab", "pdf.fonttype": 42}):
+        with matplotlib.rc_context({"svg.hashsalt": "lmlab", "pdf.fonttype": 42}), _boxes_for_unknown_letters():
             self.figure.savefig(drawn, format=form, metadata=undated)
         return drawn.getvalue()
 
@@ -108,6 +125,14 @@ class Picture:
 
     def _repr_png_(self) -> bytes:
         return self.drawn("png")
+
+
+@contextmanager
+def _boxes_for_unknown_letters() -> Iterator[None]:
+    """Draw letters that the font lacks as boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def check_path(path: str | Path) -> Path:
@@ -133,6 +158,37 @@ def names(lms: Sequence[Seen]) -> list[str]:
     return [
         f"{name} ({1 + short[:at].count(name)})" if short.count(name) > 1 else name for at, name in enumerate(short)
     ]
+
+
+def shown_text(lm: Seen, text: str, on: Any, most: int, beginning: int) -> tuple[str, list[str]]:
+    """The name and the documents of what a picture shows: a text, a source, or the beginning of the held-out split.
+
+    Args:
+        lm: the run that holds a split out.
+        text: in hand.
+        on: a source in its place.
+        most: characters that the picture has room for.
+        beginning: characters of the held-out split where neither is given.
+
+    Raises:
+        UsageError: both are given.
+        EmptyDataError: the source holds no text.
+        DataError: the text is longer.
+    """
+    if text and on is not None:
+        raise UsageError("a text and a source are given", "leave one of them out")
+    if text:
+        name, texts = "a text", [clean(text.removeprefix("\ufeff"), "the text", "strict")]
+    else:
+        name, texts = lm.texts(on, chars=beginning if on is None else most + 1)
+        if on is None and sum(map(len, texts)) == beginning:
+            texts[-1] = "".join(re.findall(r".*(?=\s)", texts[-1], re.DOTALL)[:1]) or texts[-1]  # no word in halves
+    if sum(map(len, texts)) > most:
+        remedy = "show less of it (head -c 1000 FILE | lmlab plot ... --on -); lmlab score -o writes any length"
+        raise DataError(f"{name} has more than the {most:,} characters that this picture has room for", remedy)
+    if not any(texts):
+        raise EmptyDataError(f"{name} holds no text", "give at least one character")
+    return name, texts
 
 
 def encoded(lm: Seen, texts: Sequence[str]) -> TokenStore:

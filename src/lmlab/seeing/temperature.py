@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lmlab.decoding import Branch, Rows, chain_of
 from lmlab.decoding.chain import normal, run
-from lmlab.errors import SettingError
+from lmlab.errors import MissingExtraError, SettingError
 from lmlab.seeing.picture import Picture, Seen, next_logp, subject
-from lmlab.seeing.style import BLUE, GREY, bare, plain, token_label
+from lmlab.seeing.style import BLUE, GREY, bare, token_label
 from lmlab.tokens.base import check_count
 from lmlab.vocabulary import NEVER_PREDICTED
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Temperatures(Picture):
+    """The picture, and in a notebook a slider."""
+
+    at: Callable[[float], Picture] | None = None
+
+    def slider(self, highest: float = 2.0) -> Any:
+        """One panel that follows a slider from temperature 0 (greedy) up, as a widget of ipywidgets.
+
+        Raises:
+            MissingExtraError: ipywidgets is not installed.
+        """
+        try:
+            from ipywidgets import FloatSlider, Image, VBox
+        except ImportError as error:
+            raise MissingExtraError("a slider", "notebook") from error
+        assert self.at is not None
+        slider = FloatSlider(1.0, min=0.0, max=highest, step=0.05, description="temperature", continuous_update=False)
+        image, at = Image(value=self.at(1.0)._repr_png_(), format="png"), self.at
+
+        def redraw(change: Any) -> None:
+            image.value = at(change["new"])._repr_png_()
+
+        slider.observe(redraw, "value")
+        return VBox([slider, image])
 
 
 def temperature(
@@ -22,8 +51,10 @@ def temperature(
     temperatures: tuple[float, ...] = (0.5, 0.8, 1.0, 1.5),
     chain: str = "",
     k: int = 12,
-) -> Picture:
+) -> Temperatures:
     """The likeliest next tokens after a prompt, under several temperatures.
+
+    In a notebook `lm.plot.temperature("to be").slider()` moves the temperature.
 
     Args:
         lm: the model.
@@ -66,9 +97,12 @@ def temperature(
         panels[0].invert_yaxis()
 
     after = f" after {chain}" if chain else ""
-    title = f"What follows {plain(repr(prompt))}{after} · {subject(lm)}"
+    title = f"What follows {prompt!r}{after} · {subject(lm)}"
     size = (2.9 * len(temperatures) + 1, 0.3 * len(order) + 1.4)
-    return Picture(title, rows, draw, size, "wide and grey: the temperature alone; blue: after the chain")
+    note = "wide and grey: the temperature alone; blue: after the chain"
+    return Temperatures(
+        title, rows, draw, size, note, at=lambda value: temperature(lm, prompt, temperatures=(value,), chain=chain, k=k)
+    )
 
 
 def _heated(lm: Seen, ids: list[int], logp_V: Any, chain: str) -> Any:

@@ -171,6 +171,17 @@ class Trie:
         logp_N[opens_N] = 0
         return np.asarray(logp_N)
 
+    def matched(self, ids_N: np.ndarray) -> np.ndarray:
+        """The length of the longest stored n-gram that ends at each id, and so decides its score; 1 at `<bos>`."""
+        matched_N = np.ones(len(ids_N), dtype=np.int64)
+        at_M, node_M = _next_tokens(np.arange(len(ids_N)), ids_N.astype(np.int64), ids_N)
+        for k in range(2, self.order + 1):
+            found_M = self.levels[k - 1].find(node_M, ids_N[at_M])
+            known_M = found_M >= 0
+            matched_N[at_M[known_M]] = k
+            at_M, node_M = _next_tokens(at_M[known_M], found_M[known_M], ids_N)
+        return matched_N
+
     # ---- contexts, stepping
 
     def parts(self, contexts: Contexts) -> tuple[np.ndarray, ...]:
