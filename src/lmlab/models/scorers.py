@@ -245,6 +245,14 @@ class Blend(_ByRows):
         pieces = [scorer_of(component).token_logp(ids_N) for component in self.components]
         return self.blend(documents(ids_N), _together(pieces))
 
+    def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
+        """Log-probabilities to the last bit as `token_logp` gives them, and ranks by rows."""
+        if (ranked := super().token_ranks(ids_N)) is None:
+            return None
+        ranks = (rank_N.astype(np.float64) for _, rank_N in ranked)
+        pieces = _together([self.token_logp(ids_N), ranks])
+        return ((logp_N, rank_N.astype(np.int64)) for logp_N, rank_N in pieces)
+
     def token_rows(self, ids_N: np.ndarray) -> Iterator[np.ndarray] | None:
         """The blended rows, in pieces as long as all components are ready."""
         if self.blend_rows is None:
