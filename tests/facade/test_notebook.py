@@ -85,3 +85,14 @@ def test_an_interrupted_cell_keeps_the_weights_and_says_how_to_go_on(executed):
     assert resumed[-1]["text"] == "done 30\n"
     assert "lm.save(...)" in html(unkept[0])
     assert saved[-1]["text"] == "8\n"
+
+
+def test_a_picture_is_shown_and_its_slider_is_a_widget_that_redraws(executed):
+    shown, slider, moved = executed(
+        "lm = lmlab.train('poem.txt', **settings); lm.plot.temperature('the cat', k=4)",
+        "box = lm.plot.temperature('the cat', k=4).slider(); box",
+        "before = box.children[1].value; box.children[0].value = 0.3; print(before != box.children[1].value)",
+    )
+    assert shown[-1]["data"]["image/png"]
+    assert "application/vnd.jupyter.widget-view+json" in slider[-1]["data"]
+    assert moved[-1]["text"] == "True\n"
