@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from lmlab import corpora, store
 from lmlab.errors import DataError, EmptyDataError, SettingError, UsageError
 from lmlab.facade.generation import Generation, Generations, TextStep, Written, certain_until, continuation
@@ -155,14 +157,10 @@ class TextModel:
         if alternatives:
             check_count("alternatives", alternatives)
             ids_NK, logp_NK = scoring.likeliest(self.model, tokens, alternatives)
-            names = self.tokenizer.token_text
+            names, p_NK = self.tokenizer.token_text, np.exp(logp_NK).tolist()
             likeliest = [
-                [
-                    {"text": names(id), "p": math.exp(logp)}
-                    for id, logp in zip(ids, logps, strict=True)
-                    if logp > -math.inf
-                ]
-                for row in zip(ids_NK.tolist(), logp_NK.tolist(), strict=True)
+                [{"text": names(id), "p": p} for id, p in zip(ids, ps, strict=True) if p]
+                for ids, ps in zip(ids_NK.tolist(), p_NK, strict=True)
             ]
         return scores_of(texts, tokens.ids[tokens.ids != BOS], logp_N, rank_N, total, likeliest)
 
