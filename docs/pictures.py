@@ -79,7 +79,7 @@ def tree(
     axes = figure.add_subplot()
     height = {path: float(-at) for at, path in enumerate(leaves())}
     for size in (2, 1, 0):
-        for path in {path[:size] for path in leaves()}:
+        for path in dict.fromkeys(path[:size] for path in leaves()):
             height[path] = -float(np.mean([at for at, leaf in enumerate(leaves()) if leaf[:size] == path]))
     for path, y in height.items():
         if path:
