@@ -112,6 +112,30 @@ class HuggingFaceModel:
         """Bytes that the weights take."""
         return sum(weight.numel() * weight.element_size() for weight in self.network.parameters())
 
+    @torch.inference_mode()
+    def attention_weights(self, ids: Sequence[int]) -> Tensor:
+        """The attention of each layer and head while ids are read in one window: (layers, heads, T, T).
+
+        Raises:
+            UsageError: more ids than a window holds, or a model that does not give it.
+        """
+        if len(ids) > self.context:
+            raise UsageError(f"{len(ids)} tokens are more than the window of {self.context}", "ask for fewer tokens")
+        before = self.network.config._attn_implementation
+        try:
+            self.network.set_attn_implementation("eager")  # faster ones never hold the weights
+            found = self.network(input_ids=self._native_V[[*ids]][None], output_attentions=True).attentions
+        finally:
+            self.network.set_attn_implementation(before)
+        if not found or any(weights is None for weights in found):
+            raise UsageError(f"a {self.network.config.model_type} does not give its attention", "name another model")
+        return torch.cat([*found])
+
+    def embedding_rows(self) -> Tensor:
+        """The vectors that tokens enter as, (V, E)."""
+        rows: Tensor = self.network.get_input_embeddings().weight.detach()[self._native_V]
+        return rows
+
     # -- one token after the other ------------------------------------------------------------------------------------
 
     @torch.inference_mode()

@@ -27,7 +27,13 @@ PLOTS = {
 }
 """The pictures of any model, and what they show."""
 
-INSPECTIONS: dict[str, str] = {}
+INSPECTIONS = {
+    "gates": "gates, candidate and state of a recurrent network at every token",
+    "cells": "units that follow quotes, brackets, lines; a text coloured by one",
+    "gradients": "how a gradient falls on its way back through time",
+    "attention": "what each token of a Transformer attends to",
+    "neighbours": "the embedding: each token's nearest, and a map",
+}
 """The pictures of what happens inside a network, and what they show."""
 
 WORDS = {"plot": PLOTS, "inspect": INSPECTIONS}
