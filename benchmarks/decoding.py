@@ -40,7 +40,7 @@ def rates(model: LanguageModel, tokens: int) -> dict[str, float]:
     endless = Endless(model)
 
     def by(strategy: Greedy | Sample | Beam) -> Callable[[int], int]:
-        return lambda count: finish(decode(endless, [], strategy, max_tokens=count))[0].length
+        return lambda count: finish(decode(model, [], strategy, max_tokens=count, forbidden=[model.eos]))[0].length
 
     works = {name: by(strategy) for name, strategy in STRATEGIES.items()}
     works[AGAIN] = lambda count: len(read_again(endless, count))

@@ -19,9 +19,9 @@ from lmlab.decoding.branch import Branch, Rows, Step
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, uniforms
 from lmlab.decoding.draws import Seeded, draw
-from lmlab.decoding.search import Alone, Limits, Next, as_array, best_of, selected, started, stepped
+from lmlab.decoding.search import Alone, Limits, Next, as_array, best_of, reader_of
 from lmlab.errors import LmlabError, SettingError, UsageError
-from lmlab.models.base import LanguageModel
+from lmlab.models.base import LanguageModel, Reader
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -50,9 +50,9 @@ class Exact(Alone):
                 score = base + float(after.chain_BV[0, tokens[rank]])
                 heapq.heappush(frontier, (-score, next(order), after, tokens, rank))
 
-        tip, base = Branch.root(), 0.0
+        tip, base, reader = Branch.root(), 0.0, reader_of(model)
         for _ in range(self.readings):
-            logp_BV, _, _ = started(model, [[*prompt, *tip.ids()]])
+            logp_BV, _ = reader.start([[*prompt, *tip.ids()]])
             after = Next(Rows([prompt], [tip], model.eos), logp_BV, self.processors, limits, drop=True)
             if not after.stuck:
                 push(after, base, best_of(after.chain_BV[0], logp_BV.shape[-1]), 0)
@@ -107,12 +107,12 @@ class Contrastive(Alone):
             tokens_K = best_of(after.chain_BV[0], self.candidates)
             p_K = np.exp(normal(after.chain_BV))[0, tokens_K]
             ids_K1 = torch.tensor(tokens_K[:, None], device=model.device)
-            hidden_K1H, logp_KV, states = model.read_on(selected(state, [0] * len(tokens_K), model.device), ids_K1)
+            hidden_K1H, logp_KV, states = model.read_on(state.select(torch.zeros_like(ids_K1[:, 0])), ids_K1)
             new_KH = _unit(hidden_K1H[:, 0])
             best = int(np.argmax((1 - self.alpha) * p_K - self.alpha * (new_KH @ past_TH.T).max(-1)))
             tip = after.child(0, int(tokens_K[best]))
             past_TH = np.concatenate([past_TH, new_KH[best : best + 1]])
-            row_BV, state = as_array(logp_KV[best : best + 1]), selected(states, [best], model.device)
+            row_BV, state = as_array(logp_KV[best : best + 1]), states.select(torch.tensor([best], device=model.device))
             yield Step(
                 (tip,) if tip.end is None else (), (tip,) if tip.end else (), (tip,), tip.end is not None, (tip,)
             )
@@ -156,16 +156,17 @@ class Drafted(Seeded, Alone):
 
     def steps(self, model: LanguageModel, prompt: Sequence[int], n: int, limits: Limits) -> Iterator[Step]:
         """Generate from one prompt; a step is one draft, and the token after it, for each text."""
-        logp_BV, state, device = started(model, [prompt])
+        reader = reader_of(model)
+        position = reader.start([prompt])
         tips = [Branch.root(lane) for lane in range(n)]
-        positions: list[Any] = [(logp_BV, state)] * n
+        positions: list[Any] = [position] * n
         drafters = [self.drafter(prompt, lane, limits) for lane in range(n)]
         while True:
             before = [tip.end for tip in tips]
             for lane, tip in enumerate(tips):
                 if tip.end is None:
                     tips[lane], positions[lane] = self._checked(
-                        model, prompt, tip, positions[lane], drafters[lane].propose(tip), limits, device
+                        reader, model.eos, prompt, tip, positions[lane], drafters[lane].propose(tip), limits
                     )
                     drafters[lane].follow([node.token for node in tips[lane].path()[tip.length :]])
             live = tuple(tip for tip in tips if tip.end is None)
@@ -176,18 +177,18 @@ class Drafted(Seeded, Alone):
 
     def _checked(
         self,
-        model: LanguageModel,
+        reader: Reader,
+        eos: int,
         prompt: Sequence[int],
         tip: Branch,
         position: Any,
         proposals: Proposals,
         limits: Limits,
-        device: Any,
     ) -> tuple[Branch, Any]:
         """The text grown by the drafts that stand and by one token more, and the model's rows and state after it."""
         logp_BV, state = position
         for token, drafted_V in [*proposals, (-1, np.zeros(logp_BV.shape[-1]))]:
-            after = Next(Rows([prompt], [tip], model.eos, self.seed or 0), logp_BV, self.processors, limits)
+            after = Next(Rows([prompt], [tip], eos, self.seed or 0), logp_BV, self.processors, limits)
             p_V = np.exp(normal(after.chain_BV[0]))
             q_V = np.arange(len(p_V)) == token if drafted_V is None else drafted_V
             place = (self.seed or 0, tip.lane, tip.length)
@@ -197,7 +198,7 @@ class Drafted(Seeded, Alone):
                 token = int(draw((rest_V if rest_V.any() else p_V)[None], uniforms(*place))[0])
             tip = after.child(0, token)
             if tip.end is None:
-                logp_BV, state = stepped(model, state, [token], device)
+                logp_BV, state = reader.step(state, [token])
             if tip.end is not None or not stands:
                 break
         return tip, (logp_BV, state)
@@ -228,7 +229,8 @@ class _ByModel:
 
     def __init__(self, strategy: Speculative, prompt: Sequence[int], limits: Limits) -> None:
         self._strategy, self._prompt, self._limits = strategy, prompt, limits
-        self._logp_BV, self._state, self._device = started(strategy.draft, [prompt])
+        self._reader = reader_of(strategy.draft)
+        self._logp_BV, self._state = self._reader.start([prompt])
         self._ahead: list[tuple[int, Any, Any]] = []  # drafted tokens, and the model after each
 
     def propose(self, tip: Branch) -> Proposals:
@@ -245,7 +247,7 @@ class _ByModel:
             token = int(draw(q_V[None], uniforms(seed, tip.lane, tip.length, 3))[0])
             proposals.append((token, q_V))
             tip = after.child(0, token)
-            logp_BV, state = stepped(model, state, [token], self._device)
+            logp_BV, state = self._reader.step(state, [token])
             self._ahead.append((token, logp_BV, state))
         return proposals
 
@@ -255,7 +257,7 @@ class _ByModel:
                 _, self._logp_BV, self._state = self._ahead[at]
             else:
                 self._ahead = []
-                self._logp_BV, self._state = stepped(self._strategy.draft, self._state, [token], self._device)
+                self._logp_BV, self._state = self._reader.step(self._state, [token])
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)

@@ -106,9 +106,9 @@ class Pruned(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Step:
-    """What one token further looks like.
+    """What one token further looks like. Never altered; not frozen for the same reason as a branch.
 
     Attributes:
         live: the branches that may go on; best first for a beam, in row order for samples.

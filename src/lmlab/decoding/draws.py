@@ -16,12 +16,23 @@ import numpy as np
 from lmlab.config import setting
 from lmlab.decoding.branch import Branch, Rows
 from lmlab.decoding.chance import Floats, uniforms
-from lmlab.decoding.search import Search, Strategy, Together
+from lmlab.decoding.search import Batch, Limits, Prompts, Search, Steps, Strategy, Together
+from lmlab.decoding.writing import write
 from lmlab.errors import SettingError
+from lmlab.models.base import LanguageModel
+
+
+class Single(Together):
+    """A strategy whose texts do not look at one another, so that a model may write each by itself."""
+
+    def run(self, model: LanguageModel, prompts: Prompts, n: int, limits: Limits, batch: Batch | None = None) -> Steps:
+        """Generate by the model's own writer where it has one for this, else all texts in one batch."""
+        written = None if batch else write(model, prompts, self, n, limits)
+        return written or super().run(model, prompts, n, limits, batch)
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class Greedy(Together):
+class Greedy(Single):
     """Always the likeliest token, the lowest id on ties. It has one answer, so n must be 1."""
 
     def search(self, prompt_ids: Sequence[int], n: int, max_tokens: int) -> Search:
@@ -46,7 +57,7 @@ class Seeded(Strategy):
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
-class Sample(Seeded, Together):
+class Sample(Seeded, Single):
     """Draws each token from the model's distribution, after the processors.
 
     Row i draws the same numbers however many rows and prompts there are, and whichever of them have ended.

@@ -25,7 +25,7 @@ from lmlab.decoding.chain import PROCESSORS, Chain, Process, Processor, chain_of
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.stop import Stop
 from lmlab.errors import LmlabError, SettingError, UnknownNameError
-from lmlab.models.base import LanguageModel
+from lmlab.models.base import LanguageModel, Reader
 
 if TYPE_CHECKING:
     import torch
@@ -223,6 +223,7 @@ class Next:
     """
 
     def __init__(self, rows: Rows, logp_BV: Floats, chain: Chain, limits: Limits, *, drop: bool = False) -> None:
+        logp_BV = np.asarray(logp_BV, np.float64)
         _refuse_broken(logp_BV, "the model gave", "its weights are damaged or its training diverged")
         self._rows, self._limits = rows, limits
         self.logp_BV = self.chain_BV = logp_BV
@@ -350,11 +351,13 @@ class Batch:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self._model, self._growing = model, list[Growing]()
-        self._position: Any = None  # the model's rows, its state and its device, where all but the newest stand
+        self._model, self._growing, self._reader = model, list[Growing](), reader_of(model)
+        self._position: Any = None  # the model's rows and its state, where all but the newest stand
 
     def run(self, searches: Sequence[Growing]) -> Iterator[list[Step | None]]:
         """Join, and give the steps of these searches, None once one is done; whoever wants a step drives them all."""
+        if not self._growing:
+            self._reader = reader_of(self._model, sum(len(each.live) for each in searches))
         self._growing += searches
         return self._steps(searches)
 
@@ -402,14 +405,13 @@ class Batch:
         """Read the newest token of each text, and the prompts of those that joined."""
         old, new = ([each for each in self._growing if bool(each.rows) is known] for known in (True, False))
         if old:
-            logp_BV, state, device = self._position
+            logp_BV, state = self._position
             needed = [row for each in old for row in each.rows]
             if needed != [*range(len(logp_BV))]:
-                state = selected(state, needed, device)
-            tokens = [tip.token for each in old for tip in each.live]
-            self._position = (*stepped(self._model, state, tokens, device), device)
+                state = state.select(needed)
+            self._position = self._reader.step(state, [tip.token for each in old for tip in each.live])
         if new:
-            fresh = started(self._model, [each.prompt for each in new])
+            fresh = self._reader.start([each.prompt for each in new])
             self._position = _joined(self._position, fresh) if old else fresh
         ends = np.cumsum([0] + [len(each.live) for each in old]).tolist()
         for each, begin, end in zip(old, ends, ends[1:], strict=False):
@@ -420,34 +422,48 @@ class Batch:
         return rows_BV
 
 
-def _joined(one: Any, other: Any) -> tuple[Floats, Any, torch.device]:
+def _joined(one: Any, other: Any) -> tuple[Floats, Any]:
     """Two positions side by side."""
-    return np.concatenate([one[0], other[0]]), one[1].joined(other[1]), one[2]
+    return np.concatenate([one[0], other[0]]), one[1].joined(other[1])
 
 
-def started(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Floats, Any, torch.device]:
-    """The model's rows after the prompts, its state, and where it computes."""
-    import torch
-
-    with torch.no_grad():
-        logp_BV, state = model.start([list(prompt) for prompt in prompts])
-    return as_array(logp_BV), state, logp_BV.device
+def reader_of(model: LanguageModel, rows: int = 1) -> Reader:
+    """The model's `start` and `step` in NumPy: its own for so many rows, or torch's, which are converted."""
+    declared = getattr(model, "reader", None)
+    return (declared(rows) if declared else None) or _ByTorch(model)
 
 
-def stepped(model: LanguageModel, state: Any, tokens: Sequence[int], device: torch.device) -> tuple[Floats, Any]:
-    """The model's rows one token further, and its state."""
-    import torch
+class _ByTorch:
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
 
-    with torch.no_grad():
-        logp_BV, state = model.step(state, torch.tensor(tokens, device=device))
-    return as_array(logp_BV), state
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Floats, Any]:
+        import torch
+
+        with torch.no_grad():
+            logp_BV, state = self._model.start([list(prompt) for prompt in prompts])
+        return as_array(logp_BV), _TorchState(state, logp_BV.device)
+
+    def step(self, state: _TorchState, token_B: Sequence[int]) -> tuple[Floats, Any]:
+        import torch
+
+        with torch.no_grad():
+            logp_BV, after = self._model.step(state.state, torch.tensor(token_B, device=state.device))
+        return as_array(logp_BV), _TorchState(after, state.device)
 
 
-def selected(state: Any, rows: Sequence[int], device: torch.device) -> Any:
-    """The model's state of some rows."""
-    import torch
+@dataclass(frozen=True)
+class _TorchState:
+    state: Any
+    device: torch.device
 
-    return state.select(torch.tensor(rows, device=device))
+    def select(self, rows: Sequence[int]) -> _TorchState:
+        import torch
+
+        return _TorchState(self.state.select(torch.tensor(rows, device=self.device)), self.device)
+
+    def joined(self, other: _TorchState) -> _TorchState:
+        return _TorchState(self.state.joined(other.state), self.device)
 
 
 def best_of(values_N: Floats, k: int) -> Any:
@@ -465,9 +481,14 @@ def as_array(logp_BV: torch.Tensor) -> Floats:
     return np.asarray(logp_BV.double().cpu().numpy())
 
 
+def broken(who: str, remedy: str) -> LmlabError:
+    """The error where no token can be chosen."""
+    return LmlabError(f"{who} NaN or no token at all", remedy)
+
+
 def _refuse_broken(logp_BV: Floats, who: str, remedy: str) -> None:
     if not np.isfinite(logp_BV.max(-1)).all():  # max hands NaN on
-        raise LmlabError(f"{who} NaN or no token at all", remedy)
+        raise broken(who, remedy)
 
 
 def _without(logp_BV: Floats, forbidden: Sequence[int]) -> Floats:

@@ -12,6 +12,7 @@ than one token at a time says so with one more method, `scorer()`; `scorers.scor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmlab.config import Settings
+    from lmlab.kernels.writing.layout import Rule, Written
 
 
 class State(Protocol):
@@ -48,6 +50,12 @@ class LanguageModel(Protocol):
     Optional: `account(ids_N) -> {name: values_N}`: how each token of a document but `<bos>` came to its probability:
     `matched`, the length of the n-gram found; `weights`, those of a mixture's components, weights_NM.
 
+    Optional: `reader(rows) -> Reader | None`, the same `start` and `step` in NumPy, where the model as it is has them
+    and they are quicker for about so many texts at once.
+
+    Optional: `writer(prompt, tokens) -> Writer | None`, a way to write one text many tokens a call, where the model as
+    it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
+
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
     """
@@ -62,6 +70,51 @@ class LanguageModel(Protocol):
 
     def step(self, state: Any, tokens_B: Tensor) -> tuple[Tensor, State]:
         """Read one token (int64) a context: logp_BV of what follows, and the new state."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayState:
+    """A state made of arrays whose first axis is the batch."""
+
+    arrays: tuple[np.ndarray, ...]
+
+    def select(self, rows: Sequence[int]) -> ArrayState:
+        """The state of these rows."""
+        return ArrayState(tuple(array[list(rows)] for array in self.arrays))
+
+    def joined(self, other: ArrayState) -> ArrayState:
+        """The state of these rows, then of those of another."""
+        pairs = zip(self.arrays, other.arrays, strict=True)
+        return ArrayState(tuple(np.concatenate(pair) for pair in pairs))
+
+
+class Reader(Protocol):
+    """A language model's `start` and `step` in NumPy, the same numbers to rounding.
+
+    A state has `joined`, and a `select` that takes a list.
+    """
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, Any]:
+        """Read `<bos>` and each prompt: logp_BV of what follows, and the state."""
+        ...
+
+    def step(self, state: Any, token_B: Sequence[int]) -> tuple[np.ndarray, Any]:
+        """Read one token a context: logp_BV of what follows, and the new state."""
+        ...
+
+
+class Writer(Protocol):
+    """One text after `<bos>` and a prompt, which grows with each call.
+
+    Attributes:
+        nbytes: what is read from memory for each token.
+    """
+
+    nbytes: int
+
+    def write(self, rule: Rule, uniform_T: np.ndarray) -> Written:
+        """Choose up to T tokens more, fewer where `<eos>` comes; the last is -1 where the model gives NaN."""
         ...
 
 

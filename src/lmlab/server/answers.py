@@ -17,7 +17,7 @@ import numpy as np
 
 from lmlab.corpora.document import Document
 from lmlab.decoding import Branch, Rows, StopText, Strategy, decode_all, strategy_of
-from lmlab.decoding.search import Limits, best_of
+from lmlab.decoding.search import Limits, best_of, reader_of
 from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
 from lmlab.facade.generation import certain_until
@@ -379,9 +379,7 @@ async def following(served: Served, asked: asking.Next) -> dict[str, Any]:
     forbidden = () if asked.allow_unknown else (UNK,)
 
     def find() -> dict[str, Any]:
-        from lmlab.decoding.search import started
-
-        logp_BV, _, _ = started(served.lm.model, [ids])
+        logp_BV, _ = reader_of(served.lm.model).start([ids])
         rows = Rows([ids], [Branch.root()], served.lm.model.eos, made.seed or 0)
         after = Following(rows, logp_BV, made.processors, Limits(forbidden=forbidden))
         p_V, chain_V = np.exp(logp_BV[0]), np.exp(after.chain_BV[0])

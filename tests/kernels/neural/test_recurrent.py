@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lmlab.kernels import exponential
 from lmlab.kernels.neural import matmul
 from lmlab.kernels.neural.recurrent import compiled_layer, plain_layer, plain_step
 
@@ -162,9 +163,9 @@ def test_the_functions_are_what_they_say():
     @numba.njit(fastmath={"contract"})
     def each_of(x, out):
         for i in range(len(x)):
-            out[i, 0] = matmul.exp(x[i])
-            out[i, 1] = matmul.sigmoid(x[i])
-            out[i, 2] = matmul.tanh(x[i])
+            out[i, 0] = exponential.exp(x[i])
+            out[i, 1] = exponential.sigmoid(x[i])
+            out[i, 2] = exponential.tanh(x[i])
             out[i, 3] = matmul.widen(matmul.narrow(x[i]))
 
     x = np.concatenate([[-1e30, np.nan], np.linspace(-80, 80, 4001)]).astype(np.float32)

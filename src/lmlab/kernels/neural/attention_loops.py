@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from lmlab.kernels.exponential import exp
 from lmlab.kernels.jit import inline, jit, jit_sums
 from lmlab.kernels.neural.matmul import (
     COLUMNS,
     ROWS,
-    exp,
     multiply,
     narrow,
     pack,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lmlab.kernels.exponential import exp
 from lmlab.kernels.jit import jit_sums
-from lmlab.kernels.neural.matmul import exp, narrow, widen_if
+from lmlab.kernels.neural.matmul import narrow, widen_if
 
 _LANES, _CELLS = 16, 2048  # numbers of a vector; of a block, which stays in the first cache
 _OVERFLOWS = np.float32(1e30)

@@ -1,4 +1,4 @@
-"""Arithmetic of the compiled neural loops: bfloat16, the exponential, and a matrix product for few rows.
+"""Arithmetic of the compiled neural loops: bfloat16, and a matrix product for few rows.
 
 A bfloat16 is the upper half of a float32's bits; NumPy has no such type, so arrays of it are uint16 here.
 
@@ -22,10 +22,7 @@ from lmlab.kernels.intrinsics import processor_has
 from lmlab.kernels.jit import inline, jit
 
 ROWS, COLUMNS, _LANES = 4, 32, 16  # rows of half a tile, columns of a panel; numbers in a vector
-_f4, _i4, _u2, _u4 = np.float32, np.int32, np.uint16, np.uint32
-_LOG2_E, _LN_2, _LN_2_REST = _f4(1.4426950408889634), _f4(0.693359375), _f4(-2.12194440e-4)
-_LEAST, _MOST = _f4(-125 / 1.44269504), _f4(125 / 1.44269504)
-_SHIFT, _SHIFT_BITS = _f4(3 << 22), _i4(0x4B400000)
+_f4, _u2, _u4 = np.float32, np.uint16, np.uint32
 
 
 class _BFloat(ir.types.Type):
@@ -44,34 +41,6 @@ class _BFloat(ir.types.Type):
 def has_bfloat16() -> bool:
     """Whether this processor multiplies pairs of bfloat16, 16 at a time."""
     return processor_has("avx512bf16")
-
-
-@inline
-def exp(x):
-    """The exponential to 4e-7: the nearest power of 2 by its bits, times a polynomial; 0 below -86."""
-    x = _MOST if x > _MOST else x
-    whole = _i4(_f4(x * _LOG2_E + _SHIFT).view(np.int32) - _SHIFT_BITS)
-    y = (x - _f4(whole) * _LN_2) - _f4(whole) * _LN_2_REST  # the first product is exact: ln 2 in two numbers
-    p = _f4(8.290314667e-03)
-    p = p * y + _f4(4.189792932e-02)
-    p = p * y + _f4(1.666763619e-01)
-    p = p * y + _f4(4.999914954e-01)
-    p = p * y + _f4(9.999997072e-01)
-    p = p * y + _f4(1)
-    scaled = _i4((whole << _i4(23)) + _f4(p).view(np.int32)).view(np.float32)
-    return _f4(0) if x < _LEAST else scaled
-
-
-@inline
-def sigmoid(x):
-    """1 / (1 + exp(-x))."""
-    return _f4(1) / (_f4(1) + exp(-x))
-
-
-@inline
-def tanh(x):
-    """2 sigmoid(2x) - 1."""
-    return _f4(2) / (_f4(1) + exp(_f4(-2) * x)) - _f4(1)
 
 
 @inline

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lmlab.kernels.exponential import sigmoid, tanh
 from lmlab.kernels.jit import inline, jit, jit_sums
-from lmlab.kernels.neural.matmul import COLUMNS, narrow, product, sigmoid, tanh, widen, widen_if
+from lmlab.kernels.neural.matmul import COLUMNS, narrow, product, widen, widen_if
 
 _f4 = np.float32
 

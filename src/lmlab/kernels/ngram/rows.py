@@ -40,13 +40,14 @@ _AHEAD = 512  # words
 class RowTables:
     """What whole rows are made from, beyond the levels of a model.
 
-    Args:
-        levels: of the model.
+    Attributes:
         absent: ln of the backoff weight of a context that was never seen.
+        words: V.
+        addresses: of all arrays.
     """
 
     def __init__(self, levels: Sequence[Level], absent: float) -> None:
-        self._levels, self._absent, self._words = levels, absent, len(levels[0].key_G)
+        self._levels, self.absent, self.words = levels, absent, len(levels[0].key_G)
         nothing = np.empty(0, dtype=np.float32)
         below = [(nothing, nothing), *((level.suffix_G, level.backoff_G) for level in levels)]
         starts = [np.array([0, len(levels[0].key_G)], dtype=np.uint32), *(_starts(*pair) for pair in pairwise(levels))]
@@ -59,16 +60,16 @@ class RowTables:
         lines = [(*key, *own, start_C1) for key, own, start_C1 in zip(keys, below, starts, strict=False)]
         self._lines: list[tuple[np.ndarray, ...]] = [*lines, self.coded]
         addresses = [[array.ctypes.data for array in line] for line in self._lines]
-        self._table = np.array(addresses, dtype=np.uint64)
+        self.addresses = np.array(addresses, dtype=np.uint64)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy elsewhere makes its own table, with addresses that hold there."""
-        return RowTables, (self._levels, self._absent)
+        return RowTables, (self._levels, self.absent)
 
     def rows(self, contexts: Contexts) -> np.ndarray:
         """The log-probability of every word after each context, (B, V) float32."""
-        logp_BV = np.empty((len(contexts.level_B), self._words), dtype=np.float32)
-        _rows(self._table, contexts.level_B, contexts.node_B, contexts.length_B, self._absent, logp_BV)
+        logp_BV = np.empty((len(contexts.level_B), self.words), dtype=np.float32)
+        _rows(self.addresses, contexts.level_B, contexts.node_B, contexts.length_B, self.absent, logp_BV)
         return logp_BV
 
 
@@ -115,8 +116,9 @@ def _pointer(_typing, address):
 
 
 @inline
-def _array(table, length, column, dtype):
-    return carray(_pointer(table[length, column]), 1, dtype)  # as long as it is; nothing here asks how long
+def address_array(table, length, column, dtype):
+    """An array of the table, as long as it is; nothing here asks how long."""
+    return carray(_pointer(table[length, column]), 1, dtype)
 
 
 @jit
@@ -131,31 +133,34 @@ def _rows(table, level_B, node_B, length_B, absent, logp_BV):
         absent: what a context never seen adds.
         logp_BV: float32, receives the rows.
     """
-    starts, stops = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
-    weights = np.empty(len(table), np.float32)
     for b in range(len(level_B)):
-        level, row = level_B[b], logp_BV[b]
-        weight = np.float32(absent * (length_B[b] - level))
-        _chain(table, level, node_B[b], starts)
-        for length in range(level, 0, -1):
-            node = starts[length]
-            weights[length] = weight
-            weight += _array(table, length, BACKOFF, np.float32)[node]
-            starts[length], stops[length] = _children(table, length, node)
-            prefetch(_array(table, length, KEY, np.uint64), starts[length])
-            prefetch(_array(table, length, LOGP, np.float32), starts[length])
-        _fill(table, weight, row)
-        for length in range(1, level + 1):
-            wide = uint64(2 if length == 1 else 1)
-            _lay(table, length, starts[length], stops[length], wide, weights[length], row)
+        row_after(table, level_B[b], node_B[b], length_B[b], absent, logp_BV[b])
+
+
+@jit
+def row_after(table, level, node, length, absent, row):
+    """Fill in the row after one context; arguments as of `_rows`."""
+    starts, stops = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
+    weights, weight = np.empty(len(table), np.float32), np.float32(absent * (length - level))
+    _chain(table, level, node, starts)
+    for k in range(level, 0, -1):
+        at = starts[k]
+        weights[k] = weight
+        weight += address_array(table, k, BACKOFF, np.float32)[at]
+        starts[k], stops[k] = children(table, k, at)
+        prefetch(address_array(table, k, KEY, np.uint64), starts[k])
+        prefetch(address_array(table, k, LOGP, np.float32), starts[k])
+    _fill(table, weight, row)
+    for k in range(1, level + 1):
+        _lay(table, k, starts[k], stops[k], uint64(2 if k == 1 else 1), weights[k], row)
 
 
 @inline
 def _fill(table, weight, row):
     """All words, as if they followed nothing."""
-    coded, logp = len(table) - 1, _array(table, 0, LOGP, np.float32)
-    codes, common = _array(table, coded, CODES, np.uint8), _array(table, coded, COMMON, np.float32)
-    others, plain = _children(table, coded, 0)
+    coded, logp = len(table) - 1, address_array(table, 0, LOGP, np.float32)
+    codes, common = address_array(table, coded, CODES, np.uint8), address_array(table, coded, COMMON, np.float32)
+    others, plain = children(table, coded, 0)
     for word in range(plain):
         row[word] = logp[word] + weight
     for word in range(plain, len(row), 16):
@@ -167,7 +172,7 @@ def _fill(table, weight, row):
 @inline
 def _lay(table, length, start, stop, wide, weight, row):
     """Lay children over the row; their logps are so many numbers apart."""
-    key, logp = _array(table, length, KEY, np.uint64), _array(table, length, LOGP, np.float32)
+    key, logp = address_array(table, length, KEY, np.uint64), address_array(table, length, LOGP, np.float32)
     for place in range(uint64(start), uint64(stop)):
         row[np.int64(key[place] & uint64(_LOW))] = logp[wide * place] + weight
 
@@ -177,10 +182,11 @@ def _chain(table, level, node, nodes):
     nodes[0] = 0
     nodes[level] = node
     for length in range(level, 1, -1):
-        nodes[length - 1] = _array(table, length, SUFFIX, np.uint32)[nodes[length]]
+        nodes[length - 1] = address_array(table, length, SUFFIX, np.uint32)[nodes[length]]
 
 
 @inline
-def _children(table, length, node):
-    start = _array(table, length, START, np.uint32)
+def children(table, length, node):
+    """Where a context's children begin and end in the level above."""
+    start = address_array(table, length, START, np.uint32)
     return np.int64(start[node]), np.int64(start[node + 1])

@@ -9,6 +9,7 @@ gradients neither vanish nor explode in the first steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -17,9 +18,19 @@ from torch import Tensor, nn
 
 from lmlab.config import setting
 from lmlab.errors import SettingError
+from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import recurrent_layers
+from lmlab.kernels.neural.choice import array_of
+from lmlab.kernels.writing.layout import Weights
+from lmlab.kernels.writing.recurrent import RecurrentWriter
+from lmlab.models.base import Reader, Writer
 from lmlab.models.neural.base import DEEPEST, WIDEST, NeuralModel, NeuralSettings, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
+from lmlab.models.neural.output import FullSoftmax
+from lmlab.models.neural.recurrent_reader import RecurrentReader
+
+_LOADED = 50  # tokens from which loading the loops pays, once torch is loaded
+_BATCH = 32  # texts from which torch's quicker product repays what its calls cost
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,23 @@ class Recurrent(NeuralModel):
         hidden_TBH, after = recurrent_layers(self.cell, ids_BT.T, table_VE, before, weights, self.dropout, masks)
         features_BTH = self.narrow(self.dropout(hidden_TBH)).transpose(0, 1)
         return features_BTH, TensorState(tuple(part_LBH.transpose(0, 1) for part_LBH in after))
+
+    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
+        """Writes a text in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+        weights = self._as_arrays() if worthwhile(tokens, _LOADED) else None
+        return None if weights is None else RecurrentWriter(weights, [self.bos, *prompt])
+
+    def reader(self, rows: int) -> Reader | None:
+        """Steps in NumPy, where `writer` writes, for few texts."""
+        weights = self._as_arrays() if rows < _BATCH else None
+        return None if weights is None else RecurrentReader(weights)
+
+    def _as_arrays(self) -> Weights | None:
+        named = self.state_dict()
+        elsewhere = any(weight.dtype != torch.float32 or weight.device.type != "cpu" for weight in named.values())
+        if self.training or elsewhere or not isinstance(self.output, FullSoftmax):
+            return None
+        return Weights.of({name: array_of(weight) for name, weight in named.items()}, self.temperature)
 
     def _masks(self) -> list[Tensor | None]:
         """What each layer's hidden state is multiplied by on its way to the next position.

@@ -27,12 +27,12 @@ from lmlab.errors import ArtifactError, SettingError, UsageError, shown
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import MAX_ORDER, UNSEEN, Counts, Level, check_arrays
 from lmlab.memory import check_array, map_array, parse_size, save_array
-from lmlab.models.base import Scorer
+from lmlab.models.base import Reader, Scorer, Writer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.ranks import matched, rank_array, rows
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, absent_of, rules_of, smooth
-from lmlab.models.ngram.trie import Trie
+from lmlab.models.ngram.trie import Trie, TrieReader
 from lmlab.models.scorers import Arrays
 from lmlab.vocabulary import BOS, EOS, PAD
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
 _NGRAM = 20  # bytes of all these
+_LOADED = 500  # words from which loading the loops that write, half a second, pays
 _WHOLE = 64 << 20  # models up to this size are checked whole when they are opened
 
 
@@ -229,6 +230,18 @@ class Ngram:
         """logp_BV one token further, and the new state."""
         contexts = self.trie.contexts(*(part.numpy() for part in state.parts))
         return self._answer(self.trie.advance(contexts, tokens_B.numpy()))
+
+    def reader(self, rows: int) -> Reader | None:
+        """Steps in NumPy, in the fast layout."""
+        return TrieReader(self.trie) if isinstance(self.trie, Trie) else None
+
+    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
+        """Writes a text in compiled loops, without torch: in the fast layout, where it is read in milliseconds."""
+        if not isinstance(self.trie, Trie) or self.nbytes > _WHOLE or not engine.worthwhile(tokens, _LOADED):
+            return None
+        from lmlab.kernels.ngram.writing import NgramWriter
+
+        return NgramWriter(self.trie.row_tables, [BOS, *prompt])
 
     def _answer(self, contexts: Any) -> tuple[Tensor, NgramState]:
         import torch

@@ -18,6 +18,7 @@ import numpy as np
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import Contexts, Counts, Level, context_lengths, high, low, pack
 from lmlab.memory import forget
+from lmlab.models.base import ArrayState
 from lmlab.models.ngram.smoothing import Smoothed
 from lmlab.vocabulary import BOS, EOS
 
@@ -259,6 +260,24 @@ class Trie:
             row_Q, weight_Q = np.repeat(rows, many_M), np.repeat(weight_M, many_M)
             logp_BV[row_Q, low(level.key_G)[child_Q]] = level.logp_G[child_Q] + weight_Q
         return np.asarray(logp_BV)
+
+
+@dataclass(frozen=True)
+class TrieReader:
+    """`start` and `step` of a language model, in NumPy."""
+
+    trie: Trie
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, ArrayState]:
+        """logp_BV of what follows `<bos>` and each prompt, and the state."""
+        return self._answer(self.trie.begin([[BOS, *prompt] for prompt in prompts]))
+
+    def step(self, state: ArrayState, token_B: Sequence[int]) -> tuple[np.ndarray, ArrayState]:
+        """logp_BV one token further, and the new state."""
+        return self._answer(self.trie.advance(Contexts(*state.arrays), np.array(token_B, np.int64)))
+
+    def _answer(self, contexts: Contexts) -> tuple[np.ndarray, ArrayState]:
+        return self.trie.rows(contexts), ArrayState(self.trie.parts(contexts))
 
 
 def _next_tokens(at_M: np.ndarray, node_M: np.ndarray, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

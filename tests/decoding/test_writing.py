@@ -1,0 +1,198 @@
+"""Texts written by compiled loops are those that the plain path writes, to rounding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmlab.decoding import Branch, Greedy, Rows, Sample, StopIds, Strategy, decode, decode_all, finish, finish_all
+from lmlab.decoding.chain import chain_of, run
+from lmlab.decoding.writing import _known
+from lmlab.errors import LmlabError
+from lmlab.kernels import only
+from lmlab.kernels.writing.layout import Rule
+from lmlab.models.neural.base import NeuralModel
+from lmlab.models.neural.rnn import GRU, LSTM, RNN, RecurrentSettings
+from lmlab.models.ngram.model import Ngram
+from lmlab.vocabulary import BOS, EOS
+
+VOCAB = 23
+SETTINGS: list[dict[str, Any]] = [{}, {"layers": 2}, {"input": "tied"}, {"input": "one-hot", "layers": 3}]
+CHAINS = ["", "temperature=0.7,top_k=5", "top_k=9,top_p=0.8,temperature=1.5", "min_p=0.1", "temperature=0", "top_p=0.3"]
+
+
+def network(kind: type[Any], **settings: Any) -> NeuralModel:
+    torch.manual_seed(0)
+    model: NeuralModel = kind(RecurrentSettings(hidden=24, embedding=8, **settings), VOCAB).eval()
+    with torch.no_grad():
+        if settings.get("softmax") != "adaptive":
+            model.output.bias.normal_()  # type: ignore[operator,union-attr]
+    return model
+
+
+def both(write: Callable[[], list[Branch]]) -> tuple[list[Branch], list[Branch]]:
+    with only(False):
+        plain = write()
+    with only(True):
+        return plain, write()
+
+
+def assert_same(plain: Sequence[Branch], written: Sequence[Branch]) -> None:
+    assert [branch.ids() for branch in plain] == [branch.ids() for branch in written]
+    assert [branch.end for branch in plain] == [branch.end for branch in written]
+    for one, other in zip(plain, written, strict=True):
+        for name in ("logp", "drawn_logp", "total", "drawn_total", "length", "lane"):
+            values = [[getattr(node, name) for node in branch.path()] for branch in (one, other)]
+            assert values[0] == pytest.approx(values[1], abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+def test_every_recurrent_network_writes_what_it_steps(kind: type[Any], settings: dict[str, Any]) -> None:
+    model = network(kind, **settings)
+    model.temperature = 1.25
+    strategies: list[Strategy] = [Greedy(), *(Sample(chain, seed=3) for chain in CHAINS)]
+    for strategy in strategies:
+        for prompt in ([], [5, 6, 7]):
+            assert_same(*both(lambda p=prompt, s=strategy: finish(decode(model, p, s, max_tokens=40))))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("smoothing", ["kneser-ney", "stupid-backoff", "add-k"])
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_every_ngram_model_writes_what_it_steps(order: int, smoothing: str) -> None:
+    rng = np.random.default_rng(order)
+    texts = [[BOS, *(4 + rng.integers(0, 8, 60) // rng.integers(1, 4, 60)), EOS] for _ in range(20)]
+    settings = Ngram.Settings(order=order, smoothing=smoothing)
+    model = Ngram.estimate(settings, VOCAB, np.concatenate(texts).astype(np.uint16))
+    strategies: list[Strategy] = [Greedy(), *(Sample(chain, seed=3) for chain in CHAINS)]
+    for strategy in strategies:
+        for prompt in ([], [5, 6, 7, 5, 4, 9], [20], [20, 5]):  # 20 was never seen
+            assert_same(*both(lambda p=prompt, s=strategy: finish(decode(model, p, s, max_tokens=40))))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+def test_recurrent_networks_step_in_numpy_as_in_torch(kind: type[Any], settings: dict[str, Any]) -> None:
+    model = network(kind, **settings)
+    model.temperature = 0.8
+    assert_same_steps(model, model.reader(3))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("order", [1, 4])
+def test_ngram_models_step_in_numpy_as_in_torch(order: int) -> None:
+    ids_N = np.array([BOS, *np.random.default_rng(0).integers(4, 9, 300), EOS], np.uint16)
+    model = Ngram.estimate(Ngram.Settings(order=order, smoothing="stupid-backoff"), VOCAB, ids_N)
+    assert_same_steps(model, model.reader(3))
+
+
+def assert_same_steps(model: Any, reader: Any) -> None:
+    prompts = [[5, 6], [], [7, 8, 9, 4]]
+    logp_BV, state = model.start(prompts)
+    own_BV, own = reader.start(prompts)
+    for rows, tokens in (([0, 1, 2], [4, 5, 6]), ([2, 2, 0, 1], [7, 7, 5, 4]), ([3], [8])):
+        assert own_BV == pytest.approx(logp_BV.numpy(), abs=1e-5)
+        old = own
+        logp_BV, state = model.step(state.select(torch.tensor(rows)), torch.tensor(tokens))
+        own_BV, own = reader.step(own.select(rows), tokens)
+        assert (reader.step(old.select(rows), tokens)[0] == own_BV).all()  # a state is a value
+
+
+def test_many_texts_and_prompts() -> None:
+    model = network(LSTM)
+
+    def write() -> list[Branch]:
+        steps = decode_all(model, [[5], [], [6, 7]], Sample(seed=1), n=3, max_tokens=150, forbidden=[4, 9])
+        return [branch for several in finish_all(steps) for branch in several]
+
+    plain, written = both(write)
+    assert_same(plain, written)
+    assert len({tuple(branch.ids()) for branch in written}) > 3
+
+
+def test_stop_and_steps() -> None:
+    model = network(GRU)
+    with only(True):
+        free = finish(decode(model, [], Sample(seed=2), max_tokens=30, forbidden=[EOS]))[0].ids()
+        stop = StopIds([free[10:12]])
+        steps = list(decode(model, [], Sample(seed=2), max_tokens=30, forbidden=[EOS], stop=stop))
+    assert steps[-1].best[0].end == "stop"
+    assert steps[-1].best[0].ids() == free[: len(steps)]
+    assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
+    assert all(len(step.live) == 1 and not step.ended and step.stable == at for at, step in enumerate(steps[:-1], 1))
+    assert not steps[-1].live
+    assert len(steps[-1].ended) == 1
+
+
+def test_broken_weights_are_told() -> None:
+    model = network(LSTM)
+    with torch.no_grad():
+        model.output.bias[7] = torch.nan
+    with only(True), pytest.raises(LmlabError, match="NaN"):
+        finish(decode(model, [], Greedy()))
+
+
+def test_no_writer_where_the_model_is_not_as_the_loops_want_it() -> None:
+    model = network(LSTM)
+    assert model.writer([], 50) is not None  # type: ignore[attr-defined]
+    for other in (network(LSTM).train(), network(LSTM).double(), network(LSTM, softmax="adaptive")):
+        assert other.writer([], 50) is None  # type: ignore[attr-defined]
+    assert_same(*both(lambda: finish(decode(model, [], Sample("penalties", seed=1), max_tokens=20))))
+
+
+@pytest.mark.parametrize("chain", [*CHAINS, "top_k=1", "min_p=1", "min_p=0", "temperature=1e-9,top_p=0.9", "top_k=999"])
+def test_choice_is_that_of_the_processors(chain: str) -> None:
+    from lmlab.kernels.writing.choice_loops import choose, room_to_choose
+
+    rng, processors = np.random.default_rng(0), chain_of(chain)
+    known = [pair for process in processors if (pair := _known(process))]
+    assert len(known) == len(processors)
+    for trial in range(60):
+        logits_V = rng.normal(0, rng.choice([0.1, 3, 30]), VOCAB).astype(np.float32)
+        logits_V = np.round(logits_V) if trial % 3 == 0 else logits_V  # ties
+        logits_V[rng.random(VOCAB) < 0.2] = -np.inf
+        logits_V[8] = 1
+        norm = np.log(np.exp(logits_V.astype(np.float64)).sum())
+        logp_BV = logits_V[None] - norm
+        passes = list(run(processors, Rows([[]], [Branch.root()], EOS), logp_BV))
+        chain_BV = passes[-1][2] if passes else logp_BV
+        below_V = chain_BV[0] - chain_BV.max()
+        drawn_V = below_V - np.log(np.exp(below_V).sum())
+        for uniform in (0.0, rng.random(), 1 - 2**-53):
+            rule = Rule.of(False, EOS, [], known)
+            token, logp, drawn = choose(logits_V, norm, rule, uniform, room_to_choose(VOCAB))
+            upto_V = np.exp(drawn_V).cumsum()
+            assert upto_V[token] - np.exp(drawn_V[token]) - 1e-6 <= uniform <= upto_V[token] + 1e-6
+            assert drawn_V[token] > -np.inf
+            assert (logp, drawn) == pytest.approx((logp_BV[0, token], drawn_V[token]), abs=2e-6)
+        token, _, _ = choose(logits_V, norm, rule._replace(greedy=True), 0.0, room_to_choose(VOCAB))
+        assert token == chain_BV[0].argmax()
+
+
+def test_forbidden_ids_are_chosen_only_where_there_is_no_other() -> None:
+    from lmlab.kernels.writing.choice_loops import choose, room_to_choose
+
+    logits_V = np.array([-np.inf, 2, 1, 3], np.float32)
+    norm = float(np.log(np.exp(logits_V).sum()))
+    for forbidden, wanted in (([3], 1), ([1, 3], 2), ([1, 2, 3], 3)):
+        assert choose(logits_V, norm, Rule.of(True, EOS, forbidden, []), 0.0, room_to_choose(4))[0] == wanted
+
+
+def test_ngram_models_generate_without_torch() -> None:
+    program = """
+import sys
+import numpy as np
+from lmlab.decoding import Beam, Sample, decode, finish
+from lmlab.models.ngram.model import Ngram
+model = Ngram.estimate(Ngram.Settings(order=2), 9, np.array([2, 4, 5, 6, 4, 7, 8, 3], np.uint16))
+for strategy in (Sample("penalties", seed=1), Beam(width=3)):
+    finish(decode(model, [4], strategy, max_tokens=9))
+print(sorted({"torch", "numba"} & sys.modules.keys()))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
