@@ -7,6 +7,7 @@ import pytest
 
 from tests.server.conftest import MODELS
 
+JSON = {"content-type": "application/json"}
 BAD = [
     ("/v1/completions", {"model": "lstm", "logprobs": True}, "logprobs is True, but must be a valid integer"),
     ("/v1/completions", {"model": "lstm", "logprobs": 10_000}, "logprobs is 10000, but must be an integer <= 29"),
@@ -151,3 +152,13 @@ def test_the_description_of_the_server_is_json(client: Any) -> None:
     assert {"prompt", "temperature", "top_p", "mirostat", "width"} <= properties.keys()
     assert client.get("/docs").status_code == 200
     assert [each["id"] for each in client.get("/v1/models").json()["data"]].sort() == [*MODELS].sort()
+
+
+def test_half_a_character_is_no_fault_of_the_server(client: Any) -> None:
+    half = {"model": "lstm", "prompt": "a\ud800", "allow_unknown": True, "echo": True, "logprobs": 1, "max_tokens": 2}
+    assert client.post("/v1/completions", content=json.dumps(half), headers=JSON).status_code == 200
+    assert client.post("/v1/completions", content=json.dumps({**half, "stream": True}), headers=JSON).status_code == 200
+    for path, more in (("/score", {"text": "\udc00a"}), ("/tokenize", {"prompt": "\ud800"})):
+        assert client.post(path, content=json.dumps({"model": "lstm", **more}), headers=JSON).status_code in (200, 400)
+    named = client.post("/score", content=json.dumps({"model": "\ud800", "text": "a", "\ud800": 1}), headers=JSON)
+    assert named.status_code == 400

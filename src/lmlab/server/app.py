@@ -56,7 +56,14 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
         yield
         house.end()
 
-    app = FastAPI(title="lmlab", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="lmlab",
+        version=__version__,
+        lifespan=lifespan,
+        default_response_class=_Json,
+        docs_url="/docs",
+        redoc_url=None,
+    )
     metrics = Metrics()
 
     @app.exception_handler(Exception)
@@ -87,14 +94,14 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
         return await _completed(house, metrics, asked, request, answers.chat, _chat)
 
     @app.post("/next")
-    async def next_tokens(asked: asking.Next, request: Request) -> Any:
+    async def next_tokens(asked: asking.Next, request: Request) -> Response:
         async with house.using(asked.model) as served:
-            return await while_there(request, answers.following(served, asked))
+            return _Json(await while_there(request, answers.following(served, asked)))
 
     @app.post("/score")
-    async def score(asked: asking.Score, request: Request) -> Any:
+    async def score(asked: asking.Score, request: Request) -> Response:
         async with house.using(asked.model) as served:
-            return await while_there(request, answers.scored(served, asked))
+            return _Json(await while_there(request, answers.scored(served, asked)))
 
     @app.post("/beam")
     async def beam(asked: asking.Grow) -> Response:
@@ -106,19 +113,19 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
         return await streamed(events())
 
     @app.post("/tokenize")
-    async def tokenize(asked: asking.Tokenize) -> Any:
+    async def tokenize(asked: asking.Tokenize) -> Response:
         async with house.using(asked.model) as served:
-            return answers.tokenized(served, asked)
+            return _Json(answers.tokenized(served, asked))
 
     @app.post("/detokenize")
-    async def detokenize(asked: asking.Detokenize) -> Any:
+    async def detokenize(asked: asking.Detokenize) -> Response:
         async with house.using(asked.model) as served:
-            return answers.detokenized(served, asked)
+            return _Json(answers.detokenized(served, asked))
 
     @app.get("/tokenizer_info")
-    async def tokenizer_info(model: str | None = None) -> Any:
+    async def tokenizer_info(model: str | None = None) -> Response:
         async with house.using(model) as served:
-            return answers.tokenizer_info(served)
+            return _Json(answers.tokenizer_info(served))
 
     routes = frozenset(path for route in app.routes if (path := getattr(route, "path", "")) not in _OPEN)
     app.add_middleware(Door, metrics=metrics, routes=routes, key=key, most=house.bounds.body << 20)
@@ -170,7 +177,7 @@ async def _completed(
 
     if asked.stream:
         return await streamed(events())
-    return JSONResponse(await while_there(request, whole()))
+    return _Json(await while_there(request, whole()))
 
 
 def _completion(served: Any, asked: Any, pieces: Sequence[answers.Piece], *, stream: bool) -> dict[str, Any]:
@@ -197,6 +204,13 @@ def _chat(served: Any, asked: Any, pieces: Sequence[answers.Piece], *, stream: b
         for piece in pieces
     ]
     return {"object": "chat.completion.chunk" if stream else "chat.completion", "choices": choices}
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII, so that a lone surrogate in a text is no fault; NaN and infinities are."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 async def streamed(events: AsyncGenerator[Any]) -> Response:
@@ -250,7 +264,7 @@ def answer_of(error: Exception) -> Response:
     """An error in OpenAI's form."""
     status, body = told_of(error)
     headers = {"Retry-After": "1"} if status == 429 else None
-    return JSONResponse(body, status, headers)
+    return _Json(body, status, headers)
 
 
 def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
