@@ -142,10 +142,11 @@ class House:
         return {"lmlab_model_loaded": {id: float(bool(entry.served)) for id, entry in entries}, "lmlab_requests": asked}
 
     def end(self) -> None:
-        """Let every thread end."""
+        """Let every thread end; a model that is asked for again is loaded again."""
         for entry in self.entries.values():
             if entry.served is not None:
                 entry.served.worker.end()
+                entry.served = None
 
 
 def told_of(manifest: Any, vocab_size: int | None = None) -> dict[str, Any]:
