@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
 .PHONY: demo test slow soak gpu check lint types floors docs pictures benchmarks clean
+.PHONY: demo test slow soak gpu check lint types floors docs gallery benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/lmlab demo
@@ -42,6 +43,9 @@ docs: .venv/developed
 
 pictures: .venv/developed
 	$(BIN)/python docs/pictures.py
+# docs/gallery.md and its pictures, on the shared corpora: some minutes
+gallery: .venv/developed
+	$(BIN)/python docs/gallery.py
 
 benchmarks: .venv/developed
 	$(BIN)/python benchmarks/notebooks.py

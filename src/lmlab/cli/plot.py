@@ -18,18 +18,20 @@ _KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float}
 
 def describe(word: str, name: str) -> tuple[str, str]:
     """What the help of a picture says at its head, and its examples."""
-    doc = inspect.cleandoc(function_of(word, name).__doc__ or "")
-    head, _, _ = doc.partition("\nArgs:")
-    return head, f"  lmlab {word} {name} runs/lstm -o {name}.png"
+    function = function_of(word, name)
+    head, _, _ = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:")
+    return head, f"  lmlab {word} {name} {'runs/a runs/b' if _takes_several(function) else 'runs/a'} -o {name}.png"
+
+
+def _takes_several(function: Callable[..., Any]) -> bool:
+    return any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values())
 
 
 def add_arguments(parser: Parser, word: str, name: str) -> None:
     """The runs, the picture's own flags, and where it is written."""
     function = function_of(word, name)
-    several = any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values())
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+" if several else 1, help="a model directory, or hf:PATH_OR_NAME"
-    )
+    several = "+" if _takes_several(function) else 1
+    parser.add_argument("runs", metavar="RUN", nargs=several, help="a model directory, or hf:PATH_OR_NAME")
     group = parser.add_argument_group("picture")
     for flag, convert, default, told in _flags(function):
         if convert is None:

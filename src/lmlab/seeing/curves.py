@@ -167,6 +167,7 @@ def curves(lm: Seen, *others: Seen, against: str = "steps") -> Picture:
         shown = [point["valid bits/byte"] or point["train bits/byte"] for points in drawn.values() for point in points]
         _limit(axes, [loss for loss in shown if loss is not None] + [*levels.values()])
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.legend(frameon=False)
 
     data = " and ".join(dict.fromkeys(each.manifest["data"]["name"] for each in lms))
