@@ -13,6 +13,7 @@ import lmlab
 from lmlab.cli import main
 from lmlab.models.mixture import Mixture
 from lmlab.seeing.compare import _bootstrap
+from tests import huggingface
 from tests.seeing.test_pictures import LINES, PROMPT, TEXT, ngram, runs  # noqa: F401  fixtures
 
 SAID = "the cat sat on the log.\nan owl saw naïve Zoë.\n"
@@ -223,3 +224,19 @@ def test_without_ipywidgets_the_slider_says_how_to_get_it(runs):  # noqa: F811
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "lmlab[notebook]" in said
+
+
+def test_a_hugging_face_model_stands_beside_our_own(runs, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "said.txt").write_text(SAID * 4, encoding="utf-8")
+    hf, own, on = f"hf:{huggingface.save(tmp_path / 'tiny')}", str(runs / "ngram"), str(tmp_path / "said.txt")
+    lm = lmlab.load(hf)
+    assert bits(lm.plot.surprisal(SAID)) == pytest.approx(lm.surprisal(SAID), rel=1e-12)
+    for words in ("context --longest 8 --positions 20", "calibration", "compare --unit sentence"):
+        name, *flags = words.split()
+        assert main(["plot", name, hf, own, "--on", on, *flags, "-o", str(tmp_path / f"{name}.svg")]) == 0
+        assert name == "compare" or {"tiny", "ngram"} <= set(capsys.readouterr().out.split())
+    for name, said in (("curves", "no learning curve"), ("zipf", "not kept"), ("context", "held no text out")):
+        assert main(["plot", name, hf, "-o", str(tmp_path / "a.png")]) in (1, 2)
+        told = capsys.readouterr().err.splitlines()
+        assert said in told[-1]
+        assert len(told) == 1

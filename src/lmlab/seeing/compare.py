@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,7 @@ def compare(
     text, texts = lm.texts(on, chars=chars)
     unit = unit if unit != "auto" else "document" if len(texts) >= _FEW else "sentence"
     first, second = names((lm, others[0]))
-    units = [each.score(texts).by(unit).columns for each in (lm, others[0])]
-    bits_2D = np.array([columns["bits"] for columns in units])
-    bytes_D = _sizes(texts, units[0], unit)
+    bits_2D, bytes_D = _paired(texts, [each.score(texts).by(unit).columns for each in (lm, others[0])], unit)
     if len(bytes_D) < 2:
         raise DataError(f"{text} is one {unit}, but two at least are drawn from", "name a longer text with --on")
     rate_2D = bits_2D / np.maximum(1, bytes_D)
@@ -85,16 +84,24 @@ def compare(
     return Picture(title, rows, draw, (10, 4.6), "a negative difference: the second run needs fewer bits")
 
 
-def _sizes(texts: Any, columns: Any, unit: str) -> np.ndarray:
-    """The UTF-8 bytes of each unit; what lies between two of them belongs to the second, the rest to the last."""
-    if unit == "document":
-        return np.array([len(text.encode()) for text in texts])
+def _paired(texts: Sequence[str], tables: Sequence[Any], unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """The bits of each unit under each run, and its UTF-8 bytes; what lies between two units belongs to the second.
+
+    Where a token reaches over several sentences, its bits are with the first, and the others may have no token.
+    """
+    keys = [list(zip(np.asarray(table["document"]), np.asarray(table[unit]), strict=True)) for table in tables]
+    place = {key: at for at, key in enumerate(sorted(set().union(*keys)))}
+    bits_2D, end_D = np.zeros((len(tables), len(place))), np.zeros(len(place), np.int64)
+    for bits_D, table, own in zip(bits_2D, tables, keys, strict=True):
+        at_D = [place[key] for key in own]
+        bits_D[at_D] = table["bits"]
+        end_D[at_D] = np.maximum(end_D[at_D], table.get("end", 0))
     sizes = []
-    for number, text in enumerate(texts):
-        ends = np.asarray(columns["end"])[np.asarray(columns["document"]) == number].tolist()
-        edges = [0, *ends[:-1], len(text)]
-        sizes += [len(text[start:end].encode()) for start, end in pairwise(edges)]
-    return np.array(sizes)
+    for number, several in groupby(place, key=lambda key: key[0]):
+        edges = [0, *(end_D[place[key]] for key in several)]
+        edges[-1] = len(texts[number])
+        sizes += [len(texts[number][start:end].encode()) for start, end in pairwise(edges)]
+    return bits_2D, np.array(sizes)
 
 
 def _bootstrap(bits_D: np.ndarray, bytes_D: np.ndarray, resamples: int, seed: int) -> np.ndarray:
