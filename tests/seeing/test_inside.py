@@ -294,6 +294,12 @@ def test_a_coloured_text_is_a_page_too(runs, tmp_path):
     assert page.count("<span") == len("<b\n" + TEXT)
 
 
+def test_a_long_text_is_read_as_far_as_asked(runs):
+    picture = runs["lstm"].inspect.cells(text=TEXT * 200, tokens=500)
+    assert "250 and 250 tokens" in picture.note
+    assert len(runs["lstm"].inspect.gates(text=TEXT * 200, units=(0,), tokens=20).rows) == 21
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

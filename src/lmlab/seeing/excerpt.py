@@ -15,7 +15,7 @@ _REMEDY = "give a text, with --text"
 
 
 def documents(lm: Seen, text: str, tokens: int) -> list[np.ndarray]:
-    """The ids of a text, `<bos>` first; without one those of the run's held-out documents, so many tokens in all.
+    """The ids of a text, `<bos>` first; without one those of the run's held-out documents; so many tokens at most.
 
     Raises:
         SettingError: the text is no string.
@@ -24,7 +24,7 @@ def documents(lm: Seen, text: str, tokens: int) -> list[np.ndarray]:
     if not isinstance(text, str):
         raise SettingError("text", text, "a string")
     if text:
-        return [np.array([BOS, *lm.ids(text)])]
+        return [np.array([BOS, *lm.ids(text)])[: tokens + 1]]
     for split in ("valid", "test"):
         store: Any = lm.held_out(split, chars=_CHARS_A_TOKEN * tokens)
         if store is not None and len(store.ids):

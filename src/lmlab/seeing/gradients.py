@@ -88,7 +88,7 @@ def gradients(
             values = gradients.singular["candidate" if cell != "rnn" else "hidden"]
             third.plot(values, **style, label=label)
             fourth.plot(100 * (np.arange(len(norm_N)) + 0.5) / len(norm_N), np.sort(norm_N), **style, label=label)
-        kind = "of the recurrent matrix; of LSTM and GRU, of the candidate's block"
+        kind = "recurrent matrix; if gated, its candidate's block"
         bare(third, "number, from the largest", "singular value", kind)
         bare(fourth, "batches, %, from the smallest", "norm of the gradient of all weights", "batches as in training")
         third.set_yscale("log")
@@ -107,7 +107,7 @@ def gradients(
         f"medians of at most {pieces} pieces of {_BEFORE + lags + 2} tokens, relative to lag 0; gradient norms of "
         f"{_BATCHES} batches without dropout; clipping multiplies all lags by one number"
     )
-    return Picture(title, rows, draw, (12, 8.5), note)
+    return Picture(title, rows, draw, (10.5, 7.5), note)
 
 
 def _name(run: Seen, runs: tuple[Seen, ...]) -> str:
