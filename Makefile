@@ -5,8 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test slow soak gpu check lint types floors docs pictures benchmarks clean
-.PHONY: demo test slow soak gpu check lint types floors docs gallery benchmarks clean
+.PHONY: demo test slow soak gpu check lint types floors docs pictures gallery benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/lmlab demo
@@ -43,6 +42,7 @@ docs: .venv/developed
 
 pictures: .venv/developed
 	$(BIN)/python docs/pictures.py
+
 # docs/gallery.md and its pictures, on the shared corpora: some minutes
 gallery: .venv/developed
 	$(BIN)/python docs/gallery.py
