@@ -216,7 +216,7 @@ def _held_out(models: Sequence[TextModel], on: Any, chars: int) -> tuple[list[st
         except LmlabError as error:
             if on is not None:
                 raise
-            why = why or f"{error} (--on names a text)"
+            why = why or str(error)
         else:
             return texts, f"The beginning of {name}"
     return [], why

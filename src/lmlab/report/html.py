@@ -57,7 +57,10 @@ for (const box of document.querySelectorAll('.tokens')) {
     if (at >= 0) tokens[at].classList.add('at');
     told.textContent = at < 0 ? '' : JSON.stringify(tokens[at].textContent) + ' · ' + tokens[at].dataset.told;
   };
-  for (const token of tokens) { token.dataset.told = token.title; token.removeAttribute('title'); }
+  for (const token of tokens) {
+    token.dataset.told = token.title.replaceAll('\\n', ' · ');
+    token.removeAttribute('title');
+  }
   box.tabIndex = 0;
   box.setAttribute('role', 'group');
   box.setAttribute('aria-label', 'Surprisal of each token: walk with the arrow keys');
