@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmlab.corpora.document import Document
-from lmlab.decoding import Branch, Rows, StopText, Strategy, decode_all, strategy_of
+from lmlab.decoding import Beam, Branch, Node, Rows, StopText, Strategy, Tree, decode_all, strategy_of
 from lmlab.decoding.search import Limits, best_of, reader_of
 from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
@@ -437,7 +437,7 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
     name = asked.strategy if asked.strategy != "sample" else "beam"
     asked = asked.model_copy(update={"strategy": name})
     made = strategy(served, asked, width=asked.width, length_penalty=asked.length_penalty)
-    if not hasattr(made, "width"):
+    if not isinstance(made, Beam):
         raise SettingError("strategy", name, "a kind of beam", "for example beam or diverse_beam:groups=3")
     rows = _rows(served, made, 1, asked.n)
     ids = ids_of(served, asked.prompt, allow_unknown=asked.allow_unknown)
@@ -447,7 +447,7 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
         "max_seconds": served.bounds.seconds,
         "forbidden": () if asked.allow_unknown else (UNK,),
     }
-    tree = Tree(served, made)
+    tree = Tree(made.length_penalty)
     number = 0
 
     def begin() -> Any:
@@ -456,52 +456,17 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
     async with aclosing(served.worker.turns(begin, rows)) as turns:
         async for (step,) in turns:
             if number == 0:
-                yield tree.rooted(step)
+                yield {"step": 0, "nodes": [_hypothesis(served, tree.nodes[0])], "best": [0]}
             number += 1
-            yield {"step": number, **tree.grown(step)}
+            nodes = [_hypothesis(served, node) for node in tree.grow(step)]
+            yield {"step": number, "nodes": nodes, "best": [*tree.best]}
 
 
-class Tree:
-    """The hypotheses of a beam, each with a number."""
-
-    def __init__(self, served: Served, beam: Any) -> None:
-        self._served, self._beam = served, beam
-        self._number: dict[Branch, int] = {}
-        self._next = 0
-
-    def rooted(self, step: Any) -> dict[str, Any]:
-        """The prompt's own node."""
-        root = step.best[0] if step.best else step.pruned[0].parent
-        while root.parent is not None:
-            root = root.parent
-        self._number[root], self._next = 0, 1
-        node = {"id": 0, "parent": None, "text": "", "logp": 0.0, "score": 0.0, "state": "live", "why": None}
-        return {"step": 0, "nodes": [node], "best": [0]}
-
-    def grown(self, step: Any) -> dict[str, Any]:
-        """The nodes that a step adds."""
-        nodes = [self._node(branch, "live", None) for branch in step.live]
-        nodes += [self._node(branch, "ended", branch.end) for branch in step.ended]
-        nodes += [self._dropped(*each) for each in step.pruned]
-        return {"nodes": nodes, "best": [self._number[branch] for branch in step.best if branch in self._number]}
-
-    def _node(self, branch: Branch, state: str, why: str | None) -> dict[str, Any]:
-        self._number[branch] = id = self._next
-        self._next += 1
-        score = finite(self._beam.score(branch))
-        return self._told(id, branch.parent, branch.token, branch.logp, score, state, why)
-
-    def _dropped(self, parent: Branch, token: int, score: float, why: str) -> dict[str, Any]:
-        id, length = self._next, parent.length + 1
-        self._next += 1
-        ranked = finite(score / length**self._beam.length_penalty)
-        return self._told(id, parent, token, score - parent.score, ranked, "pruned", why)
-
-    def _told(self, id: int, parent: Any, token: int, logp: float, score: Any, state: str, why: Any) -> dict[str, Any]:
-        text = "" if token == EOS else self._served.names[token]
-        number = self._number.get(parent, 0)
-        told = {"id": id, "parent": number, "text": text, "logp": finite(logp), "score": score}
-        return told | {"state": state, "why": why}
+def _hypothesis(served: Served, node: Node) -> dict[str, Any]:
+    """A node of the tree: its text is empty at the prompt and where `<eos>` ends it."""
+    text = "" if node.token in (BOS, EOS) else served.names[node.token]
+    told = {"id": node.id, "parent": node.parent, "text": text, "logp": finite(node.logp), "score": finite(node.score)}
+    return told | {"state": node.state, "why": node.why or None}
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
