@@ -18,21 +18,21 @@ HERE = Path(__file__).parent
 MOST_BYTES = 60_000
 NEWS = "ag_news_test --template '{title} ; {description}'"
 PLAYS = "tinyshakespeare --tokenizer char"
-STEPS = "--steps 300 --set train.threads=1 --set train.precision=fp32 --set train.evaluations=12"
+STEPS = "--steps 300 --set train.batch_size=4 --set train.threads=1 --set train.precision=fp32"
 RUNS = {
     "kn6": f"{PLAYS} --model ngram --order 6",
     "words3": "tinyshakespeare --tokenizer word --model ngram --order 3",
     "lstm": f"{PLAYS} --model lstm {STEPS}",
     "rnn": f"{PLAYS} --model rnn {STEPS}",
-    "cnn": f"{PLAYS} --model cnn {STEPS} --set train.batch_size=4",
-    "transformer": f"{PLAYS} --model transformer {STEPS} --set train.batch_size=4",
+    "cnn": f"{PLAYS} --model cnn {STEPS}",
+    "transformer": f"{PLAYS} --model transformer {STEPS}",
     "news-kn6": f"{NEWS} --tokenizer char --model ngram --order 6",
     "news-words3": f"{NEWS} --tokenizer word --model ngram --order 3",
 }
 """What `lmlab train` is told for each run."""
 PICTURES = {
     "temperature": (
-        "plot temperature runs/kn6 --prompt 'KING ' --chain top_p=0.9",
+        "plot temperature runs/kn6 --prompt 'the ' --chain top_p=0.9",
         "Low temperatures sharpen, high ones flatten; top-p then cuts the tail (grey) and what is left is scaled up.",
     ),
     "curves": (
@@ -57,7 +57,7 @@ PICTURES = {
     ),
     "zipf": (
         "plot zipf runs/words3",
-        "A slope near -1, and a twentieth of unseen text outside a vocabulary of all training words.",
+        "A slope near -1; one token in twenty of unseen text lies outside the vocabulary of all training words.",
     ),
     "calibration": (
         "plot calibration runs/lstm runs/kn6 runs/words3",

@@ -84,3 +84,10 @@ def test_the_table_of_cells_names_what_the_pages_do():
         code = "".join(blocks(course / f"{page}.md", "python"))
         for call in re.findall(r"`(.+?)`(?:, |$)", calls):
             assert call in code, (page, call)
+
+
+def test_pictures_of_the_gallery_are_shown_and_small():
+    pictures, page = ROOT / "docs" / "pictures", (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    for picture in pictures.iterdir():
+        assert f"(pictures/{picture.name})" in page
+        assert picture.stat().st_size <= 60_000, picture.name
