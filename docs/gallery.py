@@ -40,7 +40,7 @@ PICTURES = {
         "After 300 steps no network beats the 6-gram of the same text: baselines first.",
     ),
     "context": (
-        "plot context runs/lstm runs/rnn runs/cnn runs/transformer runs/kn6",
+        "plot context runs/lstm runs/rnn runs/cnn runs/transformer runs/kn6 --longest 128 --positions 100",
         "Where a curve is flat, more history does not help. The n-gram and the convolution end where they must.",
     ),
     "surprisal": (
@@ -52,8 +52,8 @@ PICTURES = {
         "An n-gram model quotes: each word is predicted by a passage of the training text, which is shown.",
     ),
     "mixture": (
-        "plot mixture runs/lstm --mix runs/kn6 --text 'KING RICHARD III: Now is the winter of our discontent'",
-        "The gate (line) follows who was right lately; the colours say who was right now.",
+        "plot mixture runs/lstm --mix runs/kn6:0.7 --text 'KING RICHARD III: Now is the winter of our discontent'",
+        "The line is what each weighs, the colours who was right: after a first letter the n-gram knows the rest.",
     ),
     "zipf": (
         "plot zipf runs/words3",
@@ -75,7 +75,7 @@ def gallery(folder: Path, only: list[str]) -> None:
     """Train what is missing in a folder, draw, and write the page."""
     for name in only or PICTURES:
         words = shlex.split(PICTURES[name][0])
-        for run in {word.removeprefix("runs/") for word in words if word.startswith("runs/")}:
+        for run in {word.removeprefix("runs/").partition(":")[0] for word in words if word.startswith("runs/")}:
             if not (folder / run / "manifest.json").is_file():
                 say(["train", *shlex.split(RUNS[run]), "-o", str(folder / run), "--overwrite", "--quiet"])
         path = HERE / "pictures" / f"{name}.png"

@@ -25,7 +25,7 @@ _REACHES: Mapping[str, Callable[[Any], int]] = {
 }  # tokens beyond which nothing can be seen
 
 
-def context(lm: Seen, *others: Seen, on: Any = None, longest: int = 256, positions: int = 256) -> Picture:
+def context(lm: Seen, *others: Seen, on: Any = None, longest: int = 256, positions: int = 128) -> Picture:
     """Bits per byte against truncated history, of one or several runs on one text.
 
     The same tokens are predicted again and again, each time from `<bos>` and fewer of the tokens before them
