@@ -40,7 +40,7 @@ PICTURES = {
         "After 300 steps no network beats the 6-gram of the same text: baselines first.",
     ),
     "context": (
-        "plot context runs/lstm runs/rnn runs/cnn runs/transformer runs/kn6 --longest 128 --positions 100",
+        "plot context runs/lstm runs/rnn runs/cnn runs/transformer runs/kn6 --longest 64 --positions 100",
         "Where a curve is flat, more history does not help. The n-gram and the convolution end where they must.",
     ),
     "surprisal": (

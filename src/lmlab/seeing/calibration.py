@@ -16,7 +16,7 @@ from lmlab.tokens.base import check_count
 _Z = 1.96  # of a 95 % interval
 
 
-def calibration(lm: Seen, *others: Seen, on: Any = None, bins: int = 10, chars: int = 50_000) -> Picture:
+def calibration(lm: Seen, *others: Seen, on: Any = None, bins: int = 10, chars: int = 20_000) -> Picture:
     """A reliability diagram of the likeliest next token, and the expected calibration error (Guo et al. 2017).
 
     At each place of a text the likeliest token is compared with the true one. Below the diagonal a model is too sure.
