@@ -11,7 +11,7 @@ Shapes: V the vocabulary, N tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,18 +94,24 @@ def evaluate(model: LanguageModel, store: TokenStore, progress: Progress = None,
     return report_of(nats, store, spelling=spelling)
 
 
-def score_tokens(model: LanguageModel, store: TokenStore, progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
+def score_tokens(
+    model: LanguageModel, store: TokenStore, progress: Progress = None, *, ranks: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The log-probability of every token of a store, logp_N in float64, and its rank among all tokens, rank_N.
 
-    Rank 1 is the likeliest; equals share the better rank. Spelling is not charged. Arguments and errors are those of
-    `evaluate`.
+    Rank 1 is the likeliest; equals share the better rank; None where no ranks are asked for. Spelling is not charged.
+    Other arguments and errors are those of `evaluate`.
     """
     _check(model, store)
-    logp_N, rank_N = np.empty(store.tokens), np.empty(store.tokens, np.int64)
-    done = 0
-    for logp_M, rank_M in ranks_of(model, store.ids):
+    pieces: Iterable[tuple[np.ndarray, np.ndarray | None]] = (
+        ranks_of(model, store.ids) if ranks else ((piece_M, None) for piece_M in scorer_of(model).token_logp(store.ids))
+    )
+    logp_N, rank_N, done = np.empty(store.tokens), np.empty(store.tokens, np.int64) if ranks else None, 0
+    for logp_M, rank_M in pieces:
         _sum(logp_M)
-        logp_N[done : done + len(logp_M)], rank_N[done : done + len(rank_M)] = logp_M, rank_M
+        logp_N[done : done + len(logp_M)] = logp_M
+        if rank_N is not None and rank_M is not None:
+            rank_N[done : done + len(logp_M)] = rank_M
         done += len(logp_M)
         if progress is not None:
             progress(done)
@@ -188,12 +194,4 @@ def perplexity(nats_per_token: float) -> float:
 
 def token_logp(model: LanguageModel, store: TokenStore, progress: Progress = None) -> np.ndarray:
     """logp_N of every predicted token of a store, in its order; spelling is not charged. As `evaluate` otherwise."""
-    _check(model, store)
-    logp_N, done = np.empty(store.tokens, np.float32), 0
-    for logp_M in scorer_of(model).token_logp(store.ids):
-        _sum(logp_M)
-        logp_N[done : done + len(logp_M)] = logp_M
-        done += len(logp_M)
-        if progress is not None:
-            progress(done)
-    return logp_N[:done]
+    return score_tokens(model, store, progress, ranks=False)[0]

@@ -296,3 +296,12 @@ def test_the_linguists_table_is_what_kenlms_module_says_word_by_word(name, tmp_p
     for each, bits_W in zip(asked, bits, strict=True):
         marked = each["full"][0]  # between <s> and </s>
         assert bits_W == pytest.approx([-logp * math.log2(10) for logp, _, _ in marked], abs=1e-5), each["sentence"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_without_ranks_all_else_is_told(models, name):
+    with_ranks, without = (models[name].score(TEXT, ranks=ranks) for ranks in (True, False))
+    assert set(with_ranks.columns) - set(without.columns) == {"rank"}
+    assert without.columns["bits"] == pytest.approx(with_ranks.columns["bits"], abs=1e-6)
+    assert without.by("word").rows[3]["bits"] == pytest.approx(with_ranks.by("word").rows[3]["bits"], abs=1e-6)
+    assert "rank" not in without._repr_html_().split("</style>")[1]

@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     lm = TextModel.load(options.run_folder).composed(options.adapt, options.mix, reporter)
     data = in_group(options, "data")
     asked = {"spelling": options.spelling, "alternatives": options.alternatives, "reporter": reporter}
+    asked["ranks"] = options.by == "token"
     scores = lm.score(on=options.text, data=data, **asked)
     table = scores.by(options.by)
     if options.out is not None:

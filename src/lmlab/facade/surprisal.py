@@ -36,7 +36,7 @@ from lmlab.vocabulary import UNK, spelling_nats
 _MOST_SHOWN = 2_000  # tokens, in a notebook
 _ENDINGS = (".csv", ".jsonl", ".parquet")
 UNITS = ("token", "word", "sentence", "document")
-_WHITE = np.array([point for point in range(0x3001) if chr(point).isspace()], np.uint32)
+_WHITE = np.array([chr(point).isspace() for point in range(0x3002)])  # beyond there is none
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”\u2019»)\]]*(?=\s)|\n")
 
 
@@ -118,7 +118,7 @@ class Scores(Table):
             text: the token.
             bits: its surprisal, the spelling of an unknown token included.
             bits_without_spelling: its surprisal where `[UNK]` is a class of its own.
-            rank: 1 is the likeliest of all tokens, equals share the better rank.
+            rank: 1 is the likeliest of all tokens, equals share the better rank; where ranks were asked for.
             cumulative_bits: the sum of bits so far in the document.
             unknown: whether the vocabulary lacks it.
             alternatives: where they were asked for, the likeliest tokens in its place: `text` and `p` of each.
@@ -238,7 +238,7 @@ def scores_of(
     texts: Sequence[Text],
     ids_N: np.ndarray,
     logp_N: np.ndarray,
-    rank_N: np.ndarray,
+    rank_N: np.ndarray | None,
     total: Mapping[str, Any],
     likeliest: Sequence[Sequence[Mapping[str, Any]]] | None = None,
 ) -> Scores:
@@ -248,7 +248,7 @@ def scores_of(
         texts: in order.
         ids_N: of all their tokens, `<eos>` after each text.
         logp_N: natural log-probabilities, the spelling not charged.
-        rank_N: ranks.
+        rank_N: ranks, or None.
         total: the figures; they say whether spelling is charged.
         likeliest: of each token the likeliest in its place, and their probabilities.
     """
@@ -261,7 +261,7 @@ def scores_of(
     size_D = np.array([len(text.located.spans) + 1 for text in texts])
     document_N = np.repeat(np.arange(len(texts)), size_D)
     before_D = np.append(0, charged_N.cumsum()[size_D.cumsum()[:-1] - 1])
-    sentence_N, word_N, start_N, end_N = np.concatenate(list(map(_layout, texts)), axis=1)
+    sentence_N, word_N, start_N, end_N = _layout(texts, size_D)
     named = {"id": [text.id for text, size in zip(texts, size_D, strict=True) for _ in range(size)]}
     columns: dict[str, Any] = {
         "document": document_N,
@@ -273,7 +273,7 @@ def scores_of(
         "text": spans,
         "bits": charged_N,
         "bits_without_spelling": plain_N,
-        "rank": rank_N,
+        **({} if rank_N is None else {"rank": rank_N}),
         "cumulative_bits": charged_N.cumsum() - before_D[document_N],
         "unknown": unknown_N,
         **({} if likeliest is None else {"alternatives": likeliest}),
@@ -281,22 +281,39 @@ def scores_of(
     return Scores(columns, total, [text.given for text in texts])
 
 
-def _layout(text: Text) -> np.ndarray:
-    """Of each token of a text and its `<eos>`: sentence, word, start and end."""
-    point_C = np.frombuffer(text.read.encode("utf-32-le", "surrogatepass"), "<u4")
-    word_C = ~np.isin(point_C, _WHITE)
+def _layout(texts: Sequence[Text], size_D: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each token of all texts and their `<eos>`: sentence, word, start and end.
+
+    The texts lie end to end here, a line break after each, where its `<eos>` stands.
+    """
+    whole = "".join(text.read + "\n" for text in texts)
+    point_C = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), "<u4")
+    word_C = ~_WHITE[np.minimum(point_C, len(_WHITE) - 1)]
     begins_C = word_C & ~np.append(False, word_C[:-1])
-    word_C1 = np.append(np.cumsum(begins_C) - word_C, np.count_nonzero(begins_C))  # the word it is in, or before
-    ends_E = [match.end() for match in _SENTENCE_END.finditer(text.read)]
-    sentence_W = np.unique(np.searchsorted(ends_E, np.flatnonzero(begins_C), side="right"), return_inverse=True)[1]
-    start_N = np.append(text.located.start_N, len(text.read))
-    end_N = np.append(text.located.end_N, len(text.read))
-    word_N = np.append(word_C1[start_N[:-1]], word_C1[-1])
-    sentence_W1 = np.append(sentence_W, sentence_W[-1] if len(sentence_W) else 0)  # the last one's for <eos>
-    if len(text.given) != len(text.read):
-        given_C1 = _kept(text.given)
-        start_N, end_N = given_C1[start_N], np.maximum(given_C1[start_N], given_C1[end_N - 1] + (end_N > start_N))
-    return np.stack([sentence_W1[word_N], word_N, start_N, end_N])
+    number_C = np.cumsum(begins_C) - word_C  # of the word that a character is in, or before
+    length_D = np.array([len(text.read) + 1 for text in texts])
+    from_D = np.append(0, length_D.cumsum()[:-1])
+    document_N, last_D = np.repeat(np.arange(len(texts)), size_D), size_D.cumsum() - 1
+    start_N, end_N = np.repeat(length_D - 1, size_D), np.repeat(length_D - 1, size_D)
+    of_token_N = np.ones(len(document_N), bool)
+    of_token_N[last_D] = False
+    start_N[of_token_N] = np.concatenate([text.located.start_N for text in texts])
+    end_N[of_token_N] = np.concatenate([text.located.end_N for text in texts])
+    word_N = number_C[start_N + from_D[document_N]]
+
+    ends_E = [match.end() for match in _SENTENCE_END.finditer(whole)]
+    sentence_W = np.searchsorted(ends_E, np.flatnonzero(begins_C), side="right")
+    dense_W = np.cumsum(np.append(False, sentence_W[1:] != sentence_W[:-1])[: len(sentence_W)])
+    first_D, after_D, dense_W = number_C[from_D], number_C[from_D + length_D - 1], np.append(dense_W, 0)
+    held_N = np.maximum(np.minimum(word_N, after_D[document_N] - 1), first_D[document_N])  # <eos> ends the last one's
+    sentence_N = dense_W[held_N] - dense_W[first_D][document_N]
+    for document in [at for at, text in enumerate(texts) if len(text.given) != len(text.read)]:
+        own = slice(last_D[document] + 1 - size_D[document], last_D[document] + 1)
+        given_C1, empty_N = _kept(texts[document].given), end_N[own] == start_N[own]
+        last_N = given_C1[end_N[own] - 1] + ~empty_N
+        start_N[own] = given_C1[start_N[own]]
+        end_N[own] = np.maximum(start_N[own], last_N)
+    return sentence_N, word_N - first_D[document_N], start_N, end_N
 
 
 def _kept(given: str) -> np.ndarray:

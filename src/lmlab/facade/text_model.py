@@ -107,6 +107,7 @@ class TextModel:
         data: Mapping[str, Any] | None = None,
         spelling: bool = True,
         alternatives: int = 0,
+        ranks: bool = True,
         reporter: Reporter | None = None,
     ) -> Scores:
         """Surprisal and rank of every token of a text: `<bos>` before it, `<eos>` predicted after it.
@@ -118,6 +119,7 @@ class TextModel:
             data: how `on` is read, where it is not read as the run's own text was.
             spelling: whether the spelling of unknown tokens is charged; without, `[UNK]` is a class of its own.
             alternatives: how many of the likeliest tokens are told at each place, with their probabilities; 0 is none.
+            ranks: whether each token's rank is told; sums by word or document have none, and are quicker without.
             reporter: shows progress.
 
         Returns:
@@ -150,7 +152,7 @@ class TextModel:
             tokens = TokenStore.from_documents(self.tokenizer, pieces)
             texts = located_texts(self.tokenizer, pieces, given)
         with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
-            logp_N, rank_N = scoring.score_tokens(self.model, tokens, advance)
+            logp_N, rank_N = scoring.score_tokens(self.model, tokens, advance, ranks=ranks)
         report = scoring.report_of(-float(logp_N.sum()), tokens, spelling=spelling)
         total = self._figures(report, tokens, sha256, name, split or "all", spelling=spelling)
         likeliest = None

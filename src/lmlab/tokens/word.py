@@ -255,7 +255,9 @@ class WordTokenizer(WordsTokenizer):
     def matches(self, text: str) -> Iterator[tuple[str, int, int]]:
         text = clean(text)
         cased = [lower(character) for character in text] if self.settings.lower else text
-        place = list(chain.from_iterable([at] * len(letters) for at, letters in enumerate(cased)))  # İ is two letters
+        place: Sequence[int] = range(len(text))
+        if self.settings.lower and sum(map(len, cased)) > len(text):  # İ is two letters
+            place = list(chain.from_iterable([at] * len(letters) for at, letters in enumerate(cased)))
         marks = _punctuation() if self.settings.strip_punctuation and self.settings.split == "space" else None
         for match in self._find.finditer("".join(cased)):
             word = marks.sub("", match[0]) if marks else match[0]
