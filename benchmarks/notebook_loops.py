@@ -45,6 +45,10 @@ class Prefixes:
         """The state of these rows."""
         return Prefixes(tuple(self.rows[row] for row in rows_K.tolist()))
 
+    def joined(self, other: Prefixes) -> Prefixes:
+        """The state of these rows, then of those of another."""
+        return Prefixes(self.rows + other.rows)
+
 
 class FromScratch(abc.ABC):
     """A member of the waist that reads its whole prefix again for every token; abstract."""

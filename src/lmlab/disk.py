@@ -163,7 +163,10 @@ def held(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
     except ImportError:  # a system without such locks
         yield
         return
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except (ValueError, RuntimeError) as error:  # a NUL, or links in a circle
+        raise StorageError(f"{str(path)!r} is no path ({error})", "name another") from error
     beside = path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as stack:
         with writing(path):

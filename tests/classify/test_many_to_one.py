@@ -146,13 +146,18 @@ def test_numbers_are_learned_and_repeat_by_seed():
 
 
 def test_ctrl_c_ends_the_training_of_numbers_and_is_not_swallowed():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
     class Pressed(LSTMModel):
         def forward(self, *inputs):
             signal.raise_signal(signal.SIGINT)
             return super().forward(*inputs)
 
-    with pytest.raises(KeyboardInterrupt):
-        fit_numbers(Pressed(2, 4, 1, 1), *adding(64, 4), steps=1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_numbers(Pressed(2, 4, 1, 1), *adding(64, 4), steps=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_dropout_is_lmlabs_own():

@@ -67,7 +67,7 @@ def test_its_page_stands_alone_and_its_picture_is_drawn(source, here, capsys):
     page = Words((here / called.json["page"]).read_text())
     assert page.loads == []
     assert SENTENCE in page.text.replace("⏹", "")
-    assert any(re.fullmatch(r"\d+\.\d\d bits, rank [\d,]+", title) for title in page.titles)
+    assert any(re.fullmatch(r"\d+\.\d\d bits, probability [\d.e-]+, rank [\d,]+", title) for title in page.titles)
     assert (here / "runs/demo/curves.png").read_bytes().startswith(b"\x89PNG")
     assert call(capsys, *words).code == 2  # nothing is overwritten unasked
     assert call(capsys, *words, "--overwrite").code == 0

@@ -62,7 +62,7 @@ def test_training_shows_one_display_and_then_what_the_model_is(executed):
     for told in ("bits/byte", "parameters", "vocabulary", "lmlab generate run"):
         assert told in html(result)
     (result,) = scores
-    assert re.search(r'title="\d+\.\d\d bits, rank \d+"', html(result))
+    assert re.search(r'title="\d+\.\d\d bits, probability [\d.e-]+, rank \d+"', html(result))
     assert "bits/byte" in result["data"]["text/plain"]
     (result,) = written
     assert html(result).count("<pre") == 2

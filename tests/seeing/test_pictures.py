@@ -60,7 +60,7 @@ def test_every_picture_has_figures_labels_and_a_title_that_fits(runs, name):
     json.dumps(drawn.rows)
     figure = drawn.figure
     figure.draw_without_rendering()
-    assert any(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes)
+    assert name == "beams" or any(axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes), "a tree has no axes"
     narrow = figure.get_suptitle()
     assert "poem.txt" in narrow or "lstm" in narrow
     for title in (drawn.title, "a title of many words " * 20, "WWWW" * 100, "$x_1$ " * 60):

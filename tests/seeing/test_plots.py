@@ -45,7 +45,7 @@ def test_a_heat_map_is_a_page_that_tells_bits_rank_and_what_else_was_likely(runs
     told = re.findall(r'title="([^"]+)"', page)
     assert len(told) == len("the cat") + 1
     assert all(f"&#x27;{token}&#x27; {p:.2g}" in told[0] for token, p in first.items())
-    assert re.match(r"\d+\.\d\d bits, rank \d+; likeliest: ", told[0])
+    assert re.match(r"\d+\.\d\d bits, probability [\d.e-]+, rank \d+\s[\d.]+% ", told[0])
 
 
 def test_the_terminal_shows_the_text_as_it_stands_in_colour(runs, tmp_path, capsys):  # noqa: F811

@@ -315,7 +315,7 @@ def test_a_beam_is_followed_to_the_library_s_result(sheet, address, library):
     for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown"):
         frame.press(key)
     first = [row for row in rows if row["step"] == "1"]
-    waits(sheet, ".detail", f"score {float(first[3]['score']):.2f} · pruned: the beam is full")
+    waits(sheet, ".detail", f"score {float(first[3]['score']):.2f} · pruned: fell out of the beam")
     pruned = sheet.locator(".node.pruned").count()
     assert pruned == sum(row["state"] == "pruned" for row in rows) > 0
     sheet.get_by_label("show what was pruned").uncheck()

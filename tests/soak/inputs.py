@@ -337,7 +337,7 @@ def arpa_file(draw: Draw, here: Path, sources: Sequence[bytes]) -> None:
 
 # -- whole commands ---------------------------------------------------------------------------------------------------
 
-_RUNNABLE = [verb for verb in VERBS if verb not in ("train", "compare", "demo")]
+_RUNNABLE = [verb for verb in VERBS if verb not in ("train", "compare", "demo", "serve")]
 _SMALL = [
     "0",
     "1",

@@ -84,6 +84,6 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        problem = f"{host}:{port} cannot be listened at ({error.strerror or error})"
+    except (OSError, ValueError) as error:  # a name that is none is a UnicodeError, or has a NUL
+        problem = f"{host!r}:{port} cannot be listened at ({getattr(error, 'strerror', None) or error})"
         raise UsageError(problem, "name another --host or --port") from error

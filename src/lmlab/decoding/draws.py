@@ -27,6 +27,7 @@ class Single(Together):
 
     def run(self, model: LanguageModel, prompts: Prompts, n: int, limits: Limits, batch: Batch | None = None) -> Steps:
         """Generate by the model's own writer where it has one for this, else all texts in one batch."""
+        self.search((), n, limits.max_tokens)  # refuses what it cannot do
         written = None if batch else write(model, prompts, self, n, limits)
         return written or super().run(model, prompts, n, limits, batch)
 

@@ -4,6 +4,8 @@ import { newest, stream } from "./api.js";
 import { button, el, figure, labelled, number, select, short, svg, visible } from "./dom.js";
 
 const WIDE = 136, HIGH = 30, TOP = 34;
+const WHY = { width: "fell out of the beam", bank: "its bank is full", ended: "better ones have ended", eos: "ended by itself",
+  stop: "ended by a stop string", length: "as long as asked", time: "out of time" };
 
 export function beam(root, app) {
   const is = { model: app.names[0], prompt: "", width: 4, tokens: 16, penalty: 1, pruned: true };
@@ -59,7 +61,7 @@ export function beam(root, app) {
       const [fromX, toX] = [x(parent) + (parent === root_ ? 12 : WIDE - 38), x(node) - 4];
       const edge = svg("path", { class: kind, d: `M${fromX} ${y(parent)} C${fromX + (toX - fromX) * 0.55} ${y(parent)} ${toX - (toX - fromX) * 0.55} ${y(node)} ${toX} ${y(node)}` });
       const mark = svg("g", { class: `node ${kind}`, transform: `translate(${x(node)} ${y(node)})`, tabindex: -1, role: "img",
-        "aria-label": `Step ${node.column}: ${visible(node.text)}, score ${figure(node.score)}, ${node.state}${node.why ? `: ${node.why}` : ""}` },
+        "aria-label": `Step ${node.column}: ${visible(node.text)}, score ${figure(node.score)}, ${node.state}${node.why ? `: ${WHY[node.why] ?? node.why}` : ""}` },
       svg("rect", { x: -4, y: -12, width: WIDE - 34, height: 24, rx: 5 }),
       svg("text", { x: 4, y: 4.5 }, clip(visible(node.text) + (node.state === "ended" ? " ■" : ""))),
       svg("text", { class: "score", x: WIDE - 44, y: 4.5, "text-anchor": "end" }, figure(node.score)));
@@ -88,7 +90,7 @@ export function beam(root, app) {
     for (const mark of marks) mark.classList.toggle("traced", traced.has(mark.node));
     const state = { live: "alive", ended: "ended", pruned: "pruned" }[node.state];
     detail.replaceChildren(el("span", {}, el("b", {}, `${short(is.prompt.slice(-30), 30)}`), short(textOf(node.id), 80)),
-      el("span", {}, `log-probability ${figure(node.logp)} nats · score ${figure(node.score)} · ${state}${node.why ? `: ${node.why}` : ""}`));
+      el("span", {}, `log-probability ${figure(node.logp)} nats · score ${figure(node.score)} · ${state}${node.why ? `: ${WHY[node.why] ?? node.why}` : ""}`));
   }
 
   /** Left to the parent, right to a child, up and down within the step. */
@@ -107,7 +109,7 @@ export function beam(root, app) {
   function drawWinners() {
     winners.replaceChildren(...(steps.at(-1)?.best ?? []).map((id) => el("li", {}, button([el("span", { class: "context" }, textOf(id).replaceAll("\n", "↵")), el("span", { class: "n" }, `score ${figure(nodes.get(id)?.score)}`)], () => show(nodes.get(id)), { class: "row" }))));
     log.replaceChildren(...steps.map((step, at) => el("div", {}, el("h3", {}, `Step ${at + 1}`), el("ul", {}, step.nodes.map((node) =>
-      el("li", {}, `${visible(textOf(node.id))}: score ${figure(node.score)}, ${node.state}${node.why ? `, ${node.why}` : ""}`))))));
+      el("li", {}, `${visible(textOf(node.id))}: score ${figure(node.score)}, ${node.state}${node.why ? `, ${WHY[node.why] ?? node.why}` : ""}`))))));
   }
 
   async function go() {
