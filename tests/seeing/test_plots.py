@@ -44,7 +44,7 @@ def test_a_heat_map_is_a_page_that_tells_bits_rank_and_what_else_was_likely(runs
     first = lm.next_tokens("", k=2)
     told = re.findall(r'title="([^"]+)"', page)
     assert len(told) == len("the cat") + 1
-    assert all(f"&#x27;{token}&#x27; {p:.2g}" in told[0] for token, p in first.items())
+    assert all(f"{p:.1%} {token}" in told[0] for token, p in first.items())
     assert re.match(r"\d+\.\d\d bits, probability [\d.e-]+, rank \d+\s[\d.]+% ", told[0])
 
 
