@@ -26,6 +26,11 @@ _BUILT_IN = {
         "scripted": "lmlab.models.toy:Scripted",
         "mixture": "lmlab.models.mixture:Mixture",
     },
+    "stored": {  # of these models what can be told and done without torch
+        "rnn": "lmlab.models.neural.stored:StoredRecurrent",
+        "lstm": "lmlab.models.neural.stored:StoredLSTM",
+        "gru": "lmlab.models.neural.stored:StoredGRU",
+    },
     "tokenizer": {
         "char": "lmlab.tokens.char:CharTokenizer",
         "byte": "lmlab.tokens.byte_level:ByteTokenizer",
@@ -58,6 +63,15 @@ def names(kind: str) -> list[str]:
         UsageError: two packages claim one name.
     """
     return sorted(_table(kind))
+
+
+def stored(name: str) -> Any:
+    """What has the settings of a kind of model, and loads it: its class, or one in its place that needs no torch.
+
+    Raises:
+        UnknownNameError, UsageError: as `resolve`.
+    """
+    return resolve("stored" if name in _BUILT_IN["stored"] else "model", name)
 
 
 def resolve(kind: str, name: str) -> Any:

@@ -144,11 +144,11 @@ def _component(group: str, values: Mapping[str, Any], default: str) -> Component
     kind = values.pop("kind", default)
     if not isinstance(kind, str):
         raise SettingError(f"{group}.kind", kind, f"one of {', '.join(registry.names(group))}")
-    return Component(kind, registry.resolve(group, kind).Settings.make(values, group))
+    return Component(kind, settings_class(group, kind).make(values, group))
 
 
 def _train_settings(model: str, values: Mapping[str, Any]) -> TrainSettings:
-    own = getattr(registry.resolve("model", model), "training_defaults", {})
+    own = getattr(registry.stored(model), "training_defaults", {})
     settings = TrainSettings.make({**own, **values}, "train")
     budgets = [name for name in BUDGETS if getattr(settings, name) is not None]
     if len(budgets) > 1:
@@ -165,7 +165,8 @@ def settings_class(group: str, kind: str | None = None) -> type[Settings]:
         UnknownNameError: no such kind.
     """
     if group in ("model", "tokenizer"):
-        settings: type[Settings] = registry.resolve(group, kind or "").Settings
+        described = registry.stored(kind or "") if group == "model" else registry.resolve(group, kind or "")
+        settings: type[Settings] = described.Settings
         return settings
     return {"train": TrainSettings, "data": DataSettings}[group]
 

@@ -210,7 +210,7 @@ def read_description(path: Path, classifier: bool = False) -> Described:
 
 
 class Stored(NamedTuple):
-    """A model directory read back."""
+    """A model directory read back; `models.base.whole` of its model can do all that its kind can."""
 
     model: Registered
     tokenizer: Tokenizer
@@ -225,8 +225,7 @@ def load(path: Path) -> Stored:
         ArtifactError: it is none, of another format, or damaged.
     """
     tokenizer, config, manifest, verified = read_description(path)
-    model_class = registry.resolve("model", config.model.kind)
-    model = model_class.load(path, config.model.settings, tokenizer.vocab_size)
+    model = registry.stored(config.model.kind).load(path, config.model.settings, tokenizer.vocab_size)
     if not verified.remembered:
         model.check()
         verified.remember()

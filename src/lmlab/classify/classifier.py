@@ -27,6 +27,7 @@ from lmlab.corpora.splits import FEW, SplitRule
 from lmlab.disk import atomic_folder, write_json
 from lmlab.errors import ArtifactError, DataError, UsageError, shown
 from lmlab.integrity import read_json
+from lmlab.models.base import whole
 from lmlab.progress import Reporter, Silent
 from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
 from lmlab.tokens import Tokenizer
@@ -385,7 +386,7 @@ def _started(run: str) -> tuple[Any, Tokenizer, Named]:
         UsageError: it is no network.
     """
     stored = store.load(Path(run))
-    model, config = stored.model, stored.config
+    model, config = whole(stored.model), stored.config
     if model.family != "neural":
         raise UsageError(f"{run} is {config.model.kind}, which has no weights to start from", "start from a network")
     groups = {"model": config.model.dump(), "tokenizer": config.tokenizer.dump()}

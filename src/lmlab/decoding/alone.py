@@ -19,9 +19,10 @@ from lmlab.decoding.branch import Branch, Rows, Step
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, uniforms
 from lmlab.decoding.draws import Seeded, draw
-from lmlab.decoding.search import Alone, Limits, Next, as_array, best_of, reader_of
+from lmlab.decoding.search import Alone, Limits, Next, best_of
 from lmlab.errors import LmlabError, SettingError, UsageError
-from lmlab.models.base import LanguageModel, Reader
+from lmlab.models.base import LanguageModel, Reader, whole
+from lmlab.models.readers import as_array, reader_of
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -92,7 +93,7 @@ class Contrastive(Alone):
         """Raise where n is not 1, or the model declares no hidden states."""
         if n != 1:
             raise SettingError("n", n, "1 for contrastive search, which has one answer")
-        if getattr(model, "read_on", None) is None:
+        if getattr(whole(model), "read_on", None) is None:
             problem = f"contrastive search compares hidden states, and {type(model).__name__} has none"
             raise UsageError(problem, "take a neural model that is not composed, or another strategy")
 
@@ -100,6 +101,7 @@ class Contrastive(Alone):
         """Generate from one prompt."""
         import torch
 
+        model = whole(model)
         hidden_BTH, logp_BV, state = model.read_on(None, torch.tensor([[model.bos, *prompt]], device=model.device))
         past_TH, row_BV, tip = _unit(hidden_BTH[0]), as_array(logp_BV), Branch.root()
         while tip.end is None:

@@ -25,11 +25,10 @@ from lmlab.decoding.chain import PROCESSORS, Chain, Process, Processor, chain_of
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.stop import Stop
 from lmlab.errors import LmlabError, SettingError, UnknownNameError
-from lmlab.models.base import LanguageModel, Reader
+from lmlab.models.base import LanguageModel
+from lmlab.models.readers import reader_of
 
 if TYPE_CHECKING:
-    import torch
-
     from lmlab.decoding.grammar import Grammar
 
 
@@ -427,45 +426,6 @@ def _joined(one: Any, other: Any) -> tuple[Floats, Any]:
     return np.concatenate([one[0], other[0]]), one[1].joined(other[1])
 
 
-def reader_of(model: LanguageModel, rows: int = 1) -> Reader:
-    """The model's `start` and `step` in NumPy: its own for so many rows, or torch's, which are converted."""
-    declared = getattr(model, "reader", None)
-    return (declared(rows) if declared else None) or _ByTorch(model)
-
-
-class _ByTorch:
-    def __init__(self, model: LanguageModel) -> None:
-        self._model = model
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Floats, Any]:
-        import torch
-
-        with torch.no_grad():
-            logp_BV, state = self._model.start([list(prompt) for prompt in prompts])
-        return as_array(logp_BV), _TorchState(state, logp_BV.device)
-
-    def step(self, state: _TorchState, token_B: Sequence[int]) -> tuple[Floats, Any]:
-        import torch
-
-        with torch.no_grad():
-            logp_BV, after = self._model.step(state.state, torch.tensor(token_B, device=state.device))
-        return as_array(logp_BV), _TorchState(after, state.device)
-
-
-@dataclass(frozen=True)
-class _TorchState:
-    state: Any
-    device: torch.device
-
-    def select(self, rows: Sequence[int]) -> _TorchState:
-        import torch
-
-        return _TorchState(self.state.select(torch.tensor(rows, device=self.device)), self.device)
-
-    def joined(self, other: _TorchState) -> _TorchState:
-        return _TorchState(self.state.joined(other.state), self.device)
-
-
 def best_of(values_N: Floats, k: int) -> Any:
     """The indices of the k largest that are not -inf, largest first, the lowest index first among equals."""
     if k < len(values_N):
@@ -474,11 +434,6 @@ def best_of(values_N: Floats, k: int) -> Any:
         found = np.arange(len(values_N))
     found = found[values_N[found] > -np.inf]
     return found[np.argsort(-values_N[found], kind="stable")[:k]]
-
-
-def as_array(logp_BV: torch.Tensor) -> Floats:
-    """The rows in NumPy, float64."""
-    return np.asarray(logp_BV.double().cpu().numpy())
 
 
 def broken(who: str, remedy: str) -> LmlabError:

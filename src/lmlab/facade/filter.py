@@ -33,6 +33,7 @@ from lmlab.corpora.document import Document
 from lmlab.corpora.raw import named_origin
 from lmlab.corpora.records import Record, document_of, read_records
 from lmlab.errors import LmlabError, SettingError, UnknownNameError, UsageError
+from lmlab.models.base import whole
 from lmlab.models.scorers import scorer_of
 from lmlab.tokens.base import check_count
 from lmlab.vocabulary import spelling_nats
@@ -302,7 +303,7 @@ def _begin(folder: str, spelling: bool, processes: int) -> None:
         import torch
 
         torch.set_num_threads(max(1, engine.cores() // processes))
-    _held.append(functools.partial(figures_of, stored.model, stored.tokenizer, spelling))
+    _held.append(functools.partial(figures_of, whole(stored.model), stored.tokenizer, spelling))
 
 
 def _score(documents: Sequence[Document]) -> list[Figures]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.errors import UsageError
+from lmlab.models.readers import reader_of
 from lmlab.models.scorers import scorer_of
 from lmlab.tokens.base import Tokenizer, check_count
 from lmlab.vocabulary import NEVER_PREDICTED
@@ -30,8 +31,8 @@ def probabilities(model: Any, tokenizer: Tokenizer, ids: Sequence[int], k: int |
         check_count("k", k)
     if not scorer_of(model).normalised:
         raise UsageError("this model's scores do not sum to one (stupid backoff)", "train with another smoothing")
-    logp_BV, _ = model.start([ids])
-    p_V = np.exp(logp_BV[0].cpu().double().numpy())
+    logp_BV, _ = reader_of(model).start([ids])
+    p_V = np.exp(logp_BV[0].astype(np.float64))
     order = [id for id in np.argsort(-p_V, kind="stable").tolist() if id not in NEVER_PREDICTED][:k]
     following: dict[str, float] = {}
     for id in order:  # tokens that are shown alike, parts of characters for example, are told together

@@ -14,7 +14,7 @@ import numpy as np
 from lmlab import corpora, store
 from lmlab.errors import DataError, EmptyDataError, SettingError, UsageError
 from lmlab.facade.generation import Generation, Generations, TextStep, Written, certain_until, continuation
-from lmlab.models.base import Registered
+from lmlab.models.base import Registered, whole
 from lmlab.progress import Reporter, Silent
 from lmlab.seeing import Pictures
 from lmlab.tokens.base import Tokenizer, check_count
@@ -36,7 +36,6 @@ class TextModel:
     """A model with its tokenizer.
 
     Attributes:
-        model: a member of the narrow waist (`lmlab.models.base`).
         tokenizer: text to ids and back.
         config: the whole configuration that made it.
         manifest: what made it, on which data, with which result.
@@ -56,14 +55,24 @@ class TextModel:
         held_out: Mapping[str, TokenStore] | None = None,
         composition: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self._model, self.tokenizer = model, tokenizer
         self.config, self.manifest, self.folder = config, dict(manifest), folder
         self._held_out, self.composition = dict(held_out or {}), dict(composition or {})
+
+    @property
+    def model(self) -> Registered:
+        """A member of the narrow waist (`lmlab.models.base`): of a stored network torch's module, once asked for."""
+        self._model = whole(self._model)
+        return self._model
+
+    @model.setter
+    def model(self, model: Registered) -> None:
+        self._model = model
 
     def _about(self) -> About:
         from lmlab.facade.about import about
 
-        size = None if self.model.nbytes is None else int(self.model.nbytes)
+        size = None if self._model.nbytes is None else int(self._model.nbytes)
         return about(self.manifest, self.folder, size, self.tokenizer.vocab_size)
 
     def __repr__(self) -> str:
@@ -152,13 +161,13 @@ class TextModel:
             tokens = TokenStore.from_documents(self.tokenizer, pieces)
             texts = located_texts(self.tokenizer, pieces, given)
         with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
-            logp_N, rank_N = scoring.score_tokens(self.model, tokens, advance, ranks=ranks)
+            logp_N, rank_N = scoring.score_tokens(self._model, tokens, advance, ranks=ranks)
         report = scoring.report_of(-float(logp_N.sum()), tokens, spelling=spelling)
         total = self._figures(report, tokens, sha256, name, split or "all", spelling=spelling)
         likeliest = None
         if alternatives:
             check_count("alternatives", alternatives)
-            ids_NK, logp_NK = scoring.likeliest(self.model, tokens, alternatives)
+            ids_NK, logp_NK = scoring.likeliest(self._model, tokens, alternatives)
             names, p_NK = self.tokenizer.token_text, np.exp(logp_NK).tolist()
             likeliest = [
                 [{"text": names(id), "p": p} for id, p in zip(ids, ps, strict=True) if p]
@@ -388,7 +397,7 @@ class TextModel:
         """
         from lmlab.facade.following import probabilities
 
-        return probabilities(self.model, self.tokenizer, self.ids(prefix, allow_unknown), k)
+        return probabilities(self._model, self.tokenizer, self.ids(prefix, allow_unknown), k)
 
     def counts(self, prefix: str = "", reporter: Reporter | None = None) -> dict[str, int]:
         """What followed a prefix in the training text of an n-gram model, and how often; the commonest first.
@@ -527,7 +536,7 @@ class TextModel:
         forbidden = () if allow_unknown else (UNK,)
         told = {known: asked[name] for name, known in _LANGUAGE.items() if asked.get(name) is not None}
         grammar = Grammar(self.tokenizer, **told) if told else None
-        steps = decode_all(self.model, ids, strategy, stop=stopper, forbidden=forbidden, grammar=grammar, **options)
+        steps = decode_all(self._model, ids, strategy, stop=stopper, forbidden=forbidden, grammar=grammar, **options)
         return ids, steps, strategy, tuple(stop)
 
     def ids(self, prompt: str, allow_unknown: bool = False) -> list[int]:
@@ -565,7 +574,7 @@ class TextModel:
 
     def _written(self, node: Branch) -> Written:
         def text(id: int) -> str:
-            return self.tokenizer.decode([id]) if id != self.model.eos else ""
+            return self.tokenizer.decode([id]) if id != self._model.eos else ""
 
         alternatives = tuple((text(id), logp, chain_logp) for id, logp, chain_logp in node.alternatives)
         trace = tuple((repr(cut.processor), cut.tokens, cut.mass) for cut in node.trace)

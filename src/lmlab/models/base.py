@@ -56,6 +56,9 @@ class LanguageModel(Protocol):
     Optional: `writer(prompt, tokens) -> Writer | None`, a way to write one text many tokens a call, where the model as
     it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
 
+    Optional: `whole() -> LanguageModel`, the model with all that it can do, where this one is an excerpt that a process
+    need not load torch for.
+
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
     """
@@ -116,6 +119,12 @@ class Writer(Protocol):
     def write(self, rule: Rule, uniform_T: np.ndarray) -> Written:
         """Choose up to T tokens more, fewer where `<eos>` comes; the last is -1 where the model gives NaN."""
         ...
+
+
+def whole(model: Any) -> Any:
+    """The model with all that it can do: itself, unless it says otherwise."""
+    declared = getattr(model, "whole", None)
+    return model if declared is None else declared()
 
 
 Ranked = tuple[np.ndarray, np.ndarray]

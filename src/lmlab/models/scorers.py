@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lmlab.models.base import LanguageModel, Ranked, Scorer
+from lmlab.models.readers import reader_of
 from lmlab.vocabulary import BOS, PAD
 
 if TYPE_CHECKING:
@@ -90,14 +91,13 @@ class Stepwise:
 
     def token_rows(self, ids_N: np.ndarray) -> Iterator[np.ndarray]:
         """The log-probabilities of all tokens, one position after the other."""
-        import torch
-
+        reader = reader_of(self.model)
         for document in documents(ids_N):
-            logp_BV, state = self.model.start([[]])
-            yield logp_BV.cpu().numpy()
+            logp_BV, state = reader.start([[]])
+            yield logp_BV
             for token in document[1:-1].tolist():
-                logp_BV, state = self.model.step(state, torch.tensor([token]))
-                yield logp_BV.cpu().numpy()
+                logp_BV, state = reader.step(state, [token])
+                yield logp_BV
 
 
 @dataclass(frozen=True)

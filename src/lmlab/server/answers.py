@@ -22,6 +22,7 @@ from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
 from lmlab.facade.generation import certain_until
 from lmlab.facade.surprisal import in_hand
+from lmlab.models.readers import reader_of
 from lmlab.models.scorers import account_of, rows_of
 from lmlab.server import asking
 from lmlab.server.house import Served

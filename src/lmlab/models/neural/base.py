@@ -33,22 +33,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lmlab import config, memory
-from lmlab.config import setting
+from lmlab import memory
 from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.integrity import plain
 from lmlab.kernels.neural import embedding as rows_of_table
 from lmlab.models.base import Scorer
 from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax
+from lmlab.models.neural.settings import TEMPERATURE, WEIGHTS
+from lmlab.models.neural.settings import NeuralSettings as NeuralSettings
 from lmlab.models.scorers import Padded
 from lmlab.vocabulary import BOS, EOS, PAD
 
 _SEGMENT_FLOATS = 1 << 24  # parallel scoring holds at most so many log-probabilities (64 MB) at once
 _SEGMENT_TOKENS = 1 << 14  # and reads at most so many positions of each row
-WIDEST, DEEPEST = 65_536, 256
-"""No layer has more features, and no model more layers."""
 _BYTES_A_WEIGHT = 16  # in fp32: itself, its gradient, and the two moments of Adam
-_WEIGHTS, _TEMPERATURE = "model.safetensors", "temperature"
 
 
 @dataclass(frozen=True)
@@ -80,18 +78,6 @@ class TensorState:
     def cat(states: Sequence[TensorState]) -> TensorState:
         """Several batches as one."""
         return TensorState(tuple(torch.cat(parts) for parts in zip(*(s.tensors for s in states), strict=True)))
-
-
-@dataclass(frozen=True)
-class NeuralSettings(config.Settings):
-    """What all trained models have in common."""
-
-    softmax: str = setting(
-        "full",
-        "output layer; adaptive predicts rare tokens in two steps: several times as fast where the vocabulary is tens "
-        "of thousands of words, and another model",
-        choices=("full", "adaptive"),
-    )
 
 
 class NeuralModel(nn.Module, abc.ABC):
@@ -283,8 +269,8 @@ class NeuralModel(nn.Module, abc.ABC):
         """Write the weights, as safetensors, and the temperature where it is not 1."""
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         if self.temperature != 1:
-            tensors[_TEMPERATURE] = torch.tensor(self.temperature, dtype=torch.float64)
-        save_file(tensors, folder / _WEIGHTS)
+            tensors[TEMPERATURE] = torch.tensor(self.temperature, dtype=torch.float64)
+        save_file(tensors, folder / WEIGHTS)
 
     @classmethod
     def load(cls, folder: Path, settings: Any, vocab_size: int) -> Self:
@@ -293,21 +279,29 @@ class NeuralModel(nn.Module, abc.ABC):
         Raises:
             ArtifactError: the file is missing, damaged, or of another shape.
         """
-        weights = plain(folder / _WEIGHTS)
+        weights = plain(folder / WEIGHTS)
         try:
-            tensors = load_file(weights)  # mapped: nothing is read yet
-            temperature = tensors.pop(_TEMPERATURE, torch.ones(())).item()
-            written, wanted = _shapes(tensors), _shapes(cls.blank(settings, vocab_size))
-            if written != wanted:
-                raise _unlike(weights, written, wanted)
-            with _Unfilled():
-                model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
-            model.load_state_dict(tensors)  # a copy: sums over mapped weights, which lie otherwise, round otherwise
+            return cls.of(load_file(weights), settings, vocab_size, weights)  # mapped: nothing is read yet
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ArtifactError(f"{weights} cannot be read ({reason})", "train it again") from error
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], settings: Any, vocab_size: int, path: Path) -> Self:
+        """Build from copies of the weights that a file holds.
+
+        Raises:
+            ArtifactError: they are of another shape.
+        """
+        temperature = tensors.pop(TEMPERATURE, torch.ones(())).item()
+        written, wanted = _shapes(tensors), _shapes(cls.blank(settings, vocab_size))
+        if written != wanted:
+            raise _unlike(path, written, wanted)
         if not 0 < temperature < torch.inf:
-            raise ArtifactError(f"{weights} has temperature {temperature}, not above 0", "train it again")
+            raise ArtifactError(f"{path} has temperature {temperature}, not above 0", "train it again")
+        with _Unfilled():
+            model = cls(settings, vocab_size)  # type: ignore[call-arg]  # every architecture takes these two
+        model.load_state_dict(tensors)  # a copy: sums over mapped weights, which lie otherwise, round otherwise
         model.temperature = temperature
         return model.eval()
 

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from lmlab.config import setting
 from lmlab.errors import SettingError
-from lmlab.models.neural.base import DEEPEST, WIDEST, NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
+from lmlab.models.neural.settings import DEEPEST, WIDEST, NeuralSettings
 from lmlab.vocabulary import PAD
 
 _FURTHEST = 1_000_000  # tokens that a prediction may depend on

@@ -10,57 +10,33 @@ gradients neither vanish nor explode in the first steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from lmlab.config import setting
-from lmlab.errors import SettingError
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import recurrent_layers
 from lmlab.kernels.neural.choice import array_of
 from lmlab.kernels.writing.layout import Weights
 from lmlab.kernels.writing.recurrent import RecurrentWriter
 from lmlab.models.base import Reader, Writer
-from lmlab.models.neural.base import DEEPEST, WIDEST, NeuralModel, NeuralSettings, TensorState, embedding
+from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.models.neural.output import FullSoftmax
 from lmlab.models.neural.recurrent_reader import RecurrentReader
+from lmlab.models.neural.settings import RecurrentSettings as RecurrentSettings
+from lmlab.models.neural.stored import StoredLSTM, StoredRecurrent
 
 _LOADED = 50  # tokens from which loading the loops pays, once torch is loaded
 _BATCH = 32  # texts from which torch's quicker product repays what its calls cost
-
-
-@dataclass(frozen=True)
-class RecurrentSettings(NeuralSettings):
-    """What the three have in common."""
-
-    hidden: int = setting(512, "hidden size of a layer", ge=1, le=WIDEST)
-    layers: int = setting(1, "recurrent layers on top of each other", ge=1, le=DEEPEST)
-    embedding: int = setting(64, "width of the learned token embedding", ge=1, le=WIDEST)
-    input: str = setting(
-        "learned",
-        "how a token enters: learned embedding, the same matrix as the output (tied), or one-hot",
-        choices=("learned", "tied", "one-hot"),
-    )
-    dropout: float = setting(0.1, "share of the features dropped between layers and before the output", ge=0, lt=1)
-    recurrent_dropout: float = setting(
-        0.0, "share of the hidden state dropped on its way to the next position, drawn anew for each batch", ge=0, lt=1
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.input == "tied" and self.softmax != "full":
-            raise SettingError("softmax", self.softmax, "full where the input is tied to the output")
 
 
 class Recurrent(NeuralModel):
     """Embedding, recurrent layers, output; abstract in its cell."""
 
     Settings = RecurrentSettings
-    training_defaults: ClassVar = {"lr": 4e-3, "batch_size": 16, "length": 64}
+    training_defaults: ClassVar = StoredRecurrent.training_defaults
     ladder: ClassVar = tuple({"hidden": width} for width in (64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1536))
     network: ClassVar[type[nn.RNN | nn.LSTM | nn.GRU]]
     cell: ClassVar[str]
@@ -141,7 +117,7 @@ class LSTM(Recurrent):
     """The long short-term memory: gates decide what to keep, what to write, what to show."""
 
     network, cell = nn.LSTM, "lstm"
-    training_defaults: ClassVar = {"lr": 6e-3}  # a GRU bears less (lab log)
+    training_defaults: ClassVar = StoredLSTM.training_defaults
 
     @torch.no_grad()
     def _initialise(self, settings: RecurrentSettings) -> None:
