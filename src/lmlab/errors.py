@@ -119,6 +119,13 @@ class MissingExtraError(UsageError):
         super().__init__(f"{what} needs a library that is not installed", f"pip install 'lmlab[{extra}]'")
 
 
+class MissingTorchError(MissingExtraError):
+    """Torch is not installed: n-grams do without it, and stored recurrent networks as far as they only write."""
+
+    def __init__(self, what: str) -> None:
+        LmlabError.__init__(self, f"{what} needs torch, which is not installed", "pip install torch")
+
+
 class DataError(LmlabError, ValueError):
     """The text cannot be used."""
 

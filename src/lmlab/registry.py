@@ -11,7 +11,7 @@ import functools
 import importlib
 from typing import Any
 
-from lmlab.errors import UnknownNameError, UsageError
+from lmlab.errors import MissingTorchError, UnknownNameError, UsageError
 
 _BUILT_IN = {
     "model": {
@@ -80,6 +80,7 @@ def resolve(kind: str, name: str) -> Any:
     Raises:
         UnknownNameError: no such name; the closest known names are offered.
         UsageError: two packages claim one name, or the package that registered this one cannot be imported.
+        MissingTorchError: it needs torch, which is not installed.
 
     >>> resolve("tokenizer", "char").__name__
     'CharTokenizer'
@@ -88,10 +89,12 @@ def resolve(kind: str, name: str) -> Any:
     if name not in table:
         raise UnknownNameError(kind, name, table)
     module, _, attribute = table[name].partition(":")
-    if table is _BUILT_IN[kind]:
-        return getattr(importlib.import_module(module), attribute)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise MissingTorchError(f"the {kind} {name}") from error
+        if table is _BUILT_IN[kind]:
+            raise
         problem = f"the {kind} {name!r} ({table[name]}) cannot be imported ({error})"
         raise UsageError(problem, "mend or uninstall the package that registers it") from error

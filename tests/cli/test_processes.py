@@ -209,3 +209,77 @@ def test_little_memory_and_few_open_files(here, limit, words):
         assert done.stderr.count("\n") == 1
         short = "out of memory: use a smaller" if "-v" in limit else "Too many open files): allow more open files"
         assert short in done.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, Without())
+"""
+
+
+def test_ngrams_live_without_torch(here):
+    code = WITHOUT_TORCH + (
+        "import lmlab\n"
+        "text = open('poem.txt').read()\n"
+        "lm = lmlab.train(text=text, tokenizer='char', model='ngram', order=4)\n"
+        "estimated = lmlab.estimate('poem.txt', order=3, out='runs/words')\n"
+        "for lm in (lm, estimated, lmlab.load('runs/words')):\n"
+        "    assert len(lm.score('to be').columns['cumulative_bits']) > 2\n"
+        "    assert lm.surprisal('to be') > 0\n"
+        "    assert lm.next_tokens('', k=3)\n"
+        "    for strategy in ('greedy', 'sample', 'beam', 'stochastic_beam', 'mbr', 'exact', 'lookup'):\n"
+        "        n = 1 if strategy in ('greedy', 'exact', 'lookup') else 2\n"
+        "        assert lm.generate('', strategy, n=n, max_tokens=6)[0].end\n"
+        "    assert lm.generate('', max_tokens=600)\n"
+        "    assert list(lm.filter('held-out.txt', by='perplexity', at_most=1e9))\n"
+        "from lmlab.cli import main\n"
+        "for verb in ('ngram query runs/words held-out.txt', 'ngram stats runs/words',"
+        "'ngram arpa runs/words words.arpa', 'generate runs/words', 'score runs/words held-out.txt',"
+        "'eval runs/words --on held-out.txt',"
+        "'filter runs/words held-out.txt', 'info runs/words', 'info'):\n"
+        "    assert main(verb.split()) == 0, verb\n"
+    )
+    done = python(code, cwd=here)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stored_network_writes_and_scores_without_torch(here):
+    code = WITHOUT_TORCH + (
+        "import lmlab\n"
+        "lm = lmlab.load('runs/lstm')\n"
+        "assert lm.score('to be').columns['cumulative_bits'][-1] > 0\n"
+        "assert lm.next_tokens('to', k=3)\n"
+        "for strategy in ('greedy', 'sample', 'beam', 'stochastic_beam', 'mbr', 'exact', 'lookup'):\n"
+        "    assert lm.generate('to', strategy, max_tokens=6)[0].end\n"
+        "assert len(lm.generate('to', n=40, max_tokens=3)) == 40\n"
+        "assert lm.generate('to', 'sample', max_tokens=5000, stop='qqqq')\n"
+    )
+    done = python(code, cwd=here)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_needs_torch_says_how_to_get_it(here):
+    verbs = [
+        "train poem.txt -o runs/new",
+        "eval runs/lstm --on held-out.txt",
+        "generate runs/lstm --strategy contrastive",
+        "generate runs/lstm --mix runs/lstm",
+        "generate runs/lstm --adapt cache",
+        "filter runs/lstm held-out.txt",
+        "compare poem.txt --models ngram,lstm --minutes 0.1 -o runs/compared",
+        "inspect gates runs/lstm",
+        "export runs/lstm --to hf -o runs/exported",
+        "demo",
+    ]
+    code = WITHOUT_TORCH + "from lmlab.cli import main\nfor verb in sys.argv[1:]:\n    main(verb.split())\n"
+    done = python(code, *verbs, cwd=here)
+    told = done.stderr.splitlines()
+    assert len(told) == len(verbs), done.stderr
+    assert all(line.endswith("needs torch, which is not installed: pip install torch") for line in told), done.stderr
+    assert sorted(path.name for path in (here / "runs").iterdir()) == ["kn3", "lstm"]

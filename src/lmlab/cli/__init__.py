@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lmlab.cli.parser import Parser
-from lmlab.errors import LmlabError, UnknownNameError
+from lmlab.errors import LmlabError, MissingTorchError, UnknownNameError
 from lmlab.seeing import INSPECTIONS, PLOTS, WORDS
 
 VERBS = {
@@ -148,6 +148,8 @@ def _answer(words: list[str]) -> int:
     except Exception as error:  # one line, whatever it is
         if "--debug" in words:
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            error = MissingTorchError("this")
         return _fail(" ".join(_told(error).split()), error.exit_code if isinstance(error, LmlabError) else 1)
 
 

@@ -114,6 +114,7 @@ def train_named(
     """
     began, reporter = time.perf_counter() if began is None else began, reporter or default_reporter()
     config = RunConfig.build({**named, "source": IN_HAND} if text is not None else dict(named))
+    registry.resolve("model", config.model.kind)  # a library may be missing: said before a text is read, a run replaced
     if config.source is None or (text is not None and "source" in named):
         raise UsageError("train needs one source of text", "name a file, a folder, a corpus or a recipe that does")
     with joined() as ranks, contextlib.ExitStack() as holding:
