@@ -186,11 +186,17 @@ class _Beams(_Pool):
         vocab_size = chain_BV.shape[-1]
         # As many as can be needed: each live text can end but once, and its end makes room for no other that ends.
         order = best_of(keys_N, 2 * self._width)
-        ends = order % vocab_size == rows.eos
-        fits = np.where(ends, np.arange(len(order)) < self._width, (~ends).cumsum() <= self._width)
-        scores_N = scores_BV.ravel()
-        self.pruned = _pruned(rows, order[~fits], scores_N, vocab_size, "width")
-        return _picked(order[fits], scores_N, vocab_size)
+        candidates = zip(*_picked(order, scores_BV.ravel(), vocab_size), strict=True)
+        chosen, pruned, room = list[tuple[int, int, float]](), list[Pruned](), self._width
+        for place, (row, token, score) in enumerate(candidates):
+            ends = token == rows.eos
+            if place < self._width if ends else room:
+                chosen.append((row, token, score))
+                room -= not ends
+            else:
+                pruned.append(Pruned(rows.live[row], token, score, "width"))
+        self.pruned = tuple(pruned)
+        return [row for row, *_ in chosen], [token for _, token, _ in chosen], [score for *_, score in chosen]
 
     def settle(self, children: Sequence[Branch]) -> None:
         super().settle(children)

@@ -21,6 +21,8 @@ from lmlab.decoding.writing import write
 from lmlab.errors import SettingError
 from lmlab.models.base import LanguageModel
 
+_AHEAD = 64  # places whose numbers are drawn at once
+
 
 class Single(Together):
     """A strategy whose texts do not look at one another, so that a model may write each by itself."""
@@ -96,12 +98,17 @@ class _Texts(Search):
     def __init__(self, n: int, seed: int | None) -> None:
         self.lanes, self._seed = range(n), seed
         self._results = [Branch.root()] * n
+        self._uniform_TB = np.empty((0, n))
 
     def choose(self, rows: Rows, chain_BV: Floats) -> tuple[Sequence[int], Sequence[int], Sequence[float]]:
         tokens_B = chain_BV.argmax(-1)
         if self._seed is not None:
-            lanes, lengths = rows.places()
-            tokens_B = draw(np.exp(chain_BV - chain_BV.max(-1, keepdims=True)), uniforms(self._seed, lanes, lengths))
+            length = rows.live[0].length  # all are of one length
+            if length % _AHEAD == 0:
+                places_T1 = np.arange(length, length + _AHEAD)[:, None]
+                self._uniform_TB = uniforms(self._seed, np.array(self.lanes), places_T1)
+            uniform_B = self._uniform_TB[length % _AHEAD, [branch.lane for branch in rows.live]]
+            tokens_B = draw(np.exp(chain_BV - chain_BV.max(-1, keepdims=True)), uniform_B)
         scores_B = chain_BV[np.arange(len(rows)), tokens_B]
         return range(len(rows)), tokens_B.tolist(), scores_B.tolist()
 

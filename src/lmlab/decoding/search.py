@@ -223,7 +223,7 @@ class Next:
 
     def __init__(self, rows: Rows, logp_BV: Floats, chain: Chain, limits: Limits, *, drop: bool = False) -> None:
         logp_BV = np.asarray(logp_BV, np.float64)
-        _refuse_broken(logp_BV, "the model gave", "its weights are damaged or its training diverged")
+        top_B1 = _top(logp_BV, "the model gave", "its weights are damaged or its training diverged")
         self._rows, self._limits = rows, limits
         self.logp_BV = self.chain_BV = logp_BV
         self.stuck: frozenset[int] = frozenset()
@@ -242,8 +242,8 @@ class Next:
             self.chain_BV = self._passes[-1][2]
             if allowed_BV is not None:  # whatever a processor revived
                 self.chain_BV = np.where(allowed_BV, self.chain_BV, -np.inf)
-            _refuse_broken(self.chain_BV, "the processors left", "mend the one that is not lmlab's")
-        top_B1 = self.chain_BV.max(-1, keepdims=True)
+        if self.chain_BV is not logp_BV:
+            top_B1 = _top(self.chain_BV, "the processors left", "mend the one that is not lmlab's")
         self._sum_B = (top_B1 + np.log(np.exp(self.chain_BV - top_B1).sum(-1, keepdims=True)))[:, 0]
         if chain:
             # No row holds more than 1, so that totals only fall; less is left as it is (see `beams`).
@@ -319,7 +319,9 @@ class Growing:
     def grow(self, texts: Rows, after: Next, offset: int) -> None:
         """Grow by a token, the live branches standing at an offset of the texts."""
         mine = [row for row in range(offset, offset + len(self.live)) if row not in after.stuck]
-        picked = self.search.choose(texts.part(mine), after.chain_BV[mine]) if mine else ((), (), ())
+        every = len(mine) == len(texts)
+        asked = (texts, after.chain_BV) if every else (texts.part(mine), after.chain_BV[mine])
+        picked = self.search.choose(*asked) if mine else ((), (), ())
         rows = [mine[row] for row in picked[0]]
         children = after.children(rows, *picked[1:], self.limits)
         self.search.settle(children)
@@ -412,10 +414,10 @@ class Batch:
         if new:
             fresh = self._reader.start([each.prompt for each in new])
             self._position = _joined(self._position, fresh) if old else fresh
-        ends = np.cumsum([0] + [len(each.live) for each in old]).tolist()
-        for each, begin, end in zip(old, ends, ends[1:], strict=False):
-            each.rows = [*range(begin, end)]
-        for row, each in enumerate(new, ends[-1]):
+        end = 0
+        for each in old:
+            each.rows = [*range(end, end := end + len(each.live))]
+        for row, each in enumerate(new, end):
             each.rows = [row] * len(each.live)
         rows_BV: Floats = self._position[0]
         return rows_BV
@@ -428,11 +430,8 @@ def _joined(one: Any, other: Any) -> tuple[Floats, Any]:
 
 def best_of(values_N: Floats, k: int) -> Any:
     """The indices of the k largest that are not -inf, largest first, the lowest index first among equals."""
-    if k < len(values_N):
-        found = np.flatnonzero(values_N >= np.partition(values_N, -k)[-k])
-    else:
-        found = np.arange(len(values_N))
-    found = found[values_N[found] > -np.inf]
+    least = np.partition(values_N, -k)[-k] if k < len(values_N) else -np.inf
+    found = np.flatnonzero(values_N >= least if least > -np.inf else values_N > least)
     return found[np.argsort(-values_N[found], kind="stable")[:k]]
 
 
@@ -441,9 +440,12 @@ def broken(who: str, remedy: str) -> LmlabError:
     return LmlabError(f"{who} NaN or no token at all", remedy)
 
 
-def _refuse_broken(logp_BV: Floats, who: str, remedy: str) -> None:
-    if not np.isfinite(logp_BV.max(-1)).all():  # max hands NaN on
+def _top(logp_BV: Floats, who: str, remedy: str) -> Floats:
+    """The largest of each row; an error where there is none."""
+    top_B1: Floats = logp_BV.max(-1, keepdims=True)  # which hands NaN on
+    if not np.isfinite(top_B1).all():
         raise broken(who, remedy)
+    return top_B1
 
 
 def _without(logp_BV: Floats, forbidden: Sequence[int]) -> Floats:
