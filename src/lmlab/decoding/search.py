@@ -269,13 +269,13 @@ class Next:
         limits = limits or self._limits
         logp_K = self.logp_BV[rows, tokens].tolist()
         drawn_K = (self.chain_BV[rows, tokens] - self._sum_B[rows]).tolist()
-        grown = []
+        grown, remembers = [], any(self._memories)
         for row, token, score, logp, drawn in zip(rows, tokens, scores, logp_K, drawn_K, strict=True):
             parent = self._rows.live[row]
             total, drawn_total, length = parent.total + logp, parent.drawn_total + drawn, parent.length + 1
             score = drawn_total if score is None else score
             branch = Branch(token, logp, drawn, total, drawn_total, score, length, parent.lane, parent)
-            if any(self._memories):
+            if remembers:
                 branch.memory = self._remembered(row, token)
             if limits.alternatives:
                 branch.alternatives = self._alternatives(row, limits.alternatives)

@@ -29,7 +29,6 @@ from lmlab.models.neural.settings import RecurrentSettings as RecurrentSettings
 from lmlab.models.neural.stored import StoredLSTM, StoredRecurrent
 
 _LOADED = 50  # tokens from which loading the loops pays, once torch is loaded
-_BATCH = 32  # texts from which torch's quicker product repays what its calls cost
 
 
 class Recurrent(NeuralModel):
@@ -82,8 +81,8 @@ class Recurrent(NeuralModel):
         return None if weights is None else RecurrentWriter(weights, [self.bos, *prompt])
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, where `writer` writes, for few texts."""
-        weights = self._as_arrays() if rows < _BATCH else None
+        """Steps in NumPy, where `writer` writes."""
+        weights = self._as_arrays()
         return None if weights is None else RecurrentReader(weights)
 
     def _as_arrays(self) -> Weights | None:
