@@ -17,7 +17,7 @@ import numpy as np
 
 from lmlab.corpora.document import Document
 from lmlab.decoding import Beam, Branch, Node, Rows, StopText, Strategy, Tree, decode_all, strategy_of
-from lmlab.decoding.search import Limits, best_of, reader_of
+from lmlab.decoding.search import Limits, best_of
 from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
 from lmlab.facade.generation import certain_until
