@@ -12,6 +12,7 @@
     ├── ArtifactError          a directory is no model, or a damaged one
     ├── StorageError           the disk refuses: full, not allowed, a file in the way
     │   └── HeldError          another process is at work on it
+    ├── WorkerError            a process or machine that worked for this one is gone
     └── TrainingError          training could not go on
         └── NonFiniteError     the loss became NaN or infinite
 
@@ -21,6 +22,7 @@ Every message names the value, the bound and the remedy, in one line.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 _LONGEST_SHOWN = 120  # characters of a value in a message
 _LONGEST_HALF = 1_000  # characters of a problem, or of a remedy
@@ -39,6 +41,16 @@ class LmlabError(Exception):
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(": ".join(_line(half) for half in (problem, remedy) if half))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Come out of another process as it was, whatever its class takes."""
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[LmlabError], args: tuple[Any, ...], attributes: dict[str, Any]) -> LmlabError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 def _line(text: str) -> str:
@@ -151,6 +163,10 @@ class HeldError(StorageError):
 
     def __init__(self, path: object, holder: str) -> None:
         super().__init__(f"{path} is in use by {holder}", "wait until it ends, or end it")
+
+
+class WorkerError(LmlabError):
+    """A process or machine that worked for this one is gone."""
 
 
 class TrainingError(LmlabError):
