@@ -10,13 +10,13 @@ import functools
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmlab.corpora.reading import HEAD, inflate
-from lmlab.errors import DataError, EmptyDataError
+from lmlab.corpora.reading import HEAD, inflate, packed
+from lmlab.errors import DataError, EmptyDataError, UsageError
 
 CHUNK = 1 << 20
 Progress = Callable[[int, int | None], None]
@@ -34,6 +34,7 @@ class Origin:
     read: Callable[[], Iterator[bytes]]  # opens the stream and yields it in chunks
     size: int | None = None  # in bytes, where known
     partition: str = ""  # the split that all of it belongs to, or empty
+    start: int = 0  # bytes of the text that lie before; after some, it is neither compressed nor marked
 
 
 def kind_of(name: str) -> str:
@@ -131,9 +132,54 @@ def sliced(origin: Origin, start: int, stop: int | None, partition: str) -> Orig
     return Origin(origin.name, read, size, partition)
 
 
-def _read_file(path: Path) -> Iterator[bytes]:
+def shard(paths: Sequence[Path], names: Sequence[str], number: int, of: int) -> list[Origin]:
+    """The lines of some files that are one of so many shards, from 1 on, of about as many bytes each.
+
+    A line belongs to the shard that its first byte falls in, counted through all files; a compressed file belongs whole
+    to the shard of its own first byte.
+
+    Raises:
+        UsageError: one of them has no size.
+    """
+    origins = [file_origin(path, name=name) for path, name in zip(paths, names, strict=True)]
+    if streams := [origin.name for origin in origins if origin.size is None]:
+        raise UsageError(f"{streams[0]} is a stream, which cannot be cut into shards", "name a file")
+    total, found = sum(origin.size or 0 for origin in origins), []
+    first, last = total * (number - 1) // of, total * number // of
+    for path, origin in zip(paths, origins, strict=True):
+        size = origin.size or 0
+        start, stop = max(first, 0), min(last, size)
+        first, last = first - size, last - size
+        if start >= stop:
+            continue
+        if not packed(origin.read()):
+            start, stop = _line_start(path, start), _line_start(path, stop)
+            read = functools.partial(_read_file, path, start, stop)
+            found.append(Origin(origin.name, read, stop - start, start=start))
+        elif start == 0:
+            found.append(origin)
+    return found
+
+
+def _line_start(path: Path, at: int) -> int:
+    """Where the first line begins from a byte on; where the file ends, if none does."""
+    if not at:
+        return 0
+    at -= 1  # this byte may end a line
     with _explained(path), path.open("rb") as file:
-        yield from iter(lambda: file.read(CHUNK), b"")
+        file.seek(at)
+        for chunk in iter(lambda: file.read(CHUNK >> 4), b""):
+            if (found := chunk.find(b"\n")) >= 0:
+                return at + found + 1
+            at += len(chunk)
+    return at
+
+
+def _read_file(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    with _explained(path), path.open("rb") as file:
+        if start:
+            file.seek(start)
+        yield from iter(lambda: file.read(CHUNK if stop is None else min(CHUNK, stop - file.tell())), b"")
 
 
 @contextlib.contextmanager

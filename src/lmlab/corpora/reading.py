@@ -97,17 +97,20 @@ def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
         yield held
 
 
-def utf8(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[bytes]:
-    r"""UTF-8, refused and replaced as by `decode`, its `\r\n` as they are; each piece ends with a character."""
-    return (data for _, data in _sound(chunks, name, errors))
+def utf8(chunks: Iterable[bytes], name: str, errors: str, offset: int = 0) -> Iterator[bytes]:
+    r"""UTF-8, refused and replaced as by `decode`, its `\r\n` as they are; each piece ends with a character.
+
+    Where so many bytes of the text lie before, no byte-order mark is looked for.
+    """
+    return (data for _, data in _sound(chunks, name, errors, offset))
 
 
-def _sound(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[tuple[str, bytes]]:
+def _sound(chunks: Iterable[bytes], name: str, errors: str, offset: int = 0) -> Iterator[tuple[str, bytes]]:
     """Pieces of sound text, as text and as UTF-8."""
-    head, chunks = _peek(chunks)
+    head, chunks = (b"", chunks) if offset else _peek(chunks)
     if head.startswith(_WIDE):
         raise DataError(f"{name} is binary, or UTF-16 by its first two bytes", "iconv -f UTF-16 -t UTF-8 converts it")
-    mark, begun, offset, waiting = head.startswith(codecs.BOM_UTF8), False, 0, b""
+    mark, begun, waiting = head.startswith(codecs.BOM_UTF8), False, b""
     for chunk in itertools.chain(chunks, (None,)):
         data = waiting + (chunk or b"")
         _refuse_nul(data, offset, name, errors)
