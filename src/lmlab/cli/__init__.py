@@ -39,6 +39,8 @@ VERBS = {
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",
     "ngram estimate": "text straight to an n-gram model of its words, as KenLM's lmplz",
+    "ngram count": "count one shard of a text, on any machine, to be merged with the others",
+    "ngram merge": "the model of the counts of all shards",
     "ngram query": "score sentences from standard input, as KenLM's query",
     "ngram prune": "a smaller n-gram model: by entropy, to a threshold or a size",
     "ngram arpa": "write an n-gram model as an ARPA file",

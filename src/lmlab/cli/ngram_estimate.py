@@ -7,15 +7,24 @@ ARPA file. `lmlab train --model ngram` also splits and evaluates, and knows othe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lmlab.cli.parser import Parser, in_group, reporter_of
 from lmlab.cli.show import print_json
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from lmlab.facade.text_model import TextModel
+
 EXAMPLES = """\
   lmlab ngram estimate my.txt -o runs/kn5
   lmlab ngram estimate a.txt b.txt --order 3 --prune 0,0,1 -o runs/small
-  lmlab ngram estimate big.txt.zst --memory 2G -o runs/big"""
+  lmlab ngram estimate big.txt.zst --memory 2G -o runs/big
+  lmlab ngram estimate big.txt --shards 64 --memory 2G --cluster tcp://10.0.0.1:8786 -o runs/big"""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -25,10 +34,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_overwrite()
     parser.add_ngram("prune_entropy", "prune_to", "k", "compat")
     parser.add_errors()
-    parser.add_argument("--skip-symbols", action="store_true", help="<s>, </s> and <unk> in the text are white space")
-    group = parser.add_argument_group("vocabulary")
-    group.add_argument("--vocab-size", type=int, metavar="V", help="keep only the commonest words, V ids in all")
-    group.add_argument("--min-count", type=int, default=1, metavar="N", help="a word seen less often is unknown")
+    parser.add_symbols()
+    parser.add_vocabulary()
+    parser.add_argument("--shards", type=int, metavar="N", help="count N parts of the files apart, a process a core")
+    parser.add_cluster()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,17 +52,37 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from lmlab.facade.estimate import estimate
 
-    lm = estimate(
-        *options.texts,
-        out=options.out,
-        vocab_size=options.vocab_size,
-        min_count=options.min_count,
-        errors=options.errors,
-        skip_symbols=options.skip_symbols,
-        overwrite=options.overwrite,
-        reporter=reporter_of(options),
-        **in_group(options, "model"),
-    )
+    with workers(options.cluster) as executor:
+        lm = estimate(
+            *options.texts,
+            out=options.out,
+            vocab_size=options.vocab_size,
+            min_count=options.min_count,
+            errors=options.errors,
+            skip_symbols=options.skip_symbols,
+            shards=options.shards,
+            executor=executor,
+            overwrite=options.overwrite,
+            reporter=reporter_of(options),
+            **in_group(options, "model"),
+        )
+    return show_estimated(lm, options)
+
+
+@contextlib.contextmanager
+def workers(cluster: str | None) -> Iterator[Executor | None]:
+    """The workers of a cluster, where one is named."""
+    if cluster is None:
+        yield None
+        return
+    from lmlab.facade.shards import dask
+
+    with dask(cluster) as executor:
+        yield executor
+
+
+def show_estimated(lm: TextModel, options: argparse.Namespace) -> int:
+    """Say where a model lies, and what it holds."""
     results = lm.manifest["results"]
     if options.json:
         print_json({"run": str(lm.folder), "vocab_size": lm.tokenizer.vocab_size, **results})

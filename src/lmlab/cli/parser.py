@@ -107,9 +107,24 @@ class Parser(argparse.ArgumentParser):
         help = next(_help(field) for field in described(ClassifierSettings) if field.name == "bayes")
         group.add_argument("--bayes", dest="classify.bayes", action="store_const", const=True, help=help)
 
-    def add_settings(self, title: str, group: str, settings: Any) -> None:
-        """All settings of a group."""
-        _add_settings(self.add_argument_group(title), group, settings, [field.name for field in described(settings)])
+    def add_settings(self, title: str, group: str, settings: Any, *names: str) -> None:
+        """All settings of a group, or those of these names."""
+        names = names or tuple(field.name for field in described(settings))
+        _add_settings(self.add_argument_group(title), group, settings, names)
+
+    def add_vocabulary(self) -> None:
+        """Which words of a text are kept."""
+        group = self.add_argument_group("vocabulary")
+        group.add_argument("--vocab-size", type=int, metavar="V", help="keep only the commonest words, V ids in all")
+        group.add_argument("--min-count", type=int, default=1, metavar="N", help="a word seen less often is unknown")
+
+    def add_symbols(self) -> None:
+        """What to do with words that models have for their own."""
+        self.add_argument("--skip-symbols", action="store_true", help="<s>, </s> and <unk> in the text are white space")
+
+    def add_cluster(self) -> None:
+        """Where tasks run."""
+        self.add_argument("--cluster", metavar="URL", help="work on a Dask cluster, as tcp://HOST:8786")
 
     def add_spelling(self) -> None:
         """Whether the spelling of unknown tokens is charged."""

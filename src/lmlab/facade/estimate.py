@@ -6,43 +6,41 @@ and knows other tokenizers; this reads the text once, as bytes, and holds neithe
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import re
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmlab import store
 from lmlab.config import described
 from lmlab.corpora import DataSettings
-from lmlab.corpora.raw import Origin, named_origin
-from lmlab.corpora.reading import inflate, packed, utf8, whole_words
 from lmlab.corpora.settings import IN_HAND
-from lmlab.errors import DataError, EmptyDataError, UsageError
+from lmlab.errors import UsageError
+from lmlab.facade.counting import (
+    Counted,
+    Texts,
+    commonest,
+    count,
+    described_text,
+    words_of_texts,
+)
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
-from lmlab.kernels import engine
-from lmlab.kernels.ngram.layout import Counts
-from lmlab.memory import parse_size
 from lmlab.models.ngram import Ngram
-from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Reporter, default_reporter
 from lmlab.run_config import RunConfig, from_tables
 from lmlab.tokens.base import Vocabulary
-from lmlab.tokens.scan import WordScanner, scanner
+from lmlab.tokens.scan import scanner
 from lmlab.tokens.word import WordTokenizer
-from lmlab.vocabulary import EOS, SPACES, SPECIALS
+from lmlab.vocabulary import SPECIALS
 
-_SYMBOL = re.compile(f"<(?<![^{SPACES}]<)(?:/?s|unk)>(?![^{SPACES}])".encode())
-"""A word that ARPA files reserve."""
-_NORMALISATION = "Every run of white space (also newlines) becomes one space."
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 @takes_settings([field.name for field in described(Ngram.Settings)])
@@ -53,6 +51,8 @@ def estimate(
     min_count: int = 1,
     errors: str = "strict",
     skip_symbols: bool = False,
+    shards: int | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
     **settings: Any,
@@ -67,6 +67,10 @@ def estimate(
         min_count: a word seen less often is unknown.
         errors: "replace" reads bytes that are no UTF-8 as U+FFFD; "strict" refuses them.
         skip_symbols: whether `<s>`, `</s>` and `<unk>` are white space; else a text with one of these words is refused.
+        shards: count so many parts of the files apart, each within `memory`, and merge them: the same model. Counts
+            stay in `OUT.counts` until the model is written, so that a call that was interrupted goes on from there.
+        executor: runs the shards: any of `concurrent.futures`, or a cluster's, as Dask's `client.get_executor()`,
+            whose workers see the same files, `out` too; None is a process a core.
         overwrite: whether a run that is at `out` is replaced, once the new one is written.
         reporter: shows progress; None draws a bar in a terminal.
         **settings: of the model, see `Ngram.Settings`: `order`, `smoothing`, `prune`...
@@ -79,32 +83,69 @@ def estimate(
         raise UsageError("no text is named", "name a file, or - for standard input")
     if out is not None:
         store.check_free(Path(out), overwrite=overwrite)
-    origins = [_origin(source, errors) for source in sources]
     held = not isinstance(sources[0], str | Path)
-    name = IN_HAND if held else str(sources[0])
-    config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, name)
-    model_settings = config.model.settings
+    config = _configuration(
+        settings, {"vocab_size": vocab_size, "min_count": min_count}, IN_HAND if held else str(sources[0])
+    )
     DataSettings(errors=errors)
-    ended = model_settings.compat == "none"  # lmplz gives a last line without newline no end
-    texts = Texts(origins, reporter, errors=errors, ended=ended, skip_symbols=skip_symbols)
-    if texts.size is None and (vocab_size is not None or min_count > 1):
-        raise UsageError("a stream can be read only once, but a smaller vocabulary takes two readings", "name a file")
-    began = time.perf_counter()
-    known = None if vocab_size is None and min_count == 1 else _common_words(texts, vocab_size, min_count)
-    words = scanner(texts.text_size, known or (), learn=known is None)
-    levels = _count(texts, model_settings, words, reporter)
-    count_V = levels[0].count_G.astype(np.int64)  # smoothing uses the levels up
-    with reporter.stage("smoothing"):
-        model: Any = Ngram.from_counts(model_settings, levels)
-    spelled = words.words()
-    del words, known  # each may take as much as the tokenizer
-    tokenizer = WordTokenizer(config.tokenizer.settings, Vocabulary([*SPECIALS, *spelled], count_V=count_V))
-    for note in model.notes:
-        reporter.say(note)
-    lm = _text_model(model, tokenizer, config, texts.describe(), time.perf_counter() - began)
+    began, model_settings = time.perf_counter(), config.model.settings
+    with contextlib.ExitStack() as stack:
+        if shards is None and executor is None:
+            texts = Texts.of(sources, model_settings, reporter, errors=errors, skip_symbols=skip_symbols)
+            counted = _count(texts, model_settings, vocab_size, min_count, reporter)
+        else:
+            from lmlab.facade import shards as by_shards  # which one process does without
+
+            parts = by_shards.Shard.all_of(sources, shards, model_settings, errors, skip_symbols)
+            work = stack.enter_context(by_shards.work_folder(None if out is None else Path(out)))
+            executor = executor or stack.enter_context(by_shards.processes())
+            counts = by_shards.count_shards(parts, work, executor, reporter, vocab_size, min_count)
+            counted = by_shards.merge_counts(counts, work, executor, reporter, on_disk=bool(model_settings.memory))
+        return _smoothed(counted, config, out, overwrite, reporter, began)
+
+
+def merge(
+    *folders: str | Path,
+    out: str | Path | None = None,
+    vocab_size: int | None = None,
+    min_count: int = 1,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> TextModel:
+    """The model of counts that `lmlab ngram count` wrote: that of one process that reads all their texts.
+
+    Args:
+        *folders: the counts of all shards of one text or more; texts follow each other in the order of their mention.
+        out: as for `estimate`.
+        vocab_size: as for `estimate`.
+        min_count: as for `estimate`.
+        executor: as for `estimate`; None is a thread a core.
+        overwrite: as for `estimate`.
+        reporter: as for `estimate`.
+        **settings: of the model, but its order.
+
+    Raises:
+        LmlabError: see `lmlab.errors`.
+    """
+    from lmlab.facade import shards as by_shards
+
+    reporter, began = reporter or default_reporter(), time.perf_counter()
     if out is not None:
-        lm.model = model.reopened(lm.save(out, overwrite=overwrite))
-    return lm
+        store.check_free(Path(out), overwrite=overwrite)
+    counts = by_shards.in_order([Path(folder) for folder in folders])
+    about = counts[0].about
+    defaults = {field.name: field.default for field in described(Ngram.Settings)}
+    counted = {"order": counts[0].order, "compat": about["settings"]["compat"]}
+    settings |= {name: value for name, value in counted.items() if value != defaults[name]}  # else it was not asked for
+    config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, about["texts"][0][0])
+    on_disk = bool(config.model.settings.memory)
+    with contextlib.ExitStack() as stack:
+        work = stack.enter_context(by_shards.work_folder(None if out is None else Path(out)))
+        executor = executor or stack.enter_context(by_shards.threads())
+        merged = by_shards.merge_counts(counts, work, executor, reporter, vocab_size, min_count, on_disk)
+        return _smoothed(merged, config, out, overwrite, reporter, began)
 
 
 def import_arpa(
@@ -130,13 +171,7 @@ def import_arpa(
         trie, words = arpa.read(path, **options)
     config = _configuration({"order": trie.order, "smoothing": IMPORTED}, {}, str(path))
     tokenizer = WordTokenizer(config.tokenizer.settings, Vocabulary([*SPECIALS, *(word.decode() for word in words)]))
-    data: dict[str, Any] = {
-        "name": path.name,
-        "sha256": None,
-        "split_rule": "none",
-        "splits": {},
-        "normalisation": _NORMALISATION,
-    }
+    data = {**described_text(path.name, None, 0), "splits": {}}
     lm = _text_model(Ngram(config.model.settings, trie), tokenizer, config, data, time.perf_counter() - began)
     if out is not None:
         lm.save(out)
@@ -183,124 +218,38 @@ def _configuration(model: Mapping[str, Any], tokenizer: Mapping[str, Any], sourc
     return RunConfig.build(named)
 
 
+def _count(texts: Texts, settings: Any, vocab_size: int | None, min_count: int, reporter: Reporter) -> Counted:
+    known: list[str] | None = None
+    if vocab_size is not None or min_count > 1:
+        if texts.size is None:
+            problem = "a stream can be read only once, but a smaller vocabulary takes two readings"
+            raise UsageError(problem, "name a file")
+        words, count_V = words_of_texts(texts)
+        known = [words[i - len(SPECIALS)] for i in commonest(count_V, vocab_size, min_count)]
+    scanned = scanner(texts.text_size, known or (), learn=known is None)
+    levels = count(texts, settings, scanned, reporter)
+    return Counted(levels, scanned.words(), texts.describe())
+
+
+def _smoothed(
+    counted: Counted, config: RunConfig, out: str | Path | None, overwrite: bool, reporter: Reporter, began: float
+) -> TextModel:
+    """The model of what was counted, which is used up; saved, where there is a place."""
+    count_V = counted.levels[0].count_G.astype(np.int64)
+    with reporter.stage("smoothing"):
+        model: Any = Ngram.from_counts(config.model.settings, counted.levels)
+    tokenizer = WordTokenizer(config.tokenizer.settings, Vocabulary([*SPECIALS, *counted.words], count_V=count_V))
+    for note in model.notes:
+        reporter.say(note)
+    lm = _text_model(model, tokenizer, config, counted.data, time.perf_counter() - began)
+    if out is not None:
+        lm.model = model.reopened(lm.save(out, overwrite=overwrite))
+    return lm
+
+
 def _text_model(
     model: Any, tokenizer: WordTokenizer, config: RunConfig, data: Mapping[str, Any], seconds: float
 ) -> TextModel:
     manifest = store.new_manifest(config, data) | {"status": "done"}
     manifest["results"] = {"train_seconds": seconds, "notes": list(model.notes), "ngrams": list(model.ngrams)}
     return TextModel(model, tokenizer, config, manifest)
-
-
-def _origin(source: Any, errors: str) -> Origin:
-    """The bytes of a file or of an object's texts; of a generator only once, so that nobody knows their size."""
-    if isinstance(source, str | Path):
-        return named_origin(str(source))
-    from lmlab.corpora import objects  # which files do without
-
-    size = None if objects.is_stream(source) else sum(map(len, objects.lines(source, errors)))
-    return Origin(objects.NAME, lambda: objects.lines(source, errors), size)
-
-
-class Texts:
-    """The texts to count, read as often as needed, with a bar."""
-
-    def __init__(
-        self, origins: Sequence[Origin], reporter: Reporter, *, errors: str, ended: bool, skip_symbols: bool
-    ) -> None:
-        self._origins = [dataclasses.replace(origin, read=self._watched(origin)) for origin in origins]
-        self._reporter, self._errors, self._ended, self._skip = reporter, errors, ended, skip_symbols
-        self._digest = hashlib.sha256()
-        self._read, self._bytes = 0, 0
-
-    def _watched(self, origin: Origin) -> Callable[[], Iterator[bytes]]:
-        def read() -> Iterator[bytes]:
-            for chunk in origin.read():
-                self._read += len(chunk)
-                yield chunk
-
-        return read
-
-    @cached_property
-    def size(self) -> int | None:
-        """How many bytes the sources have; None where nobody knows beforehand."""
-        sizes = [origin.size for origin in self._origins]
-        return None if None in sizes else sum(size or 0 for size in sizes)
-
-    @cached_property
-    def text_size(self) -> int | None:
-        """How many bytes of text they hold; None where nobody knows beforehand."""
-        return None if self.size is None or any(packed(origin.read()) for origin in self._origins) else self.size
-
-    def share(self) -> float:
-        """How much of them has been read this time."""
-        return self._read / (self.size or 1)
-
-    def ids(self, words: WordScanner, title: str) -> Iterator[np.ndarray]:
-        """Their ids, in pieces."""
-        self._digest, self._read, self._bytes = hashlib.sha256(), 0, 0
-        with self._reporter.stage(title, self.size) as advance:
-            for origin in self._origins:
-                lines = 0
-                pieces = utf8(inflate(origin.read(), origin.name), origin.name, self._errors)
-                for piece in whole_words(pieces, origin.name):
-                    self._digest.update(piece)
-                    self._bytes += len(piece)
-                    ids_N = words.feed(self._plain(piece, origin.name, lines))
-                    lines += int(np.count_nonzero(ids_N == EOS))
-                    advance(self._read)
-                    yield ids_N
-                last = words.close()
-                if self._ended:
-                    yield last
-
-    def _plain(self, piece: bytes, name: str, lines: int) -> bytes:
-        """A piece of text after so many lines, without the words that ARPA files reserve."""
-        if b">" not in piece or not (found := _SYMBOL.search(piece)):
-            return piece
-        if self._skip:
-            return _SYMBOL.sub(b" ", piece)
-        line = 1 + lines + piece.count(b"\n", 0, found.start())
-        problem = f"{name}:{line} holds the word {found[0].decode()}, which models have for their own"
-        raise DataError(problem, "take it out, or read it as white space by --skip-symbols")
-
-    def describe(self) -> Mapping[str, Any]:
-        """What the manifest says of the data."""
-        return {
-            "name": ", ".join(Path(origin.name).name for origin in self._origins),
-            "sha256": self._digest.hexdigest(),
-            "split_rule": "none",
-            "splits": {"train": {"bytes": self._bytes}},
-            "normalisation": _NORMALISATION,
-        }
-
-
-def _count(texts: Texts, settings: Any, words: WordScanner, reporter: Reporter) -> list[Counts]:
-    pieces = (ids for ids in texts.ids(words, "counting") if len(ids))
-    memory = parse_size(settings.memory) if settings.memory else None
-    if memory is None and texts.text_size is not None and not engine.compiled(texts.text_size):
-        ids_N = np.concatenate([np.empty(0, dtype=np.uint32), *pieces])
-        return count_ngrams(ids_N, settings.order, len(words))
-    from lmlab.kernels.ngram.counter import Counter
-
-    counter = Counter(settings.order, memory=memory, share=texts.share if texts.size else None)
-    counter.count(pieces)
-    words.seal()
-    with reporter.stage("bringing n-grams into order"):
-        return counter.levels(len(words), reporter.say)
-
-
-def _common_words(texts: Texts, vocab_size: int | None, min_count: int) -> list[str]:
-    """The words that are frequent enough, the commonest first, equals in order of appearance."""
-    words = scanner(texts.text_size)
-    count_V = np.zeros(0, dtype=np.int64)
-    for ids_M in texts.ids(words, "building the vocabulary"):
-        more_V = np.bincount(ids_M, minlength=len(count_V))
-        more_V[: len(count_V)] += count_V
-        count_V = more_V
-    count_W = count_V[len(SPECIALS) :]
-    order_W = np.argsort(-count_W, kind="stable")
-    order_W = order_W[count_W[order_W] >= min_count]
-    if not len(order_W):
-        raise EmptyDataError(f"no word occurs min_count={min_count} times", "give more text or lower min_count")
-    spelled = words.words()
-    return [spelled[i] for i in order_W[: None if vocab_size is None else vocab_size - len(SPECIALS)]]

@@ -9,14 +9,17 @@ of the level below has renamed their contexts, are sorted still:
     merged   the·cat  the·dog  the·end  you·are
 
 Level by level, sorted runs are merged, some whole contexts at a time: what is merged at once stays in the cache, and of
-memory-mapped parts only that is read.
+memory-mapped parts only that is read. A level can be cut between contexts and its ranges merged apart (`cut_level`).
 
-Shapes: P parts, G k-grams of one level, F nodes one level down, M k-grams of all parts merged at once.
+A part with other word ids is brought into the order of the common ones first (`renamed`). Words may fall together
+there: then a k-gram lies in the part more than once, its places side by side, and merging makes one of them.
+
+Shapes: P parts, G k-grams of one level, F nodes one level down, M k-grams of all parts merged at once; V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -61,6 +64,28 @@ def merge_level(
     return Counts(*(array[:size] for array in vars(level).values())), nodes
 
 
+def cut_level(parts: Sequence[Counts], maps: Sequence[np.ndarray], ranges: int) -> list[list[int]]:
+    """Cut a level into ranges of whole merged contexts, of about as many k-grams each: where each ends in each part."""
+    most = max(range(len(parts)), key=lambda i: len(parts[i]))
+    ends, size = [], len(parts[most])
+    for i in range(1, ranges if size else 1):
+        context = maps[most][int(parts[most].key_G[i * size // ranges] >> np.uint64(32))]
+        ends.append(_before(parts, maps, int(context)))
+    return [*ends, [len(part) for part in parts]]
+
+
+def renamed(levels: Sequence[Counts], word_V: np.ndarray) -> Iterator[Counts]:
+    """The levels of a part from 2 on in the order of other word ids, from the ids that its words have there, uint32."""
+    place_F = word_V
+    for level in levels:
+        key_G = pack(place_F[high(level.key_G)], word_V[low(level.key_G)])
+        order_G = np.argsort(key_G, kind="stable")
+        suffix_G = place_F[level.suffix_G]
+        place_F = np.empty(len(level), dtype=np.uint32)
+        place_F[order_G] = np.arange(len(level), dtype=np.uint32)
+        yield Counts(key_G[order_G], suffix_G[order_G], level.count_G[order_G])
+
+
 def _whole_contexts(parts: Sequence[Counts], maps: Sequence[np.ndarray], start_P: list[int]) -> list[int]:
     """Where each part's next piece ends, such that all end with the same merged context."""
     ahead = [
@@ -70,7 +95,12 @@ def _whole_contexts(parts: Sequence[Counts], maps: Sequence[np.ndarray], start_P
     ]
     if not ahead:
         return [len(part) for part in parts]
-    contexts = [int(np.searchsorted(known, min(ahead), side="right")) for known in maps]  # the part's first to leave
+    return _before(parts, maps, int(min(ahead)) + 1)
+
+
+def _before(parts: Sequence[Counts], maps: Sequence[np.ndarray], context: int) -> list[int]:
+    """How many k-grams of each part belong to merged contexts before this one."""
+    contexts = [int(np.searchsorted(known, context)) for known in maps]
     return [int(np.searchsorted(p.key_G, np.uint64(c << 32))) for p, c in zip(parts, contexts, strict=True)]
 
 
