@@ -54,8 +54,10 @@ def exists(path: str | Path) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False, lasting: bool = True) -> Iterator[Path]:
     """Give a folder to fill, that appears at `path` only when the block ends well; what it replaces stands till then.
+
+    What is not lasting may be lost where the system fails: it is not synced.
 
     Raises:
         RunExistsError: `path` is already there, and not to be overwritten.
@@ -69,10 +71,11 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         beside.mkdir(mode=0o700)
         try:
             yield beside
-            for file in [*beside.rglob("*"), beside]:
+            for file in [*beside.rglob("*"), beside] if lasting else ():
                 settle(file)
             _swap(beside, path)
-            _sync(path.parent)
+            if lasting:
+                _sync(path.parent)
         finally:
             if beside.exists():
                 import shutil  # which a cold start need not load

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +25,7 @@ from hypothesis import strategies as st
 
 import lmlab
 from lmlab import errors
+from lmlab.cli import main
 from lmlab.corpora import raw
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, SettingError, UsageError, WorkerError
 from lmlab.facade import shards
@@ -133,6 +141,13 @@ def test_a_mark_within_a_text_is_none_where_a_shard_begins(mark: str, here: Path
     same(in_threads("marked.txt", out="many", shards=2), estimate("marked.txt", out="one"))
 
 
+def test_words_hold_what_python_takes_for_space(here: Path) -> None:
+    Path("odd.txt").write_text("a\x0bb\x0cc \x1cd\u00a0e \x85f \u2028g\n" * 9, encoding="utf-8")
+    run = in_threads("odd.txt", out="many", shards=2)
+    same(run, estimate("odd.txt", out="one"))
+    same(Path(str(merge(*count_all("odd.txt", of=2), out="apart", reporter=Silent()).folder)), run)
+
+
 # ---- again, and accidents
 
 
@@ -241,7 +256,7 @@ def _die(*call: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("phase", ["list_words", "count_shard", "check_shard", "merge_range"])
+@pytest.mark.parametrize("phase", ["count_shard", "check_shard", "merge_range"])
 def test_a_killed_worker_is_told_and_the_next_call_goes_on(
     phase: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,3 +290,60 @@ def test_errors_come_out_of_another_process_as_they_were() -> None:
         again = pickle.loads(pickle.dumps(error))  # noqa: S301
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
     assert issubclass(WorkerError, LmlabError)
+
+
+# ---- a cluster
+
+
+@pytest.fixture
+def scheduler(here: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler of Dask's and two workers, each a process of its own."""
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    python = [sys.executable, "-m"]
+    about = here / "scheduler.json"
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen([*python, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        file = f"--scheduler-file={about}"
+        start("distributed.cli.dask_scheduler", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        once = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
+        workers = [start("distributed.cli.dask_worker", file, "--host", "127.0.0.1", *once) for _ in range(2)]
+        deadline = time.monotonic() + 60
+        while not about.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield json.loads(about.read_text())["address"], workers
+
+
+def test_a_cluster_that_loses_a_worker(scheduler: Any, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed with -9 while it counts; Dask gives its shards to the other."""
+    from distributed import Client
+
+    address, workers = scheduler
+    with Client(address) as client:
+        client.wait_for_workers(2, timeout=60)
+        Path("text.txt").write_text(TEXT * 50, encoding="utf-8")
+        expected = estimate("text.txt", out="one")
+        threading.Timer(0.3, workers[0].kill).start()
+        run = estimate("text.txt", out="many", shards=20, executor=client.get_executor(pure=False))
+        same(run, expected)
+    words = ["ngram", "estimate", "text.txt", "--order", "3", "--shards", "3", "--cluster", address, "-o", "by-verb"]
+    assert main([*words, "--quiet"]) == 0
+    same(Path("by-verb"), expected, "config.json")
+
+
+def test_a_cluster_that_is_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    monkeypatch.setattr(shards, "_ANSWERS", "1 s")
+    with pytest.raises(WorkerError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*: start one"):
+        shards.dask("tcp://127.0.0.1:9").__enter__()
+
+
+def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(errors.MissingExtraError, match=r"lmlab\[dask\]"):
+        shards.dask("tcp://127.0.0.1:9").__enter__()

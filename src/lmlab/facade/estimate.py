@@ -99,8 +99,9 @@ def estimate(
             parts = by_shards.Shard.all_of(sources, shards, model_settings, errors, skip_symbols)
             work = stack.enter_context(by_shards.work_folder(None if out is None else Path(out)))
             executor = executor or stack.enter_context(by_shards.processes())
-            counts = by_shards.count_shards(parts, work, executor, reporter, vocab_size, min_count)
-            counted = by_shards.merge_counts(counts, work, executor, reporter, on_disk=bool(model_settings.memory))
+            counts = by_shards.count_shards(parts, work, executor, reporter)
+            on_disk = bool(model_settings.memory)
+            counted = by_shards.merge_counts(counts, work, executor, reporter, vocab_size, min_count, on_disk)
         return _smoothed(counted, config, out, overwrite, reporter, began)
 
 

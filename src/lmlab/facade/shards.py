@@ -1,9 +1,11 @@
 """Counting by shards: parts of a text are counted apart and merged, by any `concurrent.futures.Executor`.
 
-    list words   a task a shard; the lists are merged here in the order of the shards, so ids are those of one process
-    count        a task a shard, into a folder; one that holds the shard's counts already, whole, is left as it is
-    check        a task a shard: every number is looked at; counts of other word ids are brought into the common order
-    merge        for each length, a task a range of contexts
+    count   a task a shard, with word ids of its own, into a folder; one that holds its counts, whole, is left as it is
+    check   a task a shard: every number is looked at, and its k-grams are brought into the order of the common ids
+    merge   for each length k > 1, a task a range of contexts
+
+Between the first two, the word lists of all shards are merged here in the order of the shards: a word's id tells when
+it appears first, as in one process. So the text is read once, and a shard need not know of the others.
 
 Each task is a function of a few paths and numbers, may run twice, and writes a folder whole or not at all; where it
 runs, and what becomes of it when a worker dies, is the executor's business. Workers must see the same files.
@@ -14,7 +16,6 @@ Shapes: V words, P parts, which are shards with common word ids.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -39,7 +40,7 @@ from lmlab.errors import (
     UsageError,
     WorkerError,
 )
-from lmlab.facade.counting import Counted, Texts, commonest, count, described_text, words_of_texts
+from lmlab.facade.counting import Counted, Texts, commonest, count, described_text
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import NONE, Counts
 from lmlab.kernels.ngram.merge import cut_level, merge_level, renamed
@@ -134,16 +135,9 @@ class Shard:
 # ---- tasks
 
 
-def list_words(shard: Shard) -> tuple[bytes, np.ndarray]:
-    """A shard's words in order of appearance, a space between two, and the counts of all ids."""
-    words, count_V = words_of_texts(shard.read(Silent()))
-    return " ".join(words).encode(), count_V
-
-
 def count_shard(
     shard: Shard,
     folder: Path,
-    known: Path | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
@@ -153,7 +147,6 @@ def count_shard(
     Args:
         shard: what to count.
         folder: where its counts go.
-        known: a file of all words that have ids, a space between two; None learns them from the shard.
         threads: how many to use; None is one a core.
         overwrite: whether other counts there are replaced.
         reporter: shows progress.
@@ -162,20 +155,19 @@ def count_shard(
         RunExistsError: there is something else.
     """
     texts = shard.read(reporter or Silent())
-    spelled = known.read_bytes() if known else b""
-    about = {**shard.about(), "known": hashlib.sha256(spelled).hexdigest()}
+    about = shard.about()
     if _holds(folder, about):
         return False
     if disk.exists(folder) and not (overwrite and (folder / ABOUT).is_file()):
         raise RunExistsError(folder)
-    words = scanner(texts.text_size, spelled.decode().split(), learn=known is None)
+    words = scanner(texts.text_size)
     try:
         levels = count(texts, shard.settings, words, reporter or Silent(), threads)
     except EmptyDataError:  # of more shards than lines, some are empty
         levels = [_level_1(np.zeros(many, dtype=np.uint32)) for many in (len(words), *[0] * (shard.settings.order - 1))]
     data = texts.describe()
     about |= {"sha256_of_text": data["sha256"], "bytes": data["splits"]["train"]["bytes"]}
-    save_counts(folder, levels, spelled or " ".join(words.words()).encode(), about)
+    save_counts(folder, levels, " ".join(words.words()).encode(), about)
     return True
 
 
@@ -206,7 +198,7 @@ def check_shard(counts: CountFiles, word_V: np.ndarray | None, out: Path) -> Pat
     arrays: dict[str, np.ndarray] = {}
     for k, level in enumerate(renamed(levels[1:], word_V), 2):
         arrays |= level_arrays(level, k)
-    write_arrays(out, arrays, {})
+    write_arrays(out, arrays, {}, lasting=False)
     return out
 
 
@@ -249,7 +241,7 @@ def merge_range(
         for part, piece in zip(parts, ranges, strict=True)
     ]
     level, nodes = merge_level(pieces, below.open(), on_disk=on_disk)
-    write_arrays(out, level_arrays(level, k) | {"nodes": np.concatenate(nodes)}, {})
+    write_arrays(out, level_arrays(level, k) | {"nodes": np.concatenate(nodes)}, {}, lasting=False)
 
 
 # ---- the process that asks
@@ -260,15 +252,10 @@ def count_shards(
     work: Path,
     executor: Executor,
     reporter: Reporter,
-    vocab_size: int | None = None,
-    min_count: int = 1,
 ) -> list[CountFiles]:
-    """Count all shards of a text with one vocabulary, into folders within another."""
-    lists = _all_done(executor, reporter, "building the vocabulary", list_words, ((shard,) for shard in shards))
-    known, _ = _common_words(lists, vocab_size, min_count)
-    disk.write_file(work / "words", " ".join(known))
+    """Count all shards of a text, into folders within another."""
     folders = [work / f"counts-{shard.number}" for shard in shards]
-    calls = ((shard, folder, work / "words", 1, True) for shard, folder in zip(shards, folders, strict=True))
+    calls = ((shard, folder, 1, True) for shard, folder in zip(shards, folders, strict=True))
     done = _all_done(executor, reporter, "counting", count_shard, calls)
     if kept := done.count(False):
         reporter.say(f"{kept} of {len(shards)} shards were counted before")
@@ -346,7 +333,7 @@ def _merge_level(
             map_G[start:stop] += np.uint32(begin)
         forget(maps)
         disk.discard(out)
-    write_arrays(work / f"maps-{k}", {"maps": maps}, {})
+    write_arrays(work / f"maps-{k}", {"maps": maps}, {}, lasting=False)
     return level, Below(sizes, work / f"maps-{k}")
 
 

@@ -30,9 +30,11 @@ _AGAIN = "count it again"
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "count_G": "<u4"}
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+def write_arrays(
+    folder: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], *, lasting: bool = True
+) -> None:
     """Write a folder of arrays of one dimension, and a description of them, in place of what is there."""
-    with atomic_folder(folder, overwrite=True) as beside:
+    with atomic_folder(folder, overwrite=True, lasting=lasting) as beside:
         written = {
             name: [array.dtype.str, len(array), save_array(beside / f"{name}.npy", array)]
             for name, array in arrays.items()
@@ -125,7 +127,7 @@ class CountFiles(NamedTuple):
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{folder} is damaged (its words are no UTF-8)", _AGAIN) from error
         kinds = words_B.dtype.str, count_V.dtype.str
-        if kinds != ("|u1", "<u4") or len(count_V) != len(SPECIALS) + len(words.split()):
+        if kinds != ("|u1", "<u4") or len(count_V) != len(SPECIALS) + len(words.split(b" ")) - (not words):
             raise ArtifactError(f"{folder} is damaged (its words are not as many as their counts)", _AGAIN)
         return cls(folder, about, words, count_V)
 
