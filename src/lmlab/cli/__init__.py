@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lmlab.cli.parser import Parser
+from lmlab.cli.parser import Parser, ToolParser
 from lmlab.errors import LmlabError, MissingTorchError, UnknownNameError
 from lmlab.seeing import INSPECTIONS, PLOTS, WORDS
 
@@ -47,8 +47,14 @@ VERBS = {
     "ngram binary": "write an n-gram model as a binary file of KenLM's, as its build_binary",
     "ngram import": "an ARPA file of any tool as a model directory",
     "ngram stats": "what an n-gram model holds, length by length",
+    "kenlm lmplz": "KenLM's lmplz: text to an ARPA file, with its options",
+    "kenlm build_binary": "KenLM's build_binary: an ARPA file to its binary file, byte for byte",
+    "kenlm query": "KenLM's query: score sentences from standard input, the same text comes out",
+    "kenlm filter": "KenLM's filter: an ARPA file for the words of some sentences alone",
+    "kenlm interpolate": "one ARPA file of several, log-linear or linear, with weights given or tuned",
     "demo": "two minutes, no download: a ladder of models, what they write, one page",
 }
+_TOOLS = "kenlm"
 _NO_MEMORY = (
     "can't allocate memory",
     "Cannot allocate memory",
@@ -70,7 +76,8 @@ def verb_parser(verb: str) -> Parser:
     word, _, name = verb.partition(" ")
     module: Any = importlib.import_module("lmlab.cli.plot" if word in WORDS else f"lmlab.cli.{verb.replace(' ', '_')}")
     description, examples = module.describe(word, name) if word in WORDS else (module.__doc__, module.EXAMPLES)
-    parser = Parser(prog=f"lmlab {verb}", description=description, examples=examples)
+    make = ToolParser if word == _TOOLS else Parser
+    parser = make(prog=f"lmlab {verb}", description=description, examples=examples)
     module.add_arguments(parser, *((word, name) if word in WORDS else ()))
     parser.add_common()
     parser.set_defaults(run=module.run)
@@ -152,7 +159,12 @@ def _answer(words: list[str]) -> int:
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             error = MissingTorchError("this")
-        return _fail(" ".join(_told(error).split()), error.exit_code if isinstance(error, LmlabError) else 1)
+        return _fail(" ".join(_told(error).split()), _exit_code(error, words))
+
+
+def _exit_code(error: Exception, words: list[str]) -> int:
+    """KenLM's programs know 1 alone."""
+    return error.exit_code if isinstance(error, LmlabError) and words[0] != _TOOLS else 1
 
 
 def _told(error: Exception) -> str:

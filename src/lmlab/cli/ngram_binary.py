@@ -28,12 +28,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write, tell how much."""
-    from lmlab.compat.kenlm import read
+    from lmlab.compat.kenlm import listing_of
     from lmlab.models.ngram.kenlm_write import write_probing
 
     path = Path(options.file)
     with reporter_of(options).stage(f"writing {path.name}"):
-        write_probing(path, *read(Path(options.model)), options.multiplier)
+        write_probing(path, listing_of(Path(options.model)), options.multiplier)
     said = {"file": str(path), "bytes": path.stat().st_size}
     print_json(said) if options.json else print(f"{path}: {said['bytes']:,} bytes")
     return 0

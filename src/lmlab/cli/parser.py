@@ -54,9 +54,12 @@ class Parser(argparse.ArgumentParser):
     def add_common(self) -> None:
         """What every verb has."""
         group = self.add_argument_group("output")
-        group.add_argument("--json", action="store_true", help="the result as JSON on standard output")
+        self._add_json(group)
         group.add_argument("--quiet", action="store_true", help="no progress on standard error")
         group.add_argument("--debug", action="store_true", help="a traceback where something fails")
+
+    def _add_json(self, group: Any) -> None:
+        group.add_argument("--json", action="store_true", help="the result as JSON on standard output")
 
     def add_data(self, *, shares: bool = True) -> None:
         """How a source of text is read, and in which shares it is split."""
@@ -150,6 +153,21 @@ class Parser(argparse.ArgumentParser):
             metavar="RUN[:WEIGHT]",
             help="mix another run's model in; without a weight one is fitted on the validation split",
         )
+
+
+class ToolParser(Parser):
+    """The parser of a program of KenLM's: options may be cut short, and stand among what is no option; no JSON."""
+
+    def __init__(self, prog: str, description: str | None, examples: str) -> None:
+        super().__init__(prog, description, examples)
+        self.allow_abbrev = True
+
+    def _add_json(self, group: Any) -> None:
+        self.set_defaults(json=False)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What is no option may stand anywhere."""
+        return self.parse_intermixed_args(args, namespace)
 
 
 def _add_settings(group: Any, of: str, settings: Any, names: Any) -> None:

@@ -24,7 +24,9 @@ from typing import Any, NamedTuple, Self
 from lmlab import store
 from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.kernels.ngram import calls, plain_calls
+from lmlab.models.ngram import listing
 from lmlab.models.ngram.kenlm_file import KenlmFile, is_kenlm_file
+from lmlab.models.ngram.listing import Listing
 from lmlab.models.ngram.model import Ngram
 from lmlab.tokens.word import WordTokenizer
 from lmlab.vocabulary import BOS, EOS, SPECIALS
@@ -243,3 +245,16 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
             ]
     kinds = f"model {stored.config.model.kind} on {stored.config.tokenizer.dump()}"
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with tokenizer word, split space")
+
+
+def listing_of(path: Path, **options: Any) -> Listing:
+    """The n-grams of a model directory of ours, or of an ARPA file as they stand there.
+
+    Args:
+        path: the directory or file.
+        **options: how an ARPA file is read, see `listing.read`.
+
+    Raises:
+        LmlabError: there is no such model, or KenLM cannot hold it.
+    """
+    return listing.of(*read(path)) if path.is_dir() else listing.read(path, **options)

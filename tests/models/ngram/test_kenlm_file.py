@@ -16,7 +16,7 @@ from lmlab.compat import kenlm
 from lmlab.errors import ArtifactError, SettingError, UsageError
 from lmlab.kernels.ngram import kenlm_files, plain_kenlm_files
 from lmlab.kernels.ngram.kenlm_layout import MAGIC
-from lmlab.models.ngram import arpa
+from lmlab.models.ngram import arpa, listing
 from lmlab.models.ngram.kenlm_file import KenlmFile
 from lmlab.models.ngram.kenlm_write import write_probing
 
@@ -94,7 +94,7 @@ def test_the_hash_of_words(text):
 @pytest.mark.parametrize("name", BUILT)
 def test_what_is_written_is_what_build_binary_writes(tmp_path, name):
     path, (trie, words) = tmp_path / "model.bin", arpa.read(GOLDEN / f"{name}.arpa.gz")
-    write_probing(path, trie, words)
+    write_probing(path, listing.of(trie, words))
     assert hashlib.sha256(path.read_bytes()).hexdigest() == BUILT[name]
     file, model, ours = KenlmFile(path), kenlm.Model(path), kenlm.Model(GOLDEN / f"{name}.arpa.gz")
     assert file.words == [b"<unk>", b"<s>", b"</s>", *words]
@@ -200,7 +200,7 @@ def test_a_multiplier_out_of_bounds_is_refused(tmp_path, capsys, multiplier):
 def test_models_that_kenlm_cannot_hold_are_refused(tmp_path):
     trie, words = arpa.read(GOLDEN / "words_o1.arpa.gz")
     with pytest.raises(UsageError, match="one length alone"):
-        write_probing(tmp_path / "a.bin", trie, words)
+        listing.of(trie, words)
     trie, words = arpa.read(GOLDEN / "words_o2.arpa.gz")
     with pytest.raises(SettingError, match="multiplier"):
-        write_probing(tmp_path / "a.bin", trie, words, math.nan)
+        write_probing(tmp_path / "a.bin", listing.of(trie, words), math.nan)

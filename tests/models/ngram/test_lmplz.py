@@ -19,7 +19,7 @@ import pytest
 from lmlab.kernels import engine
 from lmlab.models.ngram import Ngram, arpa
 from lmlab.models.ngram.counts import count_ngrams
-from lmlab.models.ngram.smoothing import rules_of
+from lmlab.models.ngram.smoothing import Lmplz, rules_of
 from lmlab.tokens.scan import scanner
 from lmlab.vocabulary import BOS, EOS, NEVER_PREDICTED, PAD, UNK
 
@@ -115,7 +115,7 @@ def compare(path: Path, corpus: Corpus, settings: Ngram.Settings) -> tuple[np.nd
 
 def discounts_of(corpus: Corpus, order: int, lmplz: bool = False) -> np.ndarray:
     levels = count_ngrams(corpus.ids_N, order, len(corpus.vocabulary))
-    rules = rules_of(levels, "kneser-ney", lmplz=lmplz)
+    rules = rules_of(levels, "kneser-ney", lmplz=Lmplz() if lmplz else None)
     return np.array([rule.discounts[1:] for rule in rules])
 
 

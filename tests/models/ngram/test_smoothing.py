@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmlab.models.ngram import Ngram
-from lmlab.models.ngram.smoothing import SMOOTHINGS, counts_of_counts, discounts
+from lmlab.models.ngram.smoothing import SMOOTHINGS, Lmplz, counts_of_counts, discounts
 from lmlab.vocabulary import BOS, NEVER_PREDICTED, UNK
 
 from .reference import Plain, lay
@@ -87,7 +87,7 @@ def test_discounts_fall_back_to_multiples_of_one_and_say_so(counts: list[int]) -
     found, note = discounts(n)
     assert found == pytest.approx([0, y, 2 * y, 3 * y])
     assert f"fell back to {y:.3g}, {2 * y:.3g} and {3 * y:.3g}" in note
-    assert discounts(n, lmplz=True)[0] == [0, 0.5, 1, 1.5]
+    assert discounts(n, lmplz=Lmplz())[0] == [0, 0.5, 1, 1.5]
 
 
 def test_the_compatible_model_falls_back_as_lmplz_does() -> None:

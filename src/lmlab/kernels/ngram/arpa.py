@@ -44,13 +44,14 @@ class Loops:
     Args:
         ids: of all words.
         most: the greatest log10 p allowed; what lies above 0 is taken for 0.
+        unit: what log10s are multiplied by: natural logs come out, or 1 for what stands there.
 
     Attributes:
         words_S2: uint64, open addressing: a word's hash, and its id plus one, 0 where the slot is empty.
     """
 
-    def __init__(self, ids: Mapping[bytes, int], most: float) -> None:
-        self.ids, self.most = ids, float(most)
+    def __init__(self, ids: Mapping[bytes, int], most: float, unit: float = _LN_10) -> None:
+        self.ids, self.most, self.unit = ids, float(most), unit
         self.words_S2 = np.zeros((1 << (2 * len(ids)).bit_length(), 2), dtype=np.uint64)
         text_B = np.frombuffer(b"\n".join(ids) + b"\n", dtype=np.uint8)
         enter_words(text_B, np.fromiter(ids.values(), np.uint32), self.words_S2)
@@ -60,13 +61,13 @@ class Loops:
         return room((1 << (4 * most // 3).bit_length() if most else 1,), np.uint64)
 
     def parse(self, text: bytes, at: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Read lines as far as they are k-grams: ids, ln p and ln b, and where in the text the next line begins."""
+        """Read lines as far as they are k-grams: ids, logs of p and b, and where in the text the next line begins."""
         most = (len(text) - at) // (2 * k + 2) + 1
         hash_MK, ids_MK = np.empty((most, k), dtype=np.uint64), np.empty((most, k), dtype=np.uint32)
         logp_M, backoff_M = np.empty(most, dtype=np.float32), np.empty(most, dtype=np.float32)
         start_M = np.empty(most, dtype=np.int64)
         text_B = np.frombuffer(text, dtype=np.uint8)
-        many, end = parse(text_B, at, self.most, self.words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M)
+        many, end = parse(text_B, at, self.most, self.unit, self.words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M)
         return ids_MK[:many], logp_M[:many], backoff_M[:many], end
 
     def enter(self, ids_MK, logp_M, below, own, nodes_M2, size) -> bool:
@@ -124,7 +125,7 @@ def _word(text_B, at):
 
 
 @jit
-def parse(text_B, at, most, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
+def parse(text_B, at, most, unit, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_M):
     """Read lines from `at` on, as far as they are n-grams; the arrays have room for as many lines as there can be.
 
     Lines that are blank are passed over.
@@ -162,8 +163,8 @@ def parse(text_B, at, most, words_S2, hash_MK, ids_MK, logp_M, backoff_M, start_
                 end += 1
         if words < width or text_B[end] != 10 or not abs(backoff) < 1e9:
             break
-        logp_M[rows] = np.float32(logp * _LN_10) if logp < 0 else 0
-        backoff_M[rows] = np.float32(backoff * _LN_10)
+        logp_M[rows] = np.float32(logp * unit) if logp < 0 else 0
+        backoff_M[rows] = np.float32(backoff * unit)
         rows += 1
         at = end + 1
     known = _look_up(rows, words_S2, hash_MK, ids_MK)

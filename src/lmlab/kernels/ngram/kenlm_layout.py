@@ -101,9 +101,9 @@ class Layout(NamedTuple):
     words: int | None
 
 
-def header(kind: Kind, counts: Sequence[int], multiplier: float) -> bytes:
-    """What stands before a model that has its words."""
-    said = _SANITY + _FIXED.pack(len(counts), multiplier, kind, True, kind >= Kind.TRIE)
+def header(kind: Kind, counts: Sequence[int], multiplier: float, *, spelled: bool = True) -> bytes:
+    """What stands before a model, which has its words or not."""
+    said = _SANITY + _FIXED.pack(len(counts), multiplier, kind, spelled, kind >= Kind.TRIE)
     said += struct.pack(f"<{len(counts)}Q", *counts)
     return said.ljust(_aligned(len(said)), b"\0")
 
@@ -188,19 +188,45 @@ def _trie(
     bytes_C: np.ndarray, name: str, kind: Kind, counts: list[int], _multiplier: np.float32, at: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Head, levels and end of a trie."""
-    vocab, quant = at + 8, at + 8 + 8 * counts[0]
+    quant = at + 8 + 8 * counts[0]
     hashes = int.from_bytes(bytes_C[at : at + 8].tobytes(), "little")
     if hashes > counts[0]:
         raise ArtifactError(f"{name} says of itself {hashes:,} words of {counts[0]:,}", "build it again")
-    prob_bits, backoff_bits, at = *_FLOATS, quant
+    prob_bits, backoff_bits = _FLOATS
     if kind.quantised:
         version, prob_bits, backoff_bits = (int(each) for each in bytes_C[quant : quant + 3].tobytes().ljust(3, b"\0"))
         if version != 2 or not (0 < prob_bits <= 25 and 0 < backoff_bits <= 25):
             told = f"quantisation version {version}, {prob_bits} and {backoff_bits} bits"
             raise ArtifactError(f"{name} has {told}, not version 2 and 1 to 25 bits", "build it again")
-        at += 8 + 4 * ((len(counts) - 2) * (2**prob_bits + 2**backoff_bits) + 2**prob_bits)
-    head = np.array([kind, len(counts), vocab, hashes, hashes + 1, at, 16], np.int64)
-    at += 16 * (counts[0] + 2)
+    first = quant + _tables(kind, len(counts), prob_bits, backoff_bits) + 16 * (counts[0] + 2)
+    said = bytes_C[first : first + 2].tobytes().ljust(2, b"\0")
+    if kind.compressed and len(counts) > 2 and said[0]:
+        raise ArtifactError(f"{name} has another version of compressed pointers", "build it again")
+    return trie_layout(kind, counts, at, hashes, (prob_bits, backoff_bits, said[1]))
+
+
+def _tables(kind: Kind, order: int, prob_bits: int, backoff_bits: int) -> int:
+    """Bytes of the tables of numbers."""
+    return 8 + 4 * ((order - 2) * (2**prob_bits + 2**backoff_bits) + 2**prob_bits) if kind.quantised else 0
+
+
+def trie_layout(
+    kind: Kind, counts: Sequence[int], at: int, hashes: int, bits: tuple[int, int, int] = (*_FLOATS, 0)
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Head, levels and end of a trie.
+
+    Args:
+        kind: a kind of trie.
+        counts: n-grams of each length.
+        at: where it begins.
+        hashes: of words.
+        bits: of log10 p, of a backoff, and how many of a pointer may lie in an array.
+    """
+    quant = at + 8 + 8 * counts[0]
+    prob_bits, backoff_bits, allowed = bits
+    first = quant + _tables(kind, len(counts), prob_bits, backoff_bits)
+    head = np.array([kind, len(counts), at + 8, hashes, hashes + 1, first, 16], np.int64)
+    at = first + 16 * (counts[0] + 2)
     levels, table = np.zeros((len(counts) - 1, len(Column)), np.int64), quant + 8
     for place, (level_F, count) in enumerate(zip(levels, counts[1:], strict=True)):
         last = place == len(counts) - 2
@@ -211,14 +237,9 @@ def _trie(
         if not last:
             next_bits = counts[place + 2].bit_length()
             if kind.compressed:
-                start = _aligned(at)
-                if bytes_C[at : at + 1].tobytes() != b"\0":
-                    raise ArtifactError(f"{name} has another version of compressed pointers", "build it again")
-                chopped = _chopped(
-                    count + 1, counts[place + 2], int.from_bytes(bytes_C[at + 1 : at + 2].tobytes(), "little")
-                )
+                chopped = _chopped(count + 1, counts[place + 2], allowed)
                 offsets = (counts[place + 2] >> (next_bits - chopped)) + 1
-                level_F[[Column.OFFSETS, Column.OFFSET_COUNT]] = start + 8, offsets
+                level_F[[Column.OFFSETS, Column.OFFSET_COUNT]] = _aligned(at) + 8, offsets
                 at += 8 * (1 + offsets) + 7
                 next_bits -= chopped
         value_bits = prob_bits + (0 if last else backoff_bits)

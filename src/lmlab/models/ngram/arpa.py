@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ from lmlab.errors import SettingError, UsageError
 from lmlab.kernels.ngram import twin
 from lmlab.kernels.ngram.layout import MAX_ORDER, NONE, Counts, Level, high, pack
 from lmlab.memory import room
-from lmlab.models.ngram.arpa_text import Lines, columns, known, log10, natural, opened, shown
+from lmlab.models.ngram.arpa_text import LN_10, Lines, columns, known, log10, natural, opened, shown
 from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
@@ -56,7 +56,7 @@ _WORD = re.compile(rb"[^\0\t\n\r ]+")
 _COUNT = re.compile(rb"ngram\s+(\d{1,9})\s*=\s*(\d{1,18})")
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray, int]
-"""Lines as ids, ln p and ln b, and where in the text the next line begins."""
+"""Lines as ids, logs of p and of b, and where in the text the next line begins."""
 
 
 # ---- reading
@@ -93,7 +93,7 @@ def _read(
     """Read a file, with k-grams to add; also returns those that lack a context or a suffix (the model is then void)."""
     with opened(path) as (chunks, about, room_for):
         lines = Lines(path, chunks)
-        sizes = _header(lines, room_for)
+        sizes = header(lines, room_for)
         ids, words, level = _words(lines, sizes[0], errors, most)
         loops = twin(Loops, about)(ids, most)
         place_F = np.arange(len(level.key_G), dtype=np.uint32)
@@ -132,23 +132,26 @@ def _ids_of(levels: Sequence[Level], node: int) -> list[int]:
 
 def _fill(section: _Section, lines: Lines, k: int, size: int) -> list[np.ndarray]:
     """Enter a section's n-grams; returns those that lack a context or a suffix."""
-    missing, left = [], size
+    missing = (section.enter(*piece) for piece in pieces(section.loops, lines, k, size))
+    return [missing_MK for missing_MK in missing if len(missing_MK)]  # an empty view would keep the whole piece
+
+
+def pieces(loops: Loops, lines: Lines, k: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The n-grams of a section of so many, in pieces: ids, logs of p and logs of the backoff."""
+    left = size
     while lines.more():
-        ids_MK, logp_M, backoff_M, end = section.loops.parse(lines.text, lines.at, k)
+        ids_MK, logp_M, backoff_M, end = loops.parse(lines.text, lines.at, k)
         if len(ids_MK) > left:
             raise lines.wrong(f"the header promises {size:,} {k}-grams, and there are more", ahead=left)
-        missing_MK = section.enter(ids_MK, logp_M, backoff_M)
-        if len(missing_MK):  # an empty view would keep the whole piece
-            missing.append(missing_MK)
+        yield ids_MK, logp_M, backoff_M
         left -= len(ids_MK)
         lines.at = end
         if end < len(lines.text):
             break
     if left:
         with lines.explained():
-            known(columns(lines.peek(), k, section.loops.most)[1], section.loops.ids)
+            known(columns(lines.peek(), k, loops.most)[1], loops.ids)
         raise lines.wrong("it cannot be understood")
-    return missing
 
 
 def _parts_of(missing: list[np.ndarray]) -> dict[int, np.ndarray]:
@@ -217,7 +220,7 @@ class _Section:
         return Level(key_G, counts.suffix_G, logp_G, backoff_G), place_G
 
 
-def _header(lines: Lines, room_for: int) -> list[int]:
+def header(lines: Lines, room_for: int) -> list[int]:
     """How many n-grams of each length are promised; no more than so many bytes can hold."""
     for _ in range(_PRELUDE):
         if not (line := lines.next()):
@@ -290,23 +293,56 @@ def write(path: Path, trie: Trie, words: Sequence[bytes]) -> None:
         UsageError: a word, or the model, cannot be said in this format.
         StorageError: the disk refuses.
     """
-    spelled = spellings(trie, words)
-    spell = twin(Loops, _LINE * sum(trie.ngrams)).speller(spelled)
+    spellings(trie, words)  # before anything is written
     zipped = path.suffix == ".gz"
     with disk.replacing(path) as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) if zipped else nullcontext(raw) as file:
-        file.write(b"\\data\\\n")
-        unsaid = [PAD, *trie.lacks]
-        for k, many in enumerate(trie.ngrams, 1):
-            file.write(b"ngram %d=%d\n" % (k, many - len(unsaid) * (k == 1)))
-        for k in range(1, trie.order + 1):
-            file.write(b"\n\\%d-grams:\n" % k)
-            for ids_MK, logp_M, backoff_M in trie.pieces(k, _LINES):
-                said_M = np.ones(len(ids_MK), dtype=bool)
-                if k == 1:
-                    logp_M[ids_MK[:, 0] == BOS] = trie.bos_logp
-                    said_M = ~np.isin(ids_MK[:, 0], unsaid)
-                file.write(spell(ids_MK[said_M], logp_M[said_M], backoff_M[said_M] if len(backoff_M) else backoff_M))
-        file.write(b"\n\\end\\\n")
+        write_to(file, trie, words)
+
+
+def write_to(file: Any, trie: Trie, words: Sequence[bytes], unsaid: Sequence[int] = ()) -> None:
+    """Write a model into an open file.
+
+    Args:
+        file: open for bytes.
+        trie: the model.
+        words: the spellings of the ids from 4 on.
+        unsaid: ids to leave out, which no longer n-gram has.
+
+    Raises:
+        UsageError: a word, or the model, cannot be said in this format.
+    """
+    unsaid = [PAD, *trie.lacks, *unsaid]
+    sizes = [many - len(unsaid) * (k == 1) for k, many in enumerate(trie.ngrams, 1)]
+    write_sections(file, spellings(trie, words), sizes, (_section(trie, k, unsaid) for k in range(1, trie.order + 1)))
+
+
+def _section(trie: Trie, k: int, unsaid: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    for ids_MK, logp_M, backoff_M in trie.pieces(k, _LINES):
+        said_M = np.ones(len(ids_MK), dtype=bool)
+        if k == 1:
+            logp_M[ids_MK[:, 0] == BOS] = trie.bos_logp
+            said_M = ~np.isin(ids_MK[:, 0], unsaid)
+        yield ids_MK[said_M], logp_M[said_M], backoff_M[said_M] if len(backoff_M) else backoff_M
+
+
+def write_sections(file: Any, spelled: Sequence[bytes], sizes: Sequence[int], sections: Iterable[Any]) -> None:
+    """Write n-grams into an open file.
+
+    Args:
+        file: open for bytes.
+        spelled: of every id.
+        sizes: how many there are of each length.
+        sections: those of each length, in pieces: their ids, ln p, ln of the backoff (empty where there is none).
+    """
+    spell = twin(Loops, _LINE * sum(sizes)).speller(spelled)
+    file.write(b"\\data\\\n")
+    for k, many in enumerate(sizes, 1):
+        file.write(b"ngram %d=%d\n" % (k, many))
+    for k, section in enumerate(sections, 1):
+        file.write(b"\n\\%d-grams:\n" % k)
+        for piece in section:
+            file.write(spell(*piece))
+    file.write(b"\n\\end\\\n")
 
 
 def spellings(trie: Trie, words: Sequence[bytes]) -> list[bytes]:
@@ -335,10 +371,11 @@ class Loops:
     Args:
         ids: of all words.
         most: the greatest log10 p allowed; what lies above 0 is taken for 0.
+        unit: what log10s are multiplied by: natural logs come out, or 1 for what stands there.
     """
 
-    def __init__(self, ids: Mapping[bytes, int], most: float) -> None:
-        self.ids, self.most = ids, most
+    def __init__(self, ids: Mapping[bytes, int], most: float, unit: float = LN_10) -> None:
+        self.ids, self.most, self.unit = ids, most, unit
 
     def table(self, most: int) -> Any:
         """An empty table of k-grams; 0 is for those that nobody will look for."""
@@ -357,7 +394,12 @@ class Loops:
                 logps.append(logp)
                 backoffs.append(backoff)
             at += len(line) + 1
-        return np.array(rows, dtype=np.uint32).reshape(-1, k), natural(logps), natural(backoffs), at
+        return (
+            np.array(rows, dtype=np.uint32).reshape(-1, k),
+            natural(logps, self.unit),
+            natural(backoffs, self.unit),
+            at,
+        )
 
     def enter(
         self, ids_MK: np.ndarray, logp_M: np.ndarray, below: Any, own: Any, nodes_M2: np.ndarray, size: int

@@ -27,7 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 _COLUMN = re.compile(rb"[^\0\t\r ]+")
 _BLANK = re.compile(rb"[\0\t\n\r ]*")
 _NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-[iI][nN][fF]")
-LOG10_E, _LN_10 = 0.4342944819032518, 2.302585092994046
+LOG10_E, LN_10 = 0.4342944819032518, 2.302585092994046
 _TEN = [float(f"1e{power}") for power in range(41)]
 _COMPILE_LM = "compile-lm --text yes FILE FILE.arpa makes an ARPA file of it"
 _GIVEN = "give the ARPA file that build_binary was given"
@@ -194,10 +194,10 @@ def known(words: list[bytes], ids: Mapping[bytes, int]) -> list[int]:
     return [ids[word] for word in words]
 
 
-def natural(log10s: Sequence[float]) -> np.ndarray:
-    """Natural logs of what is given as log10, float32."""
+def natural(log10s: Sequence[float], unit: float = LN_10) -> np.ndarray:
+    """Natural logs, or in another unit, of what is given as log10, float32."""
     with np.errstate(over="ignore"):  # as good as -inf
-        return (np.array(log10s, dtype=np.float64) * _LN_10).astype(np.float32)
+        return (np.array(log10s, dtype=np.float64) * unit).astype(np.float32)
 
 
 def shown(text: bytes) -> str:

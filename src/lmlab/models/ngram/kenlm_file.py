@@ -68,19 +68,36 @@ class KenlmFile:
         """The context that opens a sentence."""
         return self.id_of(b"<s>") + 1
 
+    @cached_property
+    def _marks(self) -> tuple[int, int]:
+        return self.id_of(b"<s>"), self.id_of(b"</s>")
+
+    def told(self, text: bytes, bos: object = True, eos: object = True) -> tuple[np.ndarray, float]:
+        """Score the words of a sentence.
+
+        Args:
+            text: words between white space.
+            bos: whether it stands at the beginning.
+            eos: whether it ends there, which is scored as `</s>`.
+
+        Returns:
+            Of each word `logp` (log10), `found` (the length of the n-gram) and `unknown`; and the sum.
+        """
+        from lmlab.kernels.ngram.kenlm_files import score_sentence
+
+        text_T = np.frombuffer(text, np.uint8)
+        records = np.zeros(len(text_T) // 2 + 2, _RECORDS)
+        columns = records["logp"], records["found"], records["unknown"]
+        begin, end = self._marks[0] if bos else -1, self._marks[1] if eos else -1
+        count, total = score_sentence(self._bytes, self._head, self._levels, text_T, begin, end, *columns)
+        return records[:count], float(total)
+
     def calls(self) -> Calls:
         """What scores a sentence or a word; a context is its words, id + 1 each, the nearest in the low bits."""
-        from lmlab.kernels.ngram.kenlm_files import score_sentence, score_word, word_of
+        from lmlab.kernels.ngram.kenlm_files import score_word, word_of
 
         model = self._bytes, self._head, self._levels
-        begin, end, order = self.id_of(b"<s>"), self.id_of(b"</s>"), self.order
-
-        def told(sentence: str | bytes, bos: object, eos: object) -> tuple[np.ndarray, float]:
-            text_T = np.frombuffer(_spelled(sentence), np.uint8)
-            records = np.zeros(len(text_T) // 2 + 2, _RECORDS)
-            columns = records["logp"], records["found"], records["unknown"]
-            count, total = score_sentence(*model, text_T, begin if bos else -1, end if eos else -1, *columns)
-            return records[:count], float(total)
+        order = self.order
 
         def step(context: int, word: str | bytes) -> tuple[int, float, int, bool]:
             words_S, backoffs_S = np.zeros(order, np.int64), np.zeros(order, np.float32)
@@ -100,8 +117,8 @@ class KenlmFile:
             return context, float(logp), int(found), id == 0
 
         return Calls(
-            lambda sentence, bos, eos: told(sentence, bos, eos)[1],
-            lambda sentence, bos, eos: told(sentence, bos, eos)[0].tobytes(),
+            lambda sentence, bos, eos: self.told(_spelled(sentence), bos, eos)[1],
+            lambda sentence, bos, eos: self.told(_spelled(sentence), bos, eos)[0].tobytes(),
             step,
             model,
         )

@@ -31,7 +31,7 @@ from lmlab.models.base import Reader, Scorer, Writer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.ranks import matched, rank_array, rows
-from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, absent_of, rules_of, smooth
+from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, Lmplz, absent_of, rules_of, smooth
 from lmlab.models.ngram.trie import Trie, TrieReader
 from lmlab.models.scorers import Arrays
 from lmlab.vocabulary import BOS, EOS, PAD
@@ -144,7 +144,7 @@ class Ngram:
         """
         if settings.smoothing == IMPORTED:
             raise SettingError("smoothing", IMPORTED, f"one of {', '.join(SMOOTHINGS)}", "to estimate a model")
-        lmplz = settings.compat == "lmplz"
+        lmplz = Lmplz() if settings.compat == "lmplz" else None
         if settings.layout == "compact":
             from lmlab.kernels.ngram.compact_trie import CompactTrie
 

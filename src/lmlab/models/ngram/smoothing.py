@@ -29,11 +29,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmlab.errors import DataError
 from lmlab.kernels import engine
 from lmlab.kernels.ngram import twin
-from lmlab.kernels.ngram.layout import Counts, Rule, high, log_of
+from lmlab.kernels.ngram.layout import Counts, Rule, high, log_of, low
 from lmlab.memory import forget, room
-from lmlab.vocabulary import BOS, NEVER_PREDICTED
+from lmlab.vocabulary import BOS, NEVER_PREDICTED, SPECIALS, UNK
 
 STUPID_BACKOFF = "stupid-backoff"
 IMPORTED = "imported"
@@ -62,6 +63,22 @@ class Smoothed(NamedTuple):
     notes: tuple[str, ...]
 
 
+class Lmplz(NamedTuple):
+    """What KenLM's lmplz does in its own way; it repeats its error in the counts of counts, too.
+
+    Attributes:
+        fallback: discounts for counts of 1, 2 and of 3 and more where the counts of counts allow none; None refuses.
+        interpolate_unigrams: whether what unigrams are discounted goes to all words alike; else all to the unknown.
+        vocab_pad: take the vocabulary to have so many words, if it has fewer.
+        allowed_V: the words that n-grams may have; None allows all.
+    """
+
+    fallback: Sequence[float] | None = _FALLBACK
+    interpolate_unigrams: bool = True
+    vocab_pad: int = 0
+    allowed_V: np.ndarray | None = None
+
+
 class Task(NamedTuple):
     """One level as a scheme sees it."""
 
@@ -69,7 +86,7 @@ class Task(NamedTuple):
     k: int
     words: int  # that can be predicted
     add: float
-    lmplz: bool
+    lmplz: Lmplz | None
 
     @property
     def raw_G(self) -> np.ndarray:
@@ -88,7 +105,7 @@ def smooth(
     add: float = 0.1,
     prune: Sequence[int] = (),
     *,
-    lmplz: bool = False,
+    lmplz: Lmplz | None = None,
     on_disk: bool = False,
 ) -> Smoothed:
     """Turn counts into log-probabilities and backoff weights.
@@ -98,20 +115,32 @@ def smooth(
         smoothing: a name of `SMOOTHINGS`.
         add: what add-k adds to every count.
         prune: of each length, from 1 on, the count up to which its k-grams are dropped; the last holds for all longer.
-            Never less than the one before, and 0 for length 1.
-        lmplz: repeat its error in the counts of counts.
+            Never less than the one before.
+        lmplz: do as lmplz does.
         on_disk: keep what is large in files.
     """
-    shorter_F = np.array([1 / (len(levels[0]) - len(NEVER_PREDICTED))])  # below level 1, uniform
+    wishes = lmplz or Lmplz()
+    shorter_F, barred_F = np.empty(0), np.zeros(1, bool)  # below level 1: uniform, with no word that is not allowed
     logp, backoff, dropped, notes = [], [], [], []
     for k, (level, rule) in enumerate(zip(levels, rules_of(levels, smoothing, add, lmplz), strict=True), 1):
         most = prune[min(k, len(prune)) - 1] if prune else 0
         pruned_G = level.count_G <= most if most else None
+        if wishes.allowed_V is not None:
+            barred_F = barred_F[high(level.key_G)] | ~wishes.allowed_V[low(level.key_G)]
+            pruned_G = barred_F if pruned_G is None else pruned_G | barred_F
+        if k == 1:
+            words = len(level) - len(NEVER_PREDICTED)
+            if pruned_G is not None:
+                pruned_G[: len(SPECIALS)] = False
+                words -= int(np.count_nonzero(pruned_G))
+            shorter_F = np.array([1 / max(words, wishes.vocab_pad) if wishes.interpolate_unigrams else 0.0])
         level = levels[k - 1] = replace(level, count_G=np.empty(0, dtype=np.uint32))
         logp_G, backoff_C, shorter_F = _interpolate(
             level, rule, shorter_F, pruned_G, longest=1 < k == len(levels), on_disk=on_disk
         )
         if k == 1:
+            if not wishes.interpolate_unigrams:
+                logp_G[UNK] = backoff_C[0]
             logp_G[list(NEVER_PREDICTED)], shorter_F[list(NEVER_PREDICTED)] = -np.inf, 0
         else:
             backoff.append(np.full_like(backoff_C, STUPID) if smoothing == STUPID_BACKOFF else backoff_C)
@@ -122,7 +151,7 @@ def smooth(
     return Smoothed(tuple(logp), (*backoff, nothing), tuple(dropped), absent_of(smoothing), tuple(notes))
 
 
-def rules_of(levels: Sequence[Counts], smoothing: str, add: float = 0.1, lmplz: bool = False) -> Iterator[Rule]:
+def rules_of(levels: Sequence[Counts], smoothing: str, add: float = 0.1, lmplz: Lmplz | None = None) -> Iterator[Rule]:
     """What a smoothing does with each level, worked out when it is asked for; the arguments are those of `smooth`."""
     for k in range(1, len(levels) + 1):
         yield _SCHEMES[smoothing](Task(levels, k, len(levels[0]) - len(NEVER_PREDICTED), add, lmplz))
@@ -241,7 +270,7 @@ def counts_of_counts(count_G: np.ndarray) -> np.ndarray:
     return n
 
 
-def discounts(n: np.ndarray, lmplz: bool = False) -> tuple[list[float], str]:
+def discounts(n: np.ndarray, lmplz: Lmplz | None = None) -> tuple[list[float], str]:
     """The discounts of modified Kneser-Ney for counts of 0, 1, 2 and of 3 and more, and a note where it fell back.
 
     D_j = j - (j + 1) Y n_{j+1} / n_j with Y = n_1 / (n_1 + 2 n_2), where n_j k-grams have the count j (Chen and
@@ -252,19 +281,25 @@ def discounts(n: np.ndarray, lmplz: bool = False) -> tuple[list[float], str]:
         n: what `counts_of_counts` returned.
         lmplz: fall back to its constants always.
 
+    Raises:
+        DataError: lmplz has none to fall back to.
+
     >>> [round(d, 3) for d in discounts(np.array([0, 4, 2, 1, 1, 0]))[0]]
     [0.0, 0.5, 1.25, 1.0]
     >>> discounts(np.array([0, 6, 2, 0, 1, 0]))[1]
     'the counts of counts 6, 2, 0, 1 allow no Kneser-Ney discounts; fell back to 0.6, 1.2 and 1.8'
     """
-    fallback = _FALLBACK
+    fallback = lmplz.fallback if lmplz else _FALLBACK
     if n[1] and n[2]:
         y = float(n[1] / (n[1] + 2 * n[2]))
         found = [float(j - (j + 1) * y * n[j + 1] / n[j]) for j in (1, 2, 3) if n[j]]
         if len(found) == 3 and all(0 <= d <= j for j, d in enumerate(found, 1)):
             return [0.0, *found], ""
         fallback = fallback if lmplz else (y, 2 * y, 3 * y)
-    shown, instead = ", ".join(f"{c:,}" for c in n[1:5]), "{:.3g}, {:.3g} and {:.3g}".format(*fallback)
+    shown = ", ".join(f"{c:,}" for c in n[1:5])
+    if fallback is None:
+        raise DataError(f"the counts of counts {shown} allow no Kneser-Ney discounts", "give --discount_fallback")
+    instead = "{:.3g}, {:.3g} and {:.3g}".format(*fallback)
     note = f"the counts of counts {shown} allow no Kneser-Ney discounts; fell back to {instead}"
     return [0.0, *fallback], note if n[1:].any() else ""
 
