@@ -382,7 +382,7 @@ def trained(draw: Draw, here: Path) -> None:
     for _ in range(draw.choice((1, 2, 3))):
         group, table = a_setting(draw)
         for name, value in table.items():
-            if name not in ("kind", "minutes", "epochs", "device"):
+            if name not in ("kind", "minutes", "epochs", "steps", "device"):
                 small = draw.random() < 0.7 or isinstance(value, (int, float))
                 words += ["--set", f"{group}.{name}={draw.choice(_SMALL) if small else value}"]
     run_main(words, here)
