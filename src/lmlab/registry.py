@@ -37,6 +37,7 @@ _BUILT_IN = {
         "word": "lmlab.tokens.word:WordTokenizer",
         "code": "lmlab.tokens.word:CodeTokenizer",
         "bpe": "lmlab.tokens.byte_level:BPETokenizer",
+        "sentencepiece": "lmlab.tokens.pieces:SentencePieceTokenizer",
     },
 }
 

@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _answer(list(arguments))
     from lmlab.training.machine import ENDING, tune_process
 
-    tune_process(keep_memory=sys.argv[1:2] != ["ngram"])
+    tune_process(keep_memory=sys.argv[1:2] not in (["ngram"], [_TOOLS]))
     for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores hangups
             signal.signal(number, _end)
@@ -127,6 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_whatever()
     code = _answer(sys.argv[1:])
     return _leave(_fail("nobody reads the output (it is closed)", 1) if unread and not code else code)
+
+
+def tool() -> int:
+    """Run as that program of KenLM's by whose name this process was called; `packages/kenlm-tools` installs them."""
+    sys.argv[1:1] = [_TOOLS, os.path.basename(sys.argv[0]).removesuffix(".exe")]
+    return main()
 
 
 def _end(number: int, frame: Any) -> NoReturn:

@@ -54,6 +54,7 @@ class Keywords(TypedDict, total=False):
     min_count: int
     minutes: float | None
     model: Mapping[str, Any] | str
+    normalise: str
     optimizer: str
     order: int
     patience: int | None
@@ -136,6 +137,8 @@ DEFAULTS: dict[str, Any] = {
     "max_chars": None,
     "memory": "",
     "minutes": None,
+    "model": "",
+    "normalise": "none",
     "optimizer": "adamw",
     "patience": None,
     "plan": None,
