@@ -72,7 +72,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _bytes_of(self, id: int) -> bytes:
         piece = self._native.id_to_piece(id)
-        if self._native.is_control(id) or self._native.is_unused(id):
+        if self._native.is_control(id) or self._native.is_unused(id) or self._native.is_unknown(id):
             return b""
         return bytes([int(piece[3:5], 16)]) if self._native.is_byte(id) else piece.replace(_SPACE, " ").encode()
 

@@ -210,12 +210,12 @@ def score_word(bytes_C, head, levels_LF, word, words_S, backoffs_S, length, new_
 
 
 @jit
-def score_sentence(bytes_C, head, levels_LF, text_T, begin, end_word, told_N, found_N, unknown_N):
+def score_sentence(bytes_C, head, levels_LF, text_T, begin, end_word, records_N3):
     """Score the words of a sentence.
 
     `begin` is the id of `<s>`, which the context begins with, and `end_word` that of `</s>`, which is scored at the
-    end; -1 for none. `told_N`, `found_N` and `unknown_N` receive log10 p of each word, the length of its n-gram, and
-    whether it is unknown.
+    end; -1 for none. `records_N3`, unless it is empty, receives of each word log10 p, the length of its n-gram, and
+    whether it is unknown, the latter two as int32.
 
     Returns:
         How many words there are, and the sum.
@@ -224,6 +224,7 @@ def score_sentence(bytes_C, head, levels_LF, text_T, begin, end_word, told_N, fo
     words_S, new_words_S = np.zeros(order, np.int64), np.zeros(order, np.int64)
     backoffs_S, new_backoffs_S = np.zeros(order, np.float32), np.zeros(order, np.float32)
     length, count, total, at = 0, 0, float32(0), 0
+    whole_N3 = records_N3.view(np.int32)
     if begin >= 0:
         words_S[0], length = begin, 1
         backoffs_S[0] = _float_at(bytes_C, head[_UNIGRAMS] + begin * head[_UNIGRAM_BYTES] + 4)
@@ -240,7 +241,9 @@ def score_sentence(bytes_C, head, levels_LF, text_T, begin, end_word, told_N, fo
             bytes_C, head, levels_LF, word, words_S, backoffs_S, length, new_words_S, new_backoffs_S
         )
         words_S, new_words_S, backoffs_S, new_backoffs_S = new_words_S, words_S, new_backoffs_S, backoffs_S
-        told_N[count], found_N[count], unknown_N[count] = prob, found, word == 0
+        if len(records_N3):
+            records_N3[count, 0] = prob
+            whole_N3[count, 1], whole_N3[count, 2] = found, word == 0
         count += 1
         total += prob
         if at == start:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lmlab.errors import ArtifactError
 from lmlab.integrity import plain
+from lmlab.kernels.ngram import calls
 from lmlab.kernels.ngram.kenlm_layout import KINDS, MAGIC, Head, is_kenlm, layout_of
 from lmlab.kernels.ngram.plain_calls import Calls
 
@@ -87,9 +88,8 @@ class KenlmFile:
 
         text_T = np.frombuffer(text, np.uint8)
         records = np.zeros(len(text_T) // 2 + 2, _RECORDS)
-        columns = records["logp"], records["found"], records["unknown"]
         begin, end = self._marks[0] if bos else -1, self._marks[1] if eos else -1
-        count, total = score_sentence(self._bytes, self._head, self._levels, text_T, begin, end, *columns)
+        count, total = score_sentence(self._bytes, self._head, self._levels, text_T, begin, end, _numbers(records))
         return records[:count], float(total)
 
     def calls(self) -> Calls:
@@ -116,12 +116,20 @@ class KenlmFile:
             context = sum((int(each) + 1) << _WORD_BITS * place for place, each in enumerate(after_S[:length]))
             return context, float(logp), int(found), id == 0
 
+        if calls.works():
+            from lmlab.kernels.ngram import kenlm_calls
+
+            return Calls(*kenlm_calls.bind(*model, *self._marks), step, model)
         return Calls(
             lambda sentence, bos, eos: self.told(_spelled(sentence), bos, eos)[1],
             lambda sentence, bos, eos: self.told(_spelled(sentence), bos, eos)[0].tobytes(),
             step,
             model,
         )
+
+
+def _numbers(records_N: np.ndarray) -> np.ndarray:
+    return records_N.view(np.float32).reshape(-1, 3)
 
 
 def _spelled(text: Any) -> bytes:
