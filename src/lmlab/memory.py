@@ -18,7 +18,7 @@ import tokenize
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -167,15 +167,15 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
     return array
 
 
-def map_npy(path: Path) -> np.ndarray:
-    """What `np.save` wrote, memory-mapped.
+def map_npy(path: Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """What `np.save` wrote, memory-mapped; mode "c" lets it be written to, in memory alone.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no such file, or cut short.
     """
     with _header():
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

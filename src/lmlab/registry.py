@@ -17,6 +17,7 @@ _BUILT_IN = {
     "model": {
         "ngram": "lmlab.models.ngram:Ngram",
         "cache": "lmlab.models.cache:Cache",
+        "cm": "lmlab.models.cm:CM",
         "cnn": "lmlab.models.neural.cnn:CNN",
         "rnn": "lmlab.models.neural.rnn:RNN",
         "lstm": "lmlab.models.neural.rnn:LSTM",

@@ -46,6 +46,19 @@ def _cache(**settings) -> LanguageModel:
     return Cache(VOCAB, Cache.Settings(**settings))
 
 
+def _cm(**settings) -> LanguageModel:
+    from lmlab.models.cm import CM
+
+    spellings = [b""] * len(SPECIALS) + [b"a", b"B", b"\n", b":"]
+    return CM.estimate_spelled(CM.Settings(window=64, memory="4M", **settings), spellings, documents())
+
+
+def _adaptive_cm() -> LanguageModel:
+    from lmlab.models.cm import Adaptive
+
+    return Adaptive(_cm(contexts=("1", "match2"), selectors=()))
+
+
 def _neural(path: str, **settings) -> LanguageModel:
     module, name = path.split(":")
     architecture = getattr(importlib.import_module(f"lmlab.models.neural.{module}"), name)
@@ -96,6 +109,10 @@ ZOO = {
         "unigram": partial(_cache, order=1, prior=0.3),
         "window-1": partial(_cache, window=1),
         "narrow-window": partial(_cache, window=3, decay=0.5),
+    },
+    "cm": {
+        "spelled": partial(_cm, contexts=("0", "1", "word+1", "match2", "fresh:1"), selectors=("1",)),
+        "one-context": partial(_cm, contexts=("1-2",), selectors=()),
     },
     "cnn": {
         "plain": _cnn,
@@ -155,6 +172,7 @@ def _recount(inner, **settings) -> LanguageModel:
 
 
 ADAPTED = {
+    "adaptive-cm": {"one-context": _adaptive_cm},
     "gated": {"ngram-lstm": partial(_gated, _bigram, _lstm), "three": partial(_gated, _script, _cnn, _bigram)},
     "recount": {
         "uniform": partial(_recount, lambda: Uniform(VOCAB), shortest=0, longest=2),

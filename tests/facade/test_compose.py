@@ -188,6 +188,20 @@ def test_it_is_chosen_on_the_validation_split_and_helps(lm, adapt):
     assert scoring.evaluate(composed.model, valid).nats_per_token < scoring.evaluate(lm.model, valid).nats_per_token
 
 
+def test_a_model_that_counts_as_it_reads_goes_on_with_it():
+    cm = lmlab.train(text=TEXT, tokenizer="char", model="cm", settings={"model": {"memory": "32M"}})
+    valid, online = cm.held_out("valid"), cm.composed("online+counts")
+    assert set(online.composition["adaptation"]) == {"online", "counts"}
+    assert scoring.evaluate(online.model, valid).nats_per_token < scoring.evaluate(cm.model, valid).nats_per_token
+    with pytest.raises(UsageError, match="online"):
+        cm.composed("online+cache")
+
+
+def test_only_such_a_model_does(lm):
+    with pytest.raises(UsageError, match="--model cm"):
+        lm.composed("online")
+
+
 def test_what_is_named_is_not_chosen(lm):
     adaptation = lm.composed("dynamic+cache:lr=0.003,theta=2,segment=8").composition["adaptation"]
     assert (adaptation["dynamic"]["lr"], adaptation["dynamic"]["segment"]) == (0.003, 8)

@@ -19,6 +19,7 @@ from lmlab.corpora.document import Document
 from lmlab.errors import EmptyDataError, UsageError, shown
 from lmlab.facade.learn import learn
 from lmlab.facade.prepare import Prepared
+from lmlab.models.base import estimated
 from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent
 from lmlab.run_config import RunConfig
@@ -110,7 +111,7 @@ def _model_of(config: RunConfig, tokenizer: Tokenizer, texts: list[str], budget:
     store = TokenStore.from_documents(tokenizer, map(Document, texts))
     kind = registry.resolve("model", config.model.kind)
     if kind.family == "counted":
-        return kind.estimate(config.model.settings, tokenizer.vocab_size, store.ids)
+        return estimated(kind, config.model.settings, tokenizer.spellings(), store.ids)
     corpus = open_objects(texts, DataSettings(split="none"))
     return learn(Prepared(corpus, tokenizer, {"train": store}), config, None, Silent(), budget).model
 

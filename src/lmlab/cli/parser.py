@@ -144,7 +144,7 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(
             "--adapt",
             metavar="NAME[:K=V,...]",
-            help="learn from the text as it is read: dynamic, cache, counts, or several joined by +",
+            help="learn from the text as it is read: dynamic, cache, online, counts, or several joined by +",
         )
         group.add_argument(
             "--mix",

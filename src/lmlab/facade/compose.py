@@ -3,9 +3,10 @@
     dynamic:lr=0.001,decay=0.01    an adaptation, and those of its settings that are not to be fitted
     runs/kn6:0.3                   another run, and its weight
 
-The run's own model adapts first (dynamic, cache), then it is mixed with the others; counts lie around the whole. What
-is not named is fitted on the run's own validation split, never on the text to be scored: weights by expectation
-maximisation, learning rates and the like by a small search. The results are kept, so that each is fitted once.
+The run's own model adapts first (dynamic, cache, online), then it is mixed with the others; counts lie around the
+whole. What is not named is fitted on the run's own validation split, never on the text to be scored: weights by
+expectation maximisation, learning rates and the like by a small search. The results are kept, so that each is fitted
+once.
 
 Shapes: M components of a mixture, N tokens, P all weights of a network laid end to end.
 """
@@ -32,6 +33,7 @@ from lmlab.models.adaptive.gate import Gate, Gated, fit_gate
 from lmlab.models.adaptive.neural_cache import NeuralCache
 from lmlab.models.adaptive.recount import Recount, fit_counts
 from lmlab.models.base import LanguageModel
+from lmlab.models.cm import Adaptive
 from lmlab.models.mixture import Mixture, fit_weights
 from lmlab.models.neural.base import NeuralModel
 from lmlab.models.scorers import documents
@@ -41,8 +43,9 @@ ADAPTATIONS: dict[str, type[Settings]] = {
     "dynamic": Dynamic.Settings,
     "cache": NeuralCache.Settings,
     "counts": Recount.Settings,
+    "online": Adaptive.Settings,
 }
-"""The settings of each adaptation; the first two adapt a run's own model, the last one the whole composition."""
+"""The settings of each adaptation; counts adapt the whole composition, all others a run's own model."""
 _SGD = {"rule": "sgd", "lr": 0.1, "decay": 0.001}  # where the search begins under that rule
 _MIX_TOKENS = 500_000  # that weights are fitted on, where nothing adapts
 _LEAST_GATED = 5_000  # with fewer tokens to fit on, weights stay constant
@@ -55,7 +58,7 @@ def compose(
 
     Args:
         lm: the run.
-        adapt: `NAME[:setting=value,...]`, NAME being dynamic, cache, counts, or several joined by +.
+        adapt: `NAME[:setting=value,...]`, NAME being dynamic, cache, online, counts, or several joined by +.
         mixed: `RUN[:weight]` each.
         reporter: receives progress.
 
@@ -166,6 +169,13 @@ def _adapted(fitting: Fitting, named: Mapping[str, Mapping[str, str]], protocol:
     if not wanted:
         own: LanguageModel = fitting.lm.model
         return own
+    if wanted == ["online"] and (online := getattr(fitting.lm.model, "online", None)) is not None:
+        protocol["adaptation"] = {"online": {}}
+        learning: LanguageModel = online()
+        return learning
+    if "online" in wanted:
+        problem = f"--adapt {'+'.join(wanted)}: online is the way of models that learn by counting as they read, alone"
+        raise UsageError(problem, "train one with --model cm, and name no other way but counts")
     if fitting.lm.model.family != "neural":
         kind = fitting.lm.config.model.kind
         problem = f"--adapt {'+'.join(wanted)} needs a neural model, but this run's is {kind}"

@@ -75,8 +75,8 @@ class Fitting:
 
     @property
     def trial_tokens(self) -> int:
-        """How many tokens a trial of the run's neural model reads."""
-        parameters: int = self.lm.model.parameter_count
+        """How many tokens a trial of the run's own model reads; one that has no parameters is as quick as any."""
+        parameters: int = getattr(self.lm.model, "parameter_count", 1)
         return max(_LEAST_TOKENS, min(_TRIAL_TOKENS, int(_WORK / parameters)))
 
     def trial(self) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ class Keywords(TypedDict, total=False):
     clip_value: float | None
     columns: Sequence[str]
     compat: str
+    contexts: Sequence[str]
     data: Mapping[str, Any]
     decay: float
     delimiter: str
@@ -35,6 +36,7 @@ class Keywords(TypedDict, total=False):
     escape: str
     evaluate_every: int | None
     evaluations: int
+    final_rate: float
     floor: float
     form: str
     gated: bool
@@ -46,13 +48,16 @@ class Keywords(TypedDict, total=False):
     layers: int
     layout: str
     length: int
-    limit: int | None
+    limit: float | int | None
     lower: bool
     lr: float
     max_chars: int | None
     memory: str
     min_count: int
     minutes: float | None
+    mixer_decay: float
+    mixer_rate: float
+    mixer_rate_end: float
     model: Mapping[str, Any] | str
     normalise: str
     optimizer: str
@@ -75,6 +80,7 @@ class Keywords(TypedDict, total=False):
     samples: bool
     schedule: str
     seed: int
+    selectors: Sequence[str]
     smoothing: str
     softmax: str
     specials: Sequence[str]
@@ -111,6 +117,7 @@ DEFAULTS: dict[str, Any] = {
     "clip_value": None,
     "columns": (),
     "compat": "none",
+    "contexts": (),
     "decay": 0.995,
     "delimiter": "auto",
     "depth": 8,
@@ -123,6 +130,7 @@ DEFAULTS: dict[str, Any] = {
     "escape": "none",
     "evaluate_every": None,
     "evaluations": 20,
+    "final_rate": 0.001,
     "floor": 0.02,
     "form": "linear",
     "gated": False,
@@ -132,11 +140,12 @@ DEFAULTS: dict[str, Any] = {
     "k": 0.1,
     "kernel": 5,
     "layout": "fast",
-    "limit": None,
     "lower": False,
     "max_chars": None,
-    "memory": "",
     "minutes": None,
+    "mixer_decay": 3e-05,
+    "mixer_rate": 0.02,
+    "mixer_rate_end": 0.002,
     "model": "",
     "normalise": "none",
     "optimizer": "adamw",
@@ -158,6 +167,7 @@ DEFAULTS: dict[str, Any] = {
     "samples": True,
     "schedule": "cosine",
     "seed": 0,
+    "selectors": ("1", "2", "3", "first", "shape", "longest"),
     "smoothing": "kneser-ney",
     "softmax": "full",
     "specials": (),

@@ -31,6 +31,7 @@ from lmlab.facade.prepare import (
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
 from lmlab.kernels import watch_compiling
+from lmlab.models.base import estimated
 from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent, default_reporter
 from lmlab.run_config import RunConfig, from_keywords, from_tables, merged
@@ -251,7 +252,7 @@ def _count(
     began = time.perf_counter()
     ids_N = prepared.stores["train"].ids
     with reporter.stage("counting") as advance:
-        model = model_class.estimate(config.model.settings, prepared.tokenizer.vocab_size, ids_N)
+        model = estimated(model_class, config.model.settings, prepared.tokenizer.spellings(), ids_N)
         advance(len(ids_N))
     seconds = time.perf_counter() - began
     notes = list(getattr(model, "notes", ()))

@@ -59,6 +59,8 @@ class LanguageModel(Protocol):
     Optional: `whole() -> LanguageModel`, the model with all that it can do, where this one is an excerpt that a process
     need not load torch for.
 
+    Optional: `online() -> LanguageModel`, the model as it goes on learning from what it reads.
+
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
     """
@@ -198,6 +200,19 @@ class Registered(Storable, LanguageModel, Protocol):
     Settings: ClassVar[Any]
     nbytes: int  # size of its weights or counts
     family: ClassVar[str]  # "counted": has estimate(settings, vocab_size, ids_N); "neural": trained by gradient
+
+
+def estimated(kind: Any, settings: Any, spellings: Sequence[bytes], ids_N: np.ndarray) -> Any:
+    """A counted model of this kind; one that looks at how tokens are spelled says so by `estimate_spelled`.
+
+    Args:
+        kind: the class.
+        settings: its settings.
+        spellings: the UTF-8 bytes of every id, nothing of the special tokens.
+        ids_N: documents laid end to end, each opened by `<bos>`.
+    """
+    spelled = getattr(kind, "estimate_spelled", None)
+    return kind.estimate(settings, len(spellings), ids_N) if spelled is None else spelled(settings, spellings, ids_N)
 
 
 class Fixed:

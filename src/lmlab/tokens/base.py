@@ -181,6 +181,11 @@ class Tokenizer(abc.ABC):
     def surface(self, id: int, previous: int | None) -> bytes:
         """The UTF-8 bytes that an id adds to the text after `previous`, the last id before it that was not silent."""
 
+    def spellings(self) -> list[bytes]:
+        """The UTF-8 bytes of every id after a token that does not change them; nothing of the special tokens."""
+        ordinary = range(len(SPECIALS), self.vocab_size)
+        return [b""] * len(SPECIALS) + [self.surface(id, None) for id in ordinary]
+
     def context(self, previous: int | None) -> int:
         """The class of an id, or of the beginning, by what `surface` makes of the next one: few, and 0 if all alike."""
         return 0

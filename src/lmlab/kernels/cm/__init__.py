@@ -1,0 +1,18 @@
+"""Context mixing: reading text, learning or not, whole rows, and steps.
+
+`loops` are compiled, `plain` says the same in NumPy for what is small; `layout` is what both share.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from lmlab.kernels import engine
+
+_LOADED = 3_000  # tokens read, or rows made, from which loading compiled loops pays
+
+
+def code(work: int) -> Any:
+    """The module that has `read`, `rows` and `step`, for so many tokens."""
+    return import_module(f"{__name__}.{'loops' if engine.worthwhile(work, _LOADED) else 'plain'}")
