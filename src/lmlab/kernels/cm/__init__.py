@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import Any
 
@@ -15,4 +16,9 @@ _LOADED = 3_000  # tokens read, or rows made, from which loading compiled loops 
 
 def code(work: int) -> Any:
     """The module that has `read`, `rows` and `step`, for so many tokens."""
-    return import_module(f"{__name__}.{'loops' if engine.worthwhile(work, _LOADED) else 'plain'}")
+    return _module("loops" if engine.worthwhile(work, _LOADED) else "plain")
+
+
+@functools.cache  # to look for it takes longer than a small step
+def _module(name: str) -> Any:
+    return import_module(f"{__name__}.{name}")

@@ -1,6 +1,6 @@
 """What the compiled and the plain code of context mixing share: where things lie in arrays, and how numbers are packed.
 
-A text's state is one row of int32 registers. The tree's inner nodes are the binary decisions; up to three levels of it
+A text's state is one row of int32 registers. The tree's inner nodes are the binary decisions; up to two levels of it
 make a group, whose slots of one context lie in one line of eight, 64 bytes.
 
 A slot, int64: 16 bits of tag, 8 each of how often 0 and 1 came, 1 of what came last, 23 of the adaptive probability.

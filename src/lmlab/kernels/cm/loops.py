@@ -201,7 +201,7 @@ def _group(group, frame, slots, hash_K, line_K, tag_K):
 @jit_sums
 def _decide(i, node, state_F, frame, tables, line_K, tag_K, work):
     """The probability that a decision is 1; what `_learn` needs of it is kept in row i of the work space."""
-    at_DK, own_DK, value_DK, index_DK, x_DX, which_DS, z_DZ, p_DZ, apm_D3, f_D = work
+    at_DK, own_DK, value_DK, index_DK, x_DX, which_DS, z_DZ, last_D2, apm_D3, f_D = work
     slots, map_KQ = tables.slots, tables.map_KQ
     x_X, K, S = x_DX[i], len(line_K), which_DS.shape[1]
     longest = 0
@@ -236,14 +236,13 @@ def _decide(i, node, state_F, frame, tables, line_K, tag_K, work):
         for k in range(len(x_X)):
             total += w_X[k] * x_X[k]
         z_DZ[i, s] = min(max(total, np.float32(-12)), np.float32(12))
-        p_DZ[i, s] = _squash(z_DZ[i, s])
     z_DZ[i, S] = 0.3
     c = longest * 8 + min(state_F[LENGTH], 7)
     one, two = np.float32(0), np.float32(0)
     for s in range(S + 1):
         one += tables.node_NZ[node, s] * z_DZ[i, s]
         two += tables.order_CZ[c, s] * z_DZ[i, s]
-    p_DZ[i, S], p_DZ[i, S + 1] = _squash(one), _squash(two)
+    last_D2[i, 0], last_D2[i, 1] = one, two
     mean = (one + two) / np.float32(2)
     u = min(max(mean, np.float32(-7.999)), np.float32(7.999)) * np.float32(2) + np.float32(16)
     step = int(u)
@@ -264,13 +263,13 @@ def _decide(i, node, state_F, frame, tables, line_K, tag_K, work):
 @jit_sums
 def _learn(i, node, bit, rates, tables, work):
     """Teach all that took part in a decision what it was."""
-    at_DK, own_DK, value_DK, index_DK, x_DX, which_DS, z_DZ, p_DZ, apm_D3, f_D = work
+    at_DK, own_DK, value_DK, index_DK, x_DX, which_DS, z_DZ, last_D2, apm_D3, f_D = work
     slots, x_X, S, rate, rate_2, limit = tables.slots, x_DX[i], which_DS.shape[1], rates[0], rates[1], rates[2]
     for s in range(S):
-        g, w_X = np.float32(rate * (bit - p_DZ[i, s])), tables.mix_SCX[s, which_DS[i, s]]
+        g, w_X = np.float32(rate * (bit - _squash(z_DZ[i, s]))), tables.mix_SCX[s, which_DS[i, s]]
         for k in range(len(x_X)):
             w_X[k] += g * x_X[k]
-    g, g_2 = np.float32(rate_2 * (bit - p_DZ[i, S])), np.float32(rate_2 * (bit - p_DZ[i, S + 1]))
+    g, g_2 = np.float32(rate_2 * (bit - _squash(last_D2[i, 0]))), np.float32(rate_2 * (bit - _squash(last_D2[i, 1])))
     c = apm_D3[i, 0]
     for s in range(S + 1):
         tables.node_NZ[node, s] += g * z_DZ[i, s]
@@ -308,7 +307,7 @@ def _room(many, K, S):
     return (
         np.zeros((many, K), np.int64), np.zeros((many, K), np.int64), np.zeros((many, K), np.int64),
         np.zeros((many, K), np.int64), np.zeros((many, 3 * K + 1), np.float32), np.zeros((many, S), np.int64),
-        np.zeros((many, S + 1), np.float32), np.zeros((many, S + 2), np.float32), np.zeros((many, 3), np.int64),
+        np.zeros((many, S + 1), np.float32), np.zeros((many, 2), np.float32), np.zeros((many, 3), np.int64),
         np.zeros(many, np.float32),
     )  # fmt: skip
 

@@ -96,6 +96,7 @@ class CM:
         self, settings: CM.Settings, names: Sequence[str], known: Sequence[np.ndarray], tables: Tables | None = None
     ) -> None:
         count_V, kind_V, like_V = self._known = tuple(known)
+        self._learned = int(count_V.sum())
         self.settings, self.names, self.vocab_size = settings, tuple(names), len(count_V)
         parsed = contexts.parse(names)
         tree = huffman(count_V)
@@ -169,7 +170,7 @@ class CM:
         return logp_BV
 
     def _code(self, tokens: int) -> Any:
-        return kernels.code(tokens + int(self._known[0].sum()))
+        return kernels.code(tokens + self._learned)
 
     # ---- the waist
 

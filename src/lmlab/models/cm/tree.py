@@ -12,7 +12,7 @@ import numpy as np
 
 from lmlab.vocabulary import NEVER_PREDICTED
 
-_LEVELS = 3  # of a group
+_LEVELS = 2  # of a group: more share cache lines, but crowd them
 
 
 class Tree(NamedTuple):
