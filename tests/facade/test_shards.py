@@ -209,7 +209,9 @@ def test_forged_counts_lead_nowhere(name: str, value: int, here: Path) -> None:
         for each, array in zip(about["arrays"], read_arrays(folders[0], *about["arrays"]), strict=True)
     }
     arrays[name][3] = value
-    write_arrays(folders[0], arrays, {key: kept for key, kept in about.items() if key not in ("arrays", "sha256")})
+    write_arrays(
+        folders[0], arrays.items(), {key: kept for key, kept in about.items() if key not in ("arrays", "sha256")}
+    )
     with pytest.raises(ArtifactError, match="counts-1 is damaged"):
         merge(*folders, out="run", reporter=Silent())
 

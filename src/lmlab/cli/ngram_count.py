@@ -16,8 +16,7 @@ from lmlab.errors import SettingError
 
 EXAMPLES = """\
   lmlab ngram count big.txt --shard 1/4 -o counts-1      # and 2/4, 3/4, 4/4 elsewhere
-  lmlab ngram count part-007.txt.zst --memory 4G -o counts-7
-  lmlab ngram merge counts-* -o runs/kn5"""
+  lmlab ngram count part-007.txt.zst --memory 4G -o counts-7"""
 
 
 def add_arguments(parser: Parser) -> None:

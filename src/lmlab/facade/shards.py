@@ -195,10 +195,8 @@ def check_shard(counts: CountFiles, word_V: np.ndarray | None, out: Path) -> Pat
     levels = verified(counts)
     if word_V is None:
         return counts.folder
-    arrays: dict[str, np.ndarray] = {}
-    for k, level in enumerate(renamed(levels[1:], word_V), 2):
-        arrays |= level_arrays(level, k)
-    write_arrays(out, arrays, {}, lasting=False)
+    ordered = enumerate(renamed(levels[1:], word_V), 2)  # one at a time
+    write_arrays(out, (pair for k, level in ordered for pair in level_arrays(level, k).items()), {}, lasting=False)
     return out
 
 
@@ -241,7 +239,8 @@ def merge_range(
         for part, piece in zip(parts, ranges, strict=True)
     ]
     level, nodes = merge_level(pieces, below.open(), on_disk=on_disk)
-    write_arrays(out, level_arrays(level, k) | {"nodes": np.concatenate(nodes)}, {}, lasting=False)
+    arrays = level_arrays(level, k) | {"nodes": np.concatenate(nodes)}
+    write_arrays(out, arrays.items(), {}, lasting=False)
 
 
 # ---- the process that asks
@@ -333,7 +332,7 @@ def _merge_level(
             map_G[start:stop] += np.uint32(begin)
         forget(maps)
         disk.discard(out)
-    write_arrays(work / f"maps-{k}", {"maps": maps}, {}, lasting=False)
+    write_arrays(work / f"maps-{k}", [("maps", maps)], {}, lasting=False)
     return level, Below(sizes, work / f"maps-{k}")
 
 

@@ -10,7 +10,7 @@ A folder is written whole or not at all, by `write_arrays`, which also keeps wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +31,12 @@ _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "count_G": "<u4"}
 
 
 def write_arrays(
-    folder: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], *, lasting: bool = True
+    folder: Path, arrays: Iterable[tuple[str, np.ndarray]], about: Mapping[str, Any], *, lasting: bool = True
 ) -> None:
-    """Write a folder of arrays of one dimension, and a description of them, in place of what is there."""
+    """Write a folder of named arrays of one dimension, and a description of them, in place of what is there."""
     with atomic_folder(folder, overwrite=True, lasting=lasting) as beside:
         written = {
-            name: [array.dtype.str, len(array), save_array(beside / f"{name}.npy", array)]
-            for name, array in arrays.items()
+            name: [array.dtype.str, len(array), save_array(beside / f"{name}.npy", array)] for name, array in arrays
         }
         write_json(beside / ABOUT, signed({**about, "format": FORMAT, "arrays": written}, _OWN_SUM))
 
@@ -137,7 +136,7 @@ def save_counts(folder: Path, levels: Sequence[Counts], words: bytes, about: Map
     arrays = {"words": np.frombuffer(words, dtype=np.uint8), "count_1": levels[0].count_G}
     for k, level in enumerate(levels[1:], 2):
         arrays |= level_arrays(level, k)
-    write_arrays(folder, arrays, {**about, "order": len(levels)})
+    write_arrays(folder, arrays.items(), {**about, "order": len(levels)})
 
 
 def level_arrays(level: Counts, k: int) -> dict[str, np.ndarray]:
