@@ -19,6 +19,7 @@ from lmlab.kernels import only
 from lmlab.kernels.writing.layout import Rule
 from lmlab.models.neural.base import NeuralModel
 from lmlab.models.neural.rnn import GRU, LSTM, RNN, RecurrentSettings
+from lmlab.models.neural.transformer import Transformer
 from lmlab.models.ngram.model import Ngram
 from lmlab.vocabulary import BOS, EOS
 
@@ -84,6 +85,17 @@ def test_recurrent_networks_step_in_numpy_as_in_torch(kind: type[Any], settings:
     assert_same_steps(model, model.reader(3))  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("window", [1, 3, 5, 64])
+def test_transformers_step_in_numpy_as_in_torch(window: int) -> None:
+    torch.manual_seed(0)
+    model = Transformer(Transformer.Settings(width=16, layers=2, heads=2, window=window), VOCAB).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    model.temperature = 0.8
+    assert_same_steps(model, model.reader(3))
+
+
 @pytest.mark.parametrize("order", [1, 4])
 def test_ngram_models_step_in_numpy_as_in_torch(order: int) -> None:
     ids_N = np.array([BOS, *np.random.default_rng(0).integers(4, 9, 300), EOS], np.uint16)
@@ -95,7 +107,13 @@ def assert_same_steps(model: Any, reader: Any) -> None:
     prompts = [[5, 6], [], [7, 8, 9, 4]]
     logp_BV, state = model.start(prompts)
     own_BV, own = reader.start(prompts)
-    for rows, tokens in (([0, 1, 2], [4, 5, 6]), ([2, 2, 0, 1], [7, 7, 5, 4]), ([3], [8])):
+    for rows, tokens in (
+        ([0, 1, 2], [4, 5, 6]),
+        ([2, 2, 0, 1], [7, 7, 5, 4]),
+        ([3, 0], [8, 4]),
+        ([1], [5]),
+        ([0], [6]),
+    ):
         assert own_BV == pytest.approx(logp_BV.numpy(), abs=1e-5)
         old = own
         logp_BV, state = model.step(state.select(torch.tensor(rows)), torch.tensor(tokens))

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -37,6 +38,7 @@ from lmlab import memory
 from lmlab.errors import ArtifactError, LmlabError, UsageError
 from lmlab.integrity import plain
 from lmlab.kernels.neural import embedding as rows_of_table
+from lmlab.kernels.neural.choice import array_of
 from lmlab.models.base import Scorer
 from lmlab.models.neural.output import AdaptiveSoftmax, FullSoftmax
 from lmlab.models.neural.settings import TEMPERATURE, WEIGHTS
@@ -162,6 +164,14 @@ class NeuralModel(nn.Module, abc.ABC):
     def nbytes(self) -> int:
         """Bytes that the weights take."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
+
+    def as_arrays(self) -> dict[str, np.ndarray] | None:
+        """The weights by name, in place; None unless all are float32 on the CPU, the softmax full, training over."""
+        named = self.state_dict()
+        elsewhere = any(weight.dtype != torch.float32 or weight.device.type != "cpu" for weight in named.values())
+        if self.training or elsewhere or not isinstance(self.output, FullSoftmax):
+            return None
+        return {name: array_of(weight) for name, weight in named.items()}
 
     def forward(self, ids_BT: Tensor, state: TensorState | None = None) -> tuple[Tensor, TensorState]:
         """logits_BTV of the token after each position (-inf where never predicted), and the new state."""

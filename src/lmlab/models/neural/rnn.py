@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import recurrent_layers
-from lmlab.kernels.neural.choice import array_of
 from lmlab.kernels.writing.layout import Weights
 from lmlab.kernels.writing.recurrent import RecurrentWriter
 from lmlab.models.base import Reader, Writer
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
-from lmlab.models.neural.output import FullSoftmax
 from lmlab.models.neural.recurrent_reader import RecurrentReader
 from lmlab.models.neural.settings import RecurrentSettings as RecurrentSettings
 from lmlab.models.neural.stored import StoredLSTM, StoredRecurrent
@@ -77,20 +75,17 @@ class Recurrent(NeuralModel):
 
     def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
         """Writes a text in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
-        weights = self._as_arrays() if worthwhile(tokens, _LOADED) else None
+        weights = self._weights() if worthwhile(tokens, _LOADED) else None
         return None if weights is None else RecurrentWriter(weights, [self.bos, *prompt])
 
     def reader(self, rows: int) -> Reader | None:
         """Steps in NumPy, where `writer` writes."""
-        weights = self._as_arrays()
+        weights = self._weights()
         return None if weights is None else RecurrentReader(weights)
 
-    def _as_arrays(self) -> Weights | None:
-        named = self.state_dict()
-        elsewhere = any(weight.dtype != torch.float32 or weight.device.type != "cpu" for weight in named.values())
-        if self.training or elsewhere or not isinstance(self.output, FullSoftmax):
-            return None
-        return Weights.of({name: array_of(weight) for name, weight in named.items()}, self.temperature)
+    def _weights(self) -> Weights | None:
+        named = self.as_arrays()
+        return None if named is None else Weights.of(named, self.temperature)
 
     def _masks(self) -> list[Tensor | None]:
         """What each layer's hidden state is multiplied by on its way to the next position.

@@ -20,9 +20,13 @@ from torch.nn import functional as F
 from lmlab.config import setting
 from lmlab.errors import SettingError
 from lmlab.kernels.neural import attention
+from lmlab.models.base import Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.models.neural.settings import DEEPEST, WIDEST, NeuralSettings
+from lmlab.models.neural.transformer_reader import TransformerReader
+
+_COPIED = 1024  # the widest window of which a copy a token costs little
 
 
 @final
@@ -56,6 +60,11 @@ class Transformer(NeuralModel):
         self.norm = nn.RMSNorm(settings.width)
         self._heads, self._window = settings.heads, settings.window
         self.segment = settings.window  # attention takes memory by the square of what is read at once
+
+    def reader(self, rows: int) -> Reader | None:
+        """Steps in NumPy, with the full softmax, in float32 on the CPU, not in training: a state is copied a token."""
+        named = self.as_arrays() if self._window <= _COPIED else None
+        return None if named is None else TransformerReader(self, named, self._heads, self._window)
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:
         """Of each layer no keys and no values; and how many of the keys carried are padding: none."""
