@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ _CHUNK = 1 << 16  # tokens scored at once
 _RECENT = 1 << 20  # places of the table of matches
 _LINE = 8 * layout.LINE_SLOTS  # bytes
 _LEAST_LINES = 256
+_VERSION = 1  # of what tables mean: of the hash of contexts, and of the levels of a slot
 _KEPT = ("count_V", "kind_V", "like_V", *Tables._fields)
 _START = np.array([0, 1, 2, 3, 4, 5.5, 8, 12, 18.5, 29, 60])  # a count of each level
 
@@ -210,7 +211,9 @@ class CM:
         """Write every array, and `cm.json` with the contexts, into an existing folder."""
         for name, array in zip(_KEPT, (*self._known, *self.tables), strict=True):
             np.save(folder / f"{name}.npy", array)
-        (folder / "cm.json").write_text(json.dumps({"contexts": self.names}) + "\n", encoding="utf-8")
+        (folder / "cm.json").write_text(
+            json.dumps({"version": _VERSION, "contexts": self.names}) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, folder: Path, settings: CM.Settings, vocab_size: int) -> Self:
@@ -220,7 +223,7 @@ class CM:
             ArtifactError: a file is missing or damaged, or does not fit the settings or the vocabulary.
         """
         try:
-            names = json.loads((folder / "cm.json").read_text(encoding="utf-8"))["contexts"]
+            names = _names(json.loads((folder / "cm.json").read_text(encoding="utf-8")))
             arrays = [map_npy(folder / f"{name}.npy", "c") for name in _KEPT]
             known, tables = arrays[:3], Tables(*arrays[3:])
             for name, array in zip(_KEPT, known, strict=False):
@@ -258,6 +261,13 @@ class CM:
         }
         for name in (name for name, well in sound.items() if not well):
             raise ArtifactError(f"{name} of a context-mixing model is beyond its bounds", "train it again")
+
+
+def _names(about: Mapping[str, Any]) -> list[str]:
+    """The contexts that `cm.json` names."""
+    if about["version"] != _VERSION:
+        raise ValueError(f"its tables are of version {about['version']}, not {_VERSION}")
+    return list(about["contexts"])
 
 
 def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...], kind: type) -> None:
