@@ -59,8 +59,8 @@ def test_every_verb_has_help_with_examples_that_parse(verb, capsys):
         named, rest = split_verb(words[words.index("lmlab") + 1 :])
         assert named == verb
         verb_parser(verb).parse_args(rest)
-    for option in ("--json", "--quiet", "--debug"):
-        assert option in out
+    if not verb.startswith("kenlm "):  # they have KenLM's options
+        assert all(option in out for option in ("--json", "--quiet", "--debug"))
 
 
 def test_the_version(lmlab):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from lmlab.cli.parser import ToolParser
+from lmlab.cli.show import byte_output
 from lmlab.corpora.raw import named_origin
 from lmlab.corpora.reading import inflate
 from lmlab.errors import UsageError
@@ -53,5 +54,5 @@ def run(options: argparse.Namespace) -> int:
             return 0
     weights = checked(weights, len(found), shares=options.linear)
     model = union.linear(weights) if options.linear else union.log_linear(weights)
-    model.write(sys.stdout.buffer)
+    model.write(byte_output())
     return 0

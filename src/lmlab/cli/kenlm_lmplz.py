@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lmlab.cli.parser import ToolParser, reporter_of
+from lmlab.cli.show import byte_output
 from lmlab.disk import replacing
 from lmlab.errors import SettingError, UsageError
 
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 def written(name: str) -> Iterator[Any]:
     """A file to write, whole or not at all; what is no plain file, such as /dev/stdout, as it comes."""
     if name == "/dev/stdout":
-        yield sys.stdout.buffer
+        yield byte_output()
     elif os.path.exists(name) and not os.path.isfile(name):
         with open(name, "wb") as file:
             yield file

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lmlab.cli.parser import ToolParser
+from lmlab.cli.show import byte_output
 from lmlab.corpora.raw import named_origin
 from lmlab.corpora.reading import inflate
 from lmlab.models.ngram.kenlm_file import KenlmFile, is_kenlm_file
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     shown: set[str] = set()
     for level in options.v or ["2"]:  # a number says all, a word says more
         shown = set(_LEVELS[: int(level) + 1]) if level.isdigit() else shown | {level}
-    file, out = _opened(Path(options.model)), sys.stdout.buffer
+    file, out = _opened(Path(options.model)), byte_output()
     marked, ids, ended = not options.n, _Ids(file), b"</s>" if not options.n else b""
     total = unknown_total = 0.0
     tokens = unknown = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+class _Text:
+    """Standard output that takes text alone, as in a notebook."""
+
+    def write(self, content: bytes) -> int:
+        return sys.stdout.write(bytes(content).decode("utf-8", "replace"))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def byte_output() -> Any:
+    """Standard output for bytes."""
+    return getattr(sys.stdout, "buffer", None) or _Text()
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", note: str = "") -> None:
