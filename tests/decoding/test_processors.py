@@ -251,6 +251,7 @@ def test_mirostat_1_takes_k_from_the_slope():
     zipf = [1, 1 / 4, 1 / 9, 1 / 16, 1 / 25]  # slope 2, so epsilon 1: k = sqrt(2 ** 2 / (1 - 1 / 5)) = 2.24
     assert run(mirostat_1(1), [p / sum(zipf) for p in zipf]) == [0.8, 0.2, 0, 0, 0]
     assert run(mirostat_1(1), [0.25] * 4, memory_B=[-200]) == [1, 0, 0, 0]
+    assert run(mirostat_1(9), [0.25] * 4) == [0.25] * 4  # a slope of 0
 
 
 def test_adaptive_p_prefers_tokens_near_its_aim():

@@ -89,19 +89,19 @@ class Grammar:
         """A mask of the ids that may come next, `<eos>` where the text is whole; a row may have none.
 
         Raises:
-            LmlabError: the text or what follows it is too complex for the library.
+            UsageError: the text or what follows it is too complex for the library.
         """
         mask_BV = [self._place(*row).allowed_V for row in zip(rows.prompts, rows.live, strict=True)]
         for old in list(islice(self._known, max(0, len(self._known) - _KEPT - 2 * len(rows)))):
             del self._known[old]
         return np.array(mask_BV)
 
-    def dead_end(self, ids: Sequence[int]) -> LmlabError:
+    def dead_end(self, ids: Sequence[int]) -> UsageError:
         """The error where nothing can follow these ids."""
         told = f"after {self.tokenizer.decode(ids)[-40:]!r}" if len(ids) else "at the beginning"
         problem = f"no token goes on {told} as the grammar wants: the vocabulary cannot spell it, or its p is 0"
         remedy = "widen the grammar, or take a tokenizer of bytes; after a prompt, words begin with a space"
-        return LmlabError(problem, remedy)
+        return UsageError(problem, remedy)
 
     def _place(self, prompt: Sequence[int], branch: Branch) -> _Place:
         new, node = [], branch
@@ -121,13 +121,13 @@ class Grammar:
         spelling = int(self._spellings.of(place.previous)[token])
         if self._spellings.tokens[spelling] != self.tokenizer.surface(token, place.previous):
             shown = f"{self.tokenizer.token_text(token)!r} is spelled in its own way here"
-            raise LmlabError(f"a grammar cannot follow this tokenizer: {shown}", "take a tokenizer of bytes")
+            raise UsageError(f"a grammar cannot follow this tokenizer: {shown}", "take a tokenizer of bytes")
         return self._kept(place, token, token, spelling)
 
     def _kept(self, place: _Place, key: int | None, previous: int | None, *spellings: int) -> _Place:
         matcher = place.matcher.deep_copy()
         if not matcher.consume_tokens(list(spellings)):
-            raise LmlabError(f"the grammar stopped ({_complaint(matcher.get_error())})", "make it simpler")
+            raise UsageError(f"the grammar stopped ({_complaint(matcher.get_error())})", "make it simpler")
         made = place.after[key] = _Place(matcher, previous, self._spellings.allowed(matcher, previous))
         return made
 
@@ -184,7 +184,7 @@ class _Spellings:
         bits_S = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little").view(bool)
         error = matcher.get_error()
         if error and not error.startswith("NoExtension"):
-            raise LmlabError(f"the grammar stopped ({_complaint(error)})", "make it simpler")
+            raise UsageError(f"the grammar stopped ({_complaint(error)})", "make it simpler")
         index_V = self.of(previous)
         allowed_V = bits_S.take(index_V) if not error else np.zeros(len(index_V), dtype=bool)
         if self._first is not None:

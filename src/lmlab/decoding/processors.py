@@ -216,8 +216,9 @@ def mirostat_1(logp_BV: Floats, memory_B: Sequence[Any], *, tau: float, rate: fl
         slope = float((step_M * -np.diff(sorted_M)).sum() / (step_M**2).sum()) if len(step_M) else 1.0
         power, size = slope - 1, len(logp_V)
         factor = 1 / math.log(size) if abs(power) < 1e-9 else power / (1 - float(size) ** -power)
-        k = (factor * 2.0 ** min(mu, 100)) ** (1 / max(slope, 1e-6)) if mu > -100 else 1
-        made_BV[row] = _keep(logp_BV[row : row + 1], leading(logp_BV[row : row + 1], round(min(max(k, 1), size))))[0]
+        log_k = (math.log(factor) + mu * math.log(2)) / max(slope, 1e-6)
+        k = round(math.exp(min(max(log_k, 0), math.log(size))))
+        made_BV[row] = _keep(logp_BV[row : row + 1], leading(logp_BV[row : row + 1], k))[0]
     return made_BV
 
 
