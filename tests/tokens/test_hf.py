@@ -5,11 +5,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from lmlab.corpora.document import Document
 from lmlab.errors import UsageError
 from lmlab.tokens.byte_level import byte_symbols
 from lmlab.tokens.hf import SHIFT, HuggingFaceTokenizer
 from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, EOS, PAD, UNK
+from tests.huggingface import byte_tokenizer
 
 ENDS = ["<s>", "</s>", "<unk>"]
 
@@ -115,3 +117,10 @@ def test_padding_and_cutting_of_the_native_tokenizer_are_put_off():
 def test_it_is_not_trained():
     with pytest.raises(UsageError, match="is not trained"):
         HuggingFaceTokenizer.train([], None)
+
+
+def test_parts_of_a_character_stand_where_it_does():
+    tokenizer = HuggingFaceTokenizer(byte_tokenizer().backend_tokenizer, 277, [276])
+    located = tokenizer.locate(Document("naïve Zoë"))
+    assert located.start_N.tolist() == [0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert located.end_N.tolist() == [1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 9]

@@ -24,7 +24,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -308,8 +308,20 @@ def open_model(name: str) -> tuple[HuggingFaceModel, HuggingFaceTokenizer]:
         problem = f"hf:{name} has a tokenizer of {native.get_vocab_size()} tokens, but a model of {size}"
         raise ArtifactError(problem, "save the tokenizer that belongs to the model beside it")
     bos, eos = _ends(name, tokenizer, network)
-    ours = HuggingFaceTokenizer(native, size, eos)
+    ours = HuggingFaceTokenizer(native, size, eos, _template(tokenizer))
     return HuggingFaceModel(network, bos, eos, ours.native_unk), ours
+
+
+def _template(tokenizer: Any) -> Callable[[Any], str] | None:
+    """Lays out a conversation by the tokenizer's own template, without the beginning-of-text token."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+
+    def lay_out(messages: Any) -> str:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text.removeprefix(tokenizer.bos_token or "")
+
+    return lay_out
 
 
 def _where(name: str) -> dict[str, Any]:

@@ -190,6 +190,14 @@ class Tokenizer(abc.ABC):
         """The class of an id, or of the beginning, by what `surface` makes of the next one: few, and 0 if all alike."""
         return 0
 
+    def chat_ids(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+        """The ids of a conversation, (role, text) a turn, by the template that the tokenizer has; None without one.
+
+        Raises:
+            UsageError: the template does not take these turns, or a text spells one of its special tokens.
+        """
+        return None
+
     def normalise(self, text: str) -> str:
         """What `decode(encode(text))` is when every token is known."""
         return clean(text)

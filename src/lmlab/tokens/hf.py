@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from lmlab.errors import UsageError
-from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Tokenizer, TokenizerSettings, Vocabulary, clean
+from lmlab.tokens.base import REPLACEMENT, SILENT, Encoded, Located, Tokenizer, TokenizerSettings, Vocabulary, clean
 from lmlab.tokens.byte_level import byte_symbols
 from lmlab.vocabulary import EOS, SPECIALS, UNK
 
@@ -47,23 +48,27 @@ class HuggingFaceTokenizer(Tokenizer):
         native: the tokenizer of the library; its treatment of special tokens is set here.
         vocab_size: of the model, which may be larger than the tokenizer's: the other ids are silent.
         eos: native ids that end a text.
+        template: lays out a conversation as text, where the model comes with a template for that.
     """
 
     kind = "hf"
     Settings = HuggingFaceSettings
 
-    def __init__(self, native: HFTokenizer, vocab_size: int, eos: Sequence[int]) -> None:
+    def __init__(
+        self, native: HFTokenizer, vocab_size: int, eos: Sequence[int], template: Callable[[Any], str] | None = None
+    ) -> None:
         native.no_padding()
         native.no_truncation()
         native.encode_special_tokens = True  # "<|endoftext|>" in a text is spelled out
         named = [native.id_to_token(id) for id in range(vocab_size)]
         tokens = [f"[unused {id}]" if token is None else token for id, token in enumerate(named)]
         super().__init__(HuggingFaceSettings(), Vocabulary([*SPECIALS, *tokens]))
-        self._native = native
+        self._native, self._template = native, template
         unknown = native.token_to_id(getattr(native.model, "unk_token", None) or "")
         self.native_unk = None if unknown in eos else unknown
         silent = {id for id, token in enumerate(named) if token is None} | {*eos}
-        silent |= {id for id, token in native.get_added_tokens_decoder().items() if token.special}
+        self._special = {id for id, token in native.get_added_tokens_decoder().items() if token.special}
+        silent |= self._special
         self._ours = np.arange(vocab_size, dtype=np.uint32) + np.uint32(SHIFT)
         self._ours[list(eos)] = EOS
         if self.native_unk is not None:
@@ -122,6 +127,25 @@ class HuggingFaceTokenizer(Tokenizer):
             self._after[id, previous] = known
         return known
 
+    def chat_ids(self, turns: Sequence[tuple[str, str]]) -> list[int] | None:
+        if self._template is None:
+            return None
+        special = {self._added[id] for id in self._special}
+        if spelled := sorted(mark for mark in special if any(mark in text for turn in turns for text in turn)):
+            raise UsageError(f"a message spells {spelled[0]!r}, which marks its bounds", "leave it out")
+        try:
+            text = self._template([{"role": role, "content": content} for role, content in turns])
+        except Exception as error:  # a template raises what it likes
+            raise UsageError(f"the model's template does not take these messages ({error})", "order them so") from error
+        return [id + SHIFT for id in self._marking.encode(text, add_special_tokens=False).ids]
+
+    @cached_property
+    def _marking(self) -> HFTokenizer:
+        """The native tokenizer, but that special tokens are read where they are spelled."""
+        marking = type(self._native).from_str(self._native.to_str())
+        marking.encode_special_tokens = False
+        return marking
+
     def context(self, previous: int | None) -> int:
         return int(previous is not None and self._dependent)
 
@@ -139,6 +163,14 @@ class HuggingFaceTokenizer(Tokenizer):
             pieces.append(clean(text)[start:stop] if id == UNK else piece)
             previous = id
         return pieces
+
+    def locate(self, document: Document) -> Located:
+        text, found = document.text, []
+        offsets = self._native.encode(clean(text), add_special_tokens=False).offsets
+        for span, (start, end) in zip(self.spans(text), offsets, strict=True):
+            whole = max(0, end - len(span))  # the library may count the space before a word to nothing
+            found.append((span, whole if text.startswith(span, whole) else start, end))
+        return Located.of(found)
 
     def reference(self) -> HFTokenizer:
         return self._native
