@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import huggingface
 from tests.server.conftest import MODELS
 
 each = pytest.mark.parametrize("model", MODELS)
@@ -46,6 +47,13 @@ def test_scores_are_the_librarys(client: Any, library: Any, model: str) -> None:
     assert first["rank"] > 3 or math.log2(first["alternatives"][first["rank"] - 1]["p"]) == pytest.approx(
         -first["bits"], abs=1e-4
     )
+
+
+@each
+def test_a_text_that_is_typed_and_mended_is_read_on(client: Any, library: Any, model: str) -> None:
+    for text in ("a d", "a do", "a dog", "a do", "a dot", "the", "", "a dog and an owl ran", "t"):
+        p = [token["p"] for token in ask(client, "/next", model=model, prompt=text, top=5)["tokens"]]
+        assert p == pytest.approx(list(library[model].next_tokens(text, 5).values()), rel=1e-4)
 
 
 def test_scores_tell_how_each_token_was_predicted(client: Any, library: Any) -> None:
@@ -161,3 +169,78 @@ def test_a_chat_is_a_transcript(client: Any) -> None:
     expected = ask(client, "/v1/completions", model="lstm", prompt=ids, stop=["\nuser: "], **asked)["choices"][0]
     assert found["choices"][0]["message"] == {"role": "assistant", "content": expected["text"]}
     assert len(found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
+
+
+@each
+def test_many_prompts_are_echoed_with_or_without_rivals(client: Any, library: Any, model: str) -> None:
+    asked = {"model": model, "echo": True, "max_tokens": 0}
+    prompts = [[], *(ask(client, "/tokenize", model=model, prompt=text)["tokens"] for text in ("a dog sat", "an owl"))]
+    vocab_size = library[model].model.vocab_size
+    by_top = [ask(client, "/v1/completions", prompt=prompts, **asked, logprobs=top) for top in (0, 1, 2, vocab_size)]
+    for number, text in enumerate(("a dog sat", "an owl"), 1):
+        bits = library[model].score(text).columns["bits"][:-1]
+        for found in by_top:
+            logps = found["choices"][number]["logprobs"]["token_logprobs"]
+            assert [-logp / math.log(2) for logp in logps] == pytest.approx(bits, rel=1e-4)
+        tops = by_top[3]["choices"][number]["logprobs"]["top_logprobs"]
+        assert sum(map(math.exp, tops[0].values())) == pytest.approx(1)
+        for narrow in by_top[1:3]:
+            for few, all_of in zip(narrow["choices"][number]["logprobs"]["top_logprobs"], tops, strict=True):
+                assert max(few.values()) == max(all_of.values())
+    assert [found["choices"][0]["logprobs"]["tokens"] for found in by_top] == [[]] * 4
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        {"regex": "(a|the) [a-g]{3}"},
+        {"json_schema": {"enum": ["a cat", "the dog"]}},
+        {"json_schema": '{"enum": ["a cat", "the dog"]}'},
+        {"grammar": 'start: ("a" | "b")+ "c"'},
+    ],
+    ids=str,
+)
+def test_what_may_be_written_is_the_librarys(client: Any, library: Any, language: Any) -> None:
+    pytest.importorskip("llguidance", reason="the extra grammar is not installed")
+    asked = {"n": 2, "max_tokens": 30, "seed": 5, **language}
+    model = "gpt2" if "json_schema" in language else "lstm"
+    found = ask(client, "/v1/completions", model=model, **asked)
+    expected = library[model].generate("", **asked)
+    assert [choice["text"] for choice in found["choices"]] == [each.text for each in expected]
+    if schema := language.get("json_schema"):
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+        told = {"type": "json_schema", "json_schema": {"name": "pets", "strict": True, "schema": schema}}
+        turns = [{"role": "user", "content": "a pet"}]
+        said = ask(client, "/v1/chat/completions", model=model, messages=turns, response_format=told)
+        assert json.loads(said["choices"][0]["message"]["content"]) in schema["enum"]
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_a_template_of_the_model_lays_out_a_chat(tmp_path: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    from lmlab.server.app import make_app
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
+
+    tokenizer = huggingface.byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    huggingface.network("gpt2", len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    native = tokenizer("<|user|>a dog<|endoftext|><|assistant|>").input_ids
+    turns = [{"role": "user", "content": "a dog"}]
+    with TestClient(make_app(House(entries_of([f"hf:{tmp_path}"]), Bounds()))) as client:
+        asked = {"model": tmp_path.name, "max_tokens": 8, "seed": 4}
+        found = ask(client, "/v1/chat/completions", messages=turns, **asked)
+        expected = ask(client, "/v1/completions", prompt=[id + 4 for id in native], **asked)
+        assert found["usage"]["prompt_tokens"] == len(native)
+        assert found["choices"][0]["message"]["content"] == expected["choices"][0]["text"]
+        spelled = [{"role": "user", "content": "<|endoftext|>"}]
+        refused = client.post("/v1/chat/completions", json={**asked, "messages": spelled})
+    assert refused.status_code == 400
+    assert "a message spells '<|endoftext|>'" in refused.json()["error"]["message"]

@@ -30,6 +30,16 @@ BAD = [
     ("/v1/completions", {"model": "lstm", "stop": [""]}, "stop is [''], but must be strings, none empty"),
     ("/v1/completions", {"model": "lstm", "logit_bias": {"²": 1}}, "logit_bias is '²', but must be an id"),
     ("/v1/completions", {"model": "lstm", "seed": -1}, "seed is -1, but must be"),
+    ("/v1/completions", {"model": "lstm", "regex": "(", "max_tokens": 2}, "regex is '(', but must be a regular"),
+    ("/v1/completions", {"model": "lstm", "regex": "a", "grammar": "b"}, "what may be written is told twice"),
+    ("/v1/completions", {"model": "lstm", "regex": "[0-9]"}, "no token goes on at the beginning as the grammar wants"),
+    ("/v1/completions", {"model": "lstm", "response_format": {"type": "json_schema"}}, "json_schema is None, but must"),
+    ("/v1/completions", {"model": "lstm", "response_format": {"type": "xml"}}, "response_format is 'xml', but must be"),
+    (
+        "/v1/completions",
+        {"model": "gpt2", "prompt": "a " * 8_000, "echo": True, "logprobs": 200},
+        "the tokens times logprobs is",
+    ),
     ("/v1/chat/completions", {"model": "lstm", "messages": []}, "messages is [], but must"),
     ("/next", {"model": "lstm", "top": 0}, "top is 0, but must be"),
     ("/score", {"model": "lstm", "text": ""}, "text holds no text"),
@@ -150,7 +160,11 @@ def test_the_description_of_the_server_is_json(client: Any) -> None:
     described = json.loads(client.get("/openapi.json").content, parse_constant=pytest.fail)
     properties = described["components"]["schemas"]["Completions"]["properties"]
     assert {"prompt", "temperature", "top_p", "mirostat", "width"} <= properties.keys()
-    assert client.get("/docs").status_code == 200
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert all(f"<th scope=row>{name}<td>" in page.text for name in properties)
+    assert "//" not in page.text
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert [each["id"] for each in client.get("/v1/models").json()["data"]].sort() == [*MODELS].sort()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +23,7 @@ from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
 from lmlab.facade.generation import certain_until
 from lmlab.facade.surprisal import in_hand
-from lmlab.models.readers import reader_of
-from lmlab.models.scorers import account_of, rows_of
+from lmlab.models.scorers import account_of, beside, documents, rows_of, scorer_of
 from lmlab.server import asking
 from lmlab.server.house import Served
 from lmlab.tokens.id_store import TokenStore
@@ -32,6 +32,7 @@ from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 IMPOSSIBLE = -9999.0
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length", "time": "length"}
+_ALTERNATIVES = 64  # tokens that may be told for each of the longest prompt's
 _LOOK_BACK = 8  # tokens of the prompt that decide how the first new ones are spelled
 
 
@@ -82,11 +83,10 @@ def ids_of(served: Served, prompt: str | Sequence[int], *, allow_unknown: bool =
             raise SettingError("the prompt", len(prompt), f"{served.bounds.prompt} tokens at most", "cut it")
         ids = served.lm.ids(prompt, allow_unknown)
     else:
-        ids = list(prompt)
-        for id in ids:
+        ids = list(prompt[1:] if prompt[:1] == [BOS] else prompt)
+        for id in (min(ids, default=0), max(ids, default=0)):
             if not 0 <= id < served.lm.model.vocab_size:
                 raise SettingError("prompt", id, f"ids of the vocabulary, 0 to {served.lm.model.vocab_size - 1}")
-        ids = ids[1:] if ids[:1] == [BOS] else ids
         if PAD in ids or BOS in ids:
             raise SettingError("prompt", [PAD, BOS], "without [PAD] and <bos>, but for a <bos> at its beginning")
     if len(ids) > served.bounds.prompt:
@@ -215,8 +215,11 @@ async def generated(
     texts: dict[tuple[int, int], Text] = {}
     read, written = sum(map(len, prompts)), 0
 
+    language = asked.language()
+
     def begin() -> Iterator[Any]:
-        steps = decode_all(served.lm.model, prompts, made, **options, batch=served.worker.batch)
+        grammar = None if language is None else served.grammar(language)
+        steps = decode_all(served.lm.model, prompts, made, **options, grammar=grammar, batch=served.worker.batch)
         return steps if asked.stream and not made.revises and drawn == asked.n else _ended(steps)
 
     async with aclosing(served.worker.turns(begin, rows)) as turns:
@@ -254,8 +257,9 @@ async def completions(
     tops, max_tokens = asked.logprobs, 16 if asked.max_tokens is None else asked.max_tokens
     offsets = [0] * len(prompts)
     if asked.echo:
+        found = [] if tops is None else await read(served, prompts, tops)
         for at, (prompt, ids) in enumerate(zip(given, prompts, strict=True)):
-            text, tokens = await _echoed(served, prompt, ids, tops)
+            text, tokens = _echoed(served, prompt, ids, found[at] if found else [(None, ())] * len(ids))
             offsets[at] = len(text)
             for number in range(asked.n):
                 yield Piece(at * asked.n + number, text, tokens, None if max_tokens else "length")
@@ -278,8 +282,8 @@ def several(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
     return [prompt]
 
 
-async def _echoed(
-    served: Served, prompt: str | Sequence[int], ids: Sequence[int], top: int | None
+def _echoed(
+    served: Served, prompt: str | Sequence[int], ids: Sequence[int], found: Sequence[Seen]
 ) -> tuple[str, list[Token]]:
     """A prompt as it is told: its text and its tokens."""
     if isinstance(prompt, str):
@@ -291,33 +295,57 @@ async def _echoed(
             text += stream.push(id)
         text += stream.flush()
     head = [Token(BOS, 0, None, ())] if not isinstance(prompt, str) and [*prompt[:1]] == [BOS] else []
-    if top is None or not ids:
-        return text, [*head, *(Token(id, at, None, ()) for id, at in zip(ids, offsets, strict=True))]
-    found = await served.worker.last(lambda: read(served, ids, top))
-    rows = zip(ids, offsets, found, strict=True)
-    return text, [*head, *(Token(id, at, logp, likeliest) for id, at, (logp, likeliest) in rows)]
+    return text, [*head, *(Token(id, at, *seen) for id, at, seen in zip(ids, offsets, found, strict=True))]
 
 
-Likeliest = list[tuple[int, float]]
+Seen = tuple[float | None, Sequence[tuple[int, float]]]
+"""The log-probability of a token, and the likeliest tokens in its place."""
 
 
-def read(served: Served, ids: Sequence[int], top: int) -> Iterator[list[tuple[float, Likeliest]]]:
-    """Of each token of a text its log-probability and the likeliest tokens there; more of them at each turn."""
-    found: list[tuple[float, Likeliest]] = []
-    for rows_NV in rows_of(served.lm.model, np.array([BOS, *ids], np.uint32)):
-        for row_V in rows_NV:
-            id = ids[len(found)]
-            found.append((float(row_V[id]), [(int(each), float(row_V[each])) for each in best_of(row_V, top)]))
-        yield found
+async def read(served: Served, texts: Sequence[Sequence[int]], top: int) -> list[list[Seen]]:
+    """What the model says of every token of some texts.
+
+    Raises:
+        SettingError: more is asked for than may be held.
+    """
+    read, most = sum(map(len, texts)), served.bounds.prompt * _ALTERNATIVES
+    if read * top > most:
+        remedy = "ask for fewer alternatives, or a shorter text"
+        raise SettingError("the tokens times logprobs", read * top, f"{most} at most", remedy)
+    begun = [[BOS, *ids] for ids in texts if ids]
+    model, ids_N = served.lm.model, np.array([id for ids in begun for id in ids], np.uint32)
+    found: list[Seen] = []
+
+    def pieces() -> Iterator[None]:
+        if not top:
+            for logp_N in scorer_of(model).token_logp(ids_N):
+                found.extend((logp, ()) for logp in logp_N.tolist())
+                yield None
+            return
+        for wanted_N, rows_NV in beside(documents(ids_N), rows_of(model, ids_N)):
+            logp_N = np.take_along_axis(rows_NV, wanted_N[:, None].astype(np.int64), -1)[:, 0]
+            ids_NK = rows_NV.argmax(-1)[:, None] if top == 1 else np.argsort(-rows_NV, -1, kind="stable")[:, :top]
+            best = zip(ids_NK.tolist(), np.take_along_axis(rows_NV, ids_NK, -1).tolist(), strict=True)
+            tops = ([pair for pair in zip(*each, strict=True) if pair[1] > -math.inf] for each in best)
+            found.extend(zip(logp_N.tolist(), tops, strict=True))
+            yield None
+
+    if begun:
+        await served.worker.last(pieces)
+    rest = iter(found)
+    return [list(islice(rest, len(ids))) for ids in texts]
 
 
 def logprobs(served: Served, tokens: Sequence[Token]) -> dict[str, Any]:
     """Tokens in the form of OpenAI's completions."""
-    tops = [{served.names[id]: told(logp) for id, logp in ((t.id, t.logp), *t.top)} for t in tokens]
+    names, logps = served.names, [told(token.logp) for token in tokens]
+    tops = (
+        {names[t.id]: logp, **{names[id]: each for id, each in t.top}} for t, logp in zip(tokens, logps, strict=True)
+    )
     return {
-        "tokens": [served.names[token.id] for token in tokens],
-        "token_logprobs": [told(token.logp) for token in tokens],
-        "top_logprobs": [None if t.logp is None else top for t, top in zip(tokens, tops, strict=True)],
+        "tokens": [names[token.id] for token in tokens],
+        "token_logprobs": logps,
+        "top_logprobs": [None if logp is None else top for logp, top in zip(logps, tops, strict=True)],
         "text_offset": [token.begin for token in tokens],
     }
 
@@ -341,9 +369,10 @@ async def chat(served: Served, asked: asking.Chat, draft: Served | None = None) 
     if alternatives is not None and alternatives > served.lm.model.vocab_size:
         raise SettingError("top_logprobs", alternatives, f"an integer <= {served.lm.model.vocab_size}, the vocabulary")
     turns = [(message.role, message.content) for message in asked.messages]
-    text = transcript(turns)
-    asked = asked.model_copy(update={"stop": [*asked.stops(), *(f"\n{role}: " for role, _ in turns)]})
-    ids = ids_of(served, text, allow_unknown=True)
+    laid_out = served.lm.tokenizer.chat_ids(turns)
+    ids = ids_of(served, transcript(turns) if laid_out is None else laid_out, allow_unknown=True)
+    if laid_out is None:
+        asked = asked.model_copy(update={"stop": [*asked.stops(), *(f"\n{role}: " for role, _ in turns)]})
     max_tokens = asked.max_completion_tokens or asked.max_tokens or 256
     wanted: dict[str, Any] = {"max_tokens": max_tokens, "alternatives": alternatives, "drawn": asked.n}
     async with aclosing(generated(served, asked, [ids], draft, **wanted, offsets=[0])) as pieces:
@@ -380,7 +409,7 @@ async def following(served: Served, asked: asking.Next) -> dict[str, Any]:
     forbidden = () if asked.allow_unknown else (UNK,)
 
     def find() -> dict[str, Any]:
-        logp_BV, _ = reader_of(served.lm.model).start([ids])
+        logp_BV = served.positions.after(ids)
         rows = Rows([ids], [Branch.root()], served.lm.model.eos, made.seed or 0)
         after = Following(rows, logp_BV, made.processors, Limits(forbidden=forbidden))
         p_V, chain_V = np.exp(logp_BV[0]), np.exp(after.chain_BV[0])
@@ -416,7 +445,7 @@ async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
         for id, row in zip(ids, scores.rows, strict=True)
     ]
     if asked.alternatives:
-        found = await served.worker.last(lambda: read(served, ids, asked.alternatives))
+        (found,) = await read(served, [ids], asked.alternatives)
         for token, (_, likeliest) in zip(tokens, found, strict=True):
             token["alternatives"] = [{"text": served.names[id], "p": math.exp(logp)} for id, logp in likeliest]
     account = await served.worker.call(lambda: account_of(served.lm.model, np.array([BOS, *ids], np.uint32)))

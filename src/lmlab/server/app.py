@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -30,13 +30,13 @@ from lmlab.errors import (
     UnknownNameError,
     UsageError,
 )
-from lmlab.server import answers, asking
+from lmlab.server import answers, asking, description
 from lmlab.server.door import Door, Metrics
 from lmlab.server.house import House
 from lmlab.server.worker import BusyError, TooLongError
 
 PAGE = Path(__file__).parent / "page"
-_OPEN = ("/health", "/docs", "/docs/oauth2-redirect", "/openapi.json")  # that need no key
+_OPEN = ("/health", "/docs", "/openapi.json")  # that need no key
 _DONE = "data: [DONE]\n\n"
 _log = logging.getLogger("lmlab.server")
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
         version=__version__,
         lifespan=lifespan,
         default_response_class=_Json,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
     )
     metrics = Metrics()
@@ -72,6 +72,10 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
 
     for kind in (LmlabError, RequestValidationError, HTTPException):
         app.exception_handler(kind)(failed)
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    async def docs() -> str:
+        return description.page(app.openapi())
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -280,7 +284,9 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
         status, message, code = 503, str(error), "timeout"
     elif isinstance(error, MemoryError):
         status, message, code = 503, "the server is out of memory: ask for less, or try again later", "out_of_memory"
-    elif isinstance(error, ArtifactError | MissingExtraError | StorageError):
+    elif isinstance(error, MissingExtraError):
+        status, message, code = 501, str(error), "not_installed"
+    elif isinstance(error, ArtifactError | StorageError):
         _log.error("%s", error)
         message, code = "the model cannot be read: the server's log says why", "model_not_readable"
     elif isinstance(error, UnknownNameError) and str(error).startswith("no model "):

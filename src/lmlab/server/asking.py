@@ -6,14 +6,15 @@ and processors, stands beside the other fields under its own name; processors ru
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmlab.config import described
 from lmlab.decoding import PROCESSORS, STRATEGIES
-from lmlab.errors import SettingError
+from lmlab.errors import SettingError, UsageError
 
 Ids = list[int]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -66,6 +67,29 @@ class Stream(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """A named schema."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    schema_: dict[str, Any] | bool = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """What an answer shall be, as OpenAI writes it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def schema_of(self) -> dict[str, Any] | bool | None:
+        """The schema that is meant; None is free text."""
+        if self.type == "json_schema" and self.json_schema is None:
+            raise SettingError("response_format.json_schema", None, "an object with a schema")
+        if self.type == "json_object":
+            return {"type": "object"}
+        return self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
+
+
 class Generated(Decoded):
     """A request for new text."""
 
@@ -75,6 +99,20 @@ class Generated(Decoded):
     stream: bool | None = False
     stream_options: Stream | None = None
     user: str | None = Field(None, description="not read")
+    regex: str | None = Field(None, description="what the whole text shall match")
+    json_schema: dict[str, Any] | str | bool | None = Field(None, description="the schema of what shall be written")
+    grammar: str | None = Field(None, description="a grammar in Lark's notation, of what may be written")
+    response_format: ResponseFormat | None = Field(None, description="json_schema as OpenAI writes it")
+
+    def language(self) -> tuple[str, str] | None:
+        """What may be written: regex, json_schema or lark, and its value; None is everything."""
+        schemas = [self.json_schema, self.response_format and self.response_format.schema_of()]
+        told = [each if isinstance(each, str | None) else json.dumps(each) for each in schemas]
+        choices = [*(("json_schema", schema) for schema in told), ("regex", self.regex), ("lark", self.grammar)]
+        given = [(name, value) for name, value in choices if value is not None]
+        if len(given) > 1:
+            raise UsageError("what may be written is told twice", "one of regex, json_schema, grammar, response_format")
+        return given[0] if given else None
 
     def stops(self) -> tuple[str, ...]:
         """The strings that end a text."""

@@ -11,43 +11,60 @@ from pathlib import Path
 from typing import Any
 
 from lmlab import store
+from lmlab.decoding.chance import Floats
+from lmlab.decoding.grammar import Grammar
 from lmlab.errors import UnknownNameError
 from lmlab.facade.text_model import TextModel
+from lmlab.models.base import LanguageModel
+from lmlab.models.readers import reader_of
 from lmlab.server.bounds import Bounds
 from lmlab.server.worker import Worker
 from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import SPECIALS
 
+_GRAMMARS, _POSITIONS, _STEPS = 8, 8, 16
 
-class Names:
+
+def names_of(tokenizer: Tokenizer) -> list[str]:
     """A name for every id of a vocabulary, no two alike: its text where that is whole and its own.
 
     A part of a character is `bytes:` and the bytes, as OpenAI's server writes it.
     """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._names: list[str] = []
-        taken: set[str] = set()
-        for id in range(tokenizer.vocab_size):
-            name = self._name(tokenizer, id)
-            for tried in (name, tokenizer.tokens[id], f"{name} [{id}]"):
-                if tried and tried not in taken:
-                    break
-            taken.add(tried)
-            self._names.append(tried)
-
-    @staticmethod
-    def _name(tokenizer: Tokenizer, id: int) -> str:
-        if id < len(SPECIALS):
-            return tokenizer.specials[id]
-        spelled = tokenizer.surface(id, None)
+    names: dict[str, None] = {}
+    for id in range(tokenizer.vocab_size):
+        spelled = tokenizer.specials[id].encode() if id < len(SPECIALS) else tokenizer.surface(id, None)
         try:
-            return spelled.decode()
+            name = spelled.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+            name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+        named = (each for each in (name, tokenizer.tokens[id], f"{name} [{id}]") if each and each not in names)
+        names[next(named)] = None
+    return list(names)
 
-    def __getitem__(self, id: int) -> str:
-        return self._names[id]
+
+class Positions:
+    """Where prompts of late stand, so that a text that grows by a key is read from there and not from its beginning."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._reader = reader_of(model)
+        self._known: dict[tuple[int, ...], Any] = {}  # the row after a prompt, and the state; the latest last
+
+    def after(self, prompt: Sequence[int]) -> Floats:
+        """The log-probabilities, (1, V), of what follows a prompt."""
+        ids = tuple(prompt)
+        before = max((known for known in self._known if known == ids[: len(known)]), key=len, default=None)
+        if before is None or len(ids) - len(before) > _STEPS:
+            position = self._reader.start([ids])
+        else:
+            position = self._known.pop(before)
+            self._known[before] = position
+            for id in ids[len(before) :]:
+                position = self._reader.step(position[1], [id])
+        self._known[ids] = position
+        if len(self._known) > _POSITIONS:
+            del self._known[next(iter(self._known))]
+        row_BV: Floats = position[0]
+        return row_BV
 
 
 class Served:
@@ -57,11 +74,22 @@ class Served:
         id: by which clients name it.
         lm: the model and its tokenizer.
         worker: its thread.
+        positions: where prompts of late stand.
     """
 
     def __init__(self, id: str, lm: TextModel, bounds: Bounds) -> None:
         self.id, self.lm, self.bounds = id, lm, bounds
+        self.positions = Positions(lm.model)
+        self._grammars: dict[tuple[str, str], Grammar] = {}
         self.worker = Worker(lm.model, bounds.waiting, bounds.together, 2 * bounds.seconds)
+
+    def grammar(self, language: tuple[str, str]) -> Grammar:
+        """The grammar of a language, as `Grammar` names and takes it; that of the last few is kept."""
+        if language not in self._grammars:
+            self._grammars[language] = Grammar(self.lm.tokenizer, **dict([language]))
+            for old in [*self._grammars][:-_GRAMMARS]:
+                del self._grammars[old]
+        return self._grammars[language]
 
     @cached_property
     def components(self) -> list[str]:
@@ -71,9 +99,9 @@ class Served:
         return [self.id.partition("+")[0] if name == "this run" else _name(name) for name in given]
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> list[str]:
         """A name for every token."""
-        return Names(self.lm.tokenizer)
+        return names_of(self.lm.tokenizer)
 
 
 class Entry:

@@ -44,38 +44,22 @@ class _Turn:
         self._begin = begin
         self._steps: Iterator[Any] | None = None
         self.results: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
-    def begin(self) -> bool:
-        """Make the iterator; False where that fails."""
+    def step(self) -> tuple[str, Any]:
+        """Take a turn, the first of which makes the iterator: what came of it, a "step", an "error" or the "end"."""
         try:
-            self._steps = self._begin()
-        except Exception as error:  # noqa: BLE001 - told to who asked
-            self._tell("error", error)
-        return self._steps is not None
-
-    def step(self) -> bool:
-        """Take a turn; False where it was the last."""
-        assert self._steps is not None
-        if self.gone:
-            if close := getattr(self._steps, "close", None):
-                close()
-            return False
-        try:
-            value = next(self._steps)
+            if self.gone:
+                if close := getattr(self._steps, "close", None):
+                    close()
+                return "end", None
+            if self._steps is None:
+                self._steps = self._begin()
+            return "step", next(self._steps)
         except StopIteration:
-            self._tell("end")
-            return False
+            return "end", None
         except Exception as error:  # noqa: BLE001 - told to who asked
-            self._tell("error", error)
-            return False
-        if value is not None:
-            self._tell("step", value)
-        return True
-
-    def _tell(self, kind: str, value: Any = None) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed
-            self._loop.call_soon_threadsafe(self.results.put_nowait, (kind, value))
+            return "error", error
 
 
 class Worker:
@@ -116,7 +100,8 @@ class Worker:
         try:
             while True:
                 try:
-                    kind, value = await asyncio.wait_for(turn.results.get(), deadline - time.monotonic())
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        kind, value = await turn.results.get()
                 except TimeoutError:
                     raise TooLongError(self._seconds) from None
                 if kind == "error":
@@ -149,8 +134,14 @@ class Worker:
     def _run(self) -> None:
         running: list[_Turn] = []
         while running or self._awaited():
-            running += [turn for turn in self._admitted(running) if turn.begin()]
-            running = [turn for turn in running if turn.step()]
+            running += self._admitted(running)
+            done = [(turn, *turn.step()) for turn in running]
+            running = [turn for turn, kind, _ in done if kind == "step"]
+            told = [each for each in done if each[1] != "step" or each[2] is not None]
+            for loop in {turn.loop for turn, *_ in told}:
+                of_it = [(turn.results, (kind, value)) for turn, kind, value in told if turn.loop is loop]
+                with contextlib.suppress(RuntimeError):  # the event loop is closed
+                    loop.call_soon_threadsafe(_put, of_it)
 
     def _awaited(self) -> bool:
         """Wait until something is asked for; False once the end is and nothing else."""
@@ -168,3 +159,9 @@ class Worker:
                     admitted.append(turn)
                     rows += turn.rows
         return admitted
+
+
+def _put(results: list[tuple[asyncio.Queue[Any], Any]]) -> None:
+    """Put each result where it is awaited: all of a round wake the event loop once."""
+    for queue, result in results:
+        queue.put_nowait(result)
