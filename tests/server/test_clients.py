@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,25 @@ def test_a_signal_lets_what_is_in_flight_finish(runs: Path) -> None:
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
         assert process.wait(30) == 0
+
+
+LLM = """
+- model_id: lmlab-lstm
+  model_name: lstm
+  api_base: {address}/v1
+  completion: true
+"""
+
+
+@pytest.mark.skipif(find_spec("llm") is None, reason="the llm command is not installed")
+@pytest.mark.parametrize("stream", [True, False])
+def test_llm(address: str, library: Any, tmp_path: Path, stream: bool) -> None:
+    (tmp_path / "extra-openai-models.yaml").write_text(LLM.format(address=address), encoding="utf-8")
+    words = [sys.executable, "-m", "llm", "-m", "lmlab-lstm", "a dog", "--no-log", *([] if stream else ["--no-stream"])]
+    words += ["-o", "max_tokens", "8", "-o", "temperature", "0.9", "-o", "seed", "3"]
+    path = os.pathsep.join(filter(None, sys.path))
+    env = {**os.environ, "LLM_USER_PATH": str(tmp_path), "PYTHONPATH": path}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (expected,) = library["lstm"].generate("a dog", max_tokens=8, seed=3, temperature=0.9)
+    assert done.stdout.removesuffix("\n") == expected.text.removesuffix("\n")
