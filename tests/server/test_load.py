@@ -1,6 +1,8 @@
 """Several clients at once, clients that go away, more than can wait, and models that make room for one another."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -185,3 +187,12 @@ def json_of(**asked: Any) -> bytes:
     import json
 
     return json.dumps(asked).encode()
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_a_signal_among_them() -> None:
+    from tests.server import soak
+
+    words = [sys.executable, "-m", soak.__name__, "--requests", "1000"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
