@@ -87,7 +87,8 @@ def test_the_table_of_cells_names_what_the_pages_do():
 
 
 def test_pictures_of_the_gallery_are_shown_and_small():
-    pictures, page = ROOT / "docs" / "pictures", (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-    for picture in pictures.iterdir():
-        assert f"(pictures/{picture.name})" in page
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = "".join(page.read_text(encoding="utf-8") for page in pages)
+    for picture in (ROOT / "docs" / "pictures").iterdir():
+        assert f"pictures/{picture.name})" in shown
         assert picture.stat().st_size <= 60_000, picture.name

@@ -6,6 +6,7 @@
     │   ├── UnknownNameError   no model, tokenizer, corpus, recipe of that name
     │   ├── RunExistsError     the directory to write is already there
     │   └── MissingExtraError  an optional library is not installed
+    │       └── MissingTorchError  torch is not
     ├── DataError              the text cannot be used
     │   ├── EmptyDataError     nothing left to train or score on
     │   └── DownloadError      a named corpus could not be fetched or verified

@@ -198,7 +198,7 @@ def test_settings_that_cannot_be(refused, options, named):
         ('model = "lstm"', ["model is 'lstm'", "table"]),
         ("[nope]\nx = 1", ["'nope'"]),
         ("[model]\nhiden = 3", ["'hiden'", "did you mean 'hidden'"]),
-        ("[model]\nkind = 3", ["model.kind is 3", "one of cache, cnn"]),
+        ("[model]\nkind = 3", ["model.kind is 3", "one of cache, cm, cnn"]),
         ("[model]\nlayers = [1]", ["model.layers is [1]"]),
         ("[train]\nsteps = 3.5", ["steps is 3.5"]),
         ("[train]\nbucket = 'maybe'", ["'maybe'"]),
@@ -284,7 +284,7 @@ def test_requests_that_cannot_be(refused, options, named):
 
 def test_a_text_that_the_vocabulary_cannot_spell(refused):
     told = "no token goes on at the beginning as the grammar wants"
-    refused(1, ["generate", "runs/lstm", "--regex", "☃"], told, "take a tokenizer of bytes")
+    refused(2, ["generate", "runs/lstm", "--regex", "☃"], told, "take a tokenizer of bytes")
 
 
 def test_a_prompt_of_unknown_words(refused):

@@ -33,7 +33,7 @@ def test_the_bits_of_a_heat_map_sum_to_what_eval_gives(lm, tmp_path, capsys):
     picture = lm.plot.surprisal(on=str(tmp_path / "said.txt"))
     main(["eval", str(lm.folder), "--on", str(tmp_path / "said.txt"), "--json"])
     nats = json.loads(capsys.readouterr().out)[0]["total_nats"]
-    assert bits(picture) == pytest.approx(nats / math.log(2), rel=1e-12)
+    assert bits(picture) == pytest.approx(nats / math.log(2), rel=1e-7)  # a stored network steps in NumPy
     assert f"{nats / math.log(2):,.1f} bits" in picture.title
     assert "".join(row["token"] for row in picture.rows) == SAID + "<eos>"
 

@@ -167,7 +167,7 @@ DEFAULTS: dict[str, Any] = {
     "samples": True,
     "schedule": "cosine",
     "seed": 0,
-    "selectors": ('1', '2', '3', 'first', 'shape', 'longest'),
+    "selectors": ("1", "2", "3", "first", "shape", "longest"),
     "smoothing": "kneser-ney",
     "softmax": "full",
     "specials": (),

@@ -61,7 +61,10 @@ class TextModel:
 
     @property
     def model(self) -> Registered:
-        """A member of the narrow waist (`lmlab.models.base`): of a stored network torch's module, once asked for."""
+        """A member of the narrow waist (`lmlab.models.base`): of a stored network torch's module.
+
+        Who has it may change it; so it takes the place of the excerpt that wrote and scored without torch until then.
+        """
         self._model = whole(self._model)
         return self._model
 
@@ -305,7 +308,7 @@ class TextModel:
         from lmlab import scoring
 
         with reporter.stage(f"scoring {name}", tokens.tokens, " tokens") as advance:
-            report = scoring.evaluate(self.model, tokens, advance, spelling=spelling)
+            report = scoring.evaluate(whole(self._model), tokens, advance, spelling=spelling)
         return self._figures(report, tokens, sha256, name, split, spelling=spelling)
 
     def _figures(
@@ -369,7 +372,7 @@ class TextModel:
 
         rule = Rule.make(by, at_least, at_most, cuts, keep, reference=reference is not None)
         return filtered(
-            self.model,
+            whole(self._model),
             self.tokenizer,
             source,
             rule,
@@ -597,7 +600,9 @@ class TextModel:
             raise UsageError("a composed model is not kept", "save the run itself, and compose it again")
         if self.config.model.kind.startswith("hf:"):
             raise UsageError("a Hugging Face model is not kept again", f"name it where a run is taken: {self.folder}")
-        store.save(Path(path), self.model, self.tokenizer, self.config, self.manifest, self.folder, overwrite=overwrite)
+        store.save(
+            Path(path), whole(self._model), self.tokenizer, self.config, self.manifest, self.folder, overwrite=overwrite
+        )
         self.folder = Path(path)
         return self.folder
 

@@ -72,7 +72,7 @@ def parse(names: Sequence[str]) -> Contexts:
     return Contexts(parts_KP, rank_K, fresh_K, np.array(matches, np.int64))
 
 
-def _registers(name: str, whole: str, matches: Sequence[int]) -> list[int]:
+def _registers(name: str, whole: str, matches: Sequence[int], setting: str = "contexts") -> list[int]:
     found = []
     for part in name.split("+"):
         like = _PART.fullmatch(part)
@@ -81,8 +81,8 @@ def _registers(name: str, whole: str, matches: Sequence[int]) -> list[int]:
         elif part != "0":
             kind, low, high = (like[1], int(like[2]), int(like[3] or like[2])) if like else ("", 0, 0)
             begin, most = (layout.LIKE, layout.LIKENED) if kind == "like" else (layout.RECENT, layout.REMEMBERED)
-            if not 1 <= low <= high <= most or (kind == "match" and low != high):
-                raise SettingError("contexts", whole, _HOW, "docs/guide/context-mixing.md tells what each means")
+            if not 1 <= low <= high <= most or (kind == "match" and (low != high or low not in matches)):
+                raise SettingError(setting, whole, _HOW, "docs/guide/context-mixing.md tells what each means")
             one = kind == "match"
             found += [layout.MATCH + 3 * matches.index(low) + 2] if one else range(begin + low - 1, begin + high)
     return found
@@ -90,7 +90,7 @@ def _registers(name: str, whole: str, matches: Sequence[int]) -> list[int]:
 
 def selectors(names: Sequence[str]) -> np.ndarray:
     """The register of each selector, selector_S."""
-    registers = [_registers(name, name, ()) for name in names]
+    registers = [_registers(name, name, (), "selectors") for name in names]
     if any(len(each) != 1 for each in registers):
         raise SettingError("selectors", ",".join(names), "one part each: 1, 2, shape, longest")
     return np.array(registers, np.int64).reshape(-1)
