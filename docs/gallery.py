@@ -25,6 +25,7 @@ RUNS = {
     "lstm": f"{PLAYS} --model lstm {STEPS}",
     "rnn": f"{PLAYS} --model rnn {STEPS}",
     "cnn": f"{PLAYS} --model cnn {STEPS}",
+    "gru": f"{PLAYS} --model gru {STEPS}",
     "transformer": f"{PLAYS} --model transformer {STEPS}",
     "news-kn6": f"{NEWS} --tokenizer char --model ngram --order 6",
     "news-words3": f"{NEWS} --tokenizer word --model ngram --order 3",
@@ -67,6 +68,26 @@ PICTURES = {
         "plot compare runs/news-words3 runs/news-kn6",
         "Characters beat words on short news, by how much, and how certain that is: one ruler, bits per byte.",
     ),
+    "beams": (
+        "plot beams runs/kn6 --prompt 'KING RICHARD' --width 4 --max-tokens 10",
+        "What a beam of four keeps at each token, what it drops, and where greedy choice goes.",
+    ),
+    "gates": (
+        "inspect gates runs/lstm --text 'First Citizen: We are accounted poor citizens'",
+        "An LSTM from inside: what its gates let in, keep and show, unit by unit.",
+    ),
+    "cells": (
+        "inspect cells runs/lstm --feature line",
+        "The unit that follows the position in the line best, and a text on its colour.",
+    ),
+    "gradients": (
+        "inspect gradients runs/rnn runs/lstm runs/gru",
+        "How much of a loss reaches the hidden state k tokens before: the plain RNN forgets first.",
+    ),
+    "attention": (
+        "inspect attention runs/transformer --text 'First Citizen: Speak, speak.'",
+        "Where each token looks, head by head.",
+    ),
 }
 """Of each picture: the words after `lmlab`, with runs by their names, and what to see in it."""
 
@@ -100,7 +121,9 @@ def shrink(path: Path) -> None:
     from PIL import Image
 
     with Image.open(path) as image:
-        image.convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
     if path.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{path} has {path.stat().st_size:,} bytes, and {MOST_BYTES:,} at most are wanted")
 

@@ -123,6 +123,9 @@ def keywords() -> str:
 
 
 def _quoted(value: object) -> str:
+    """As ruff writes it."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_quoted, value))}{',' * (len(value) == 1)})"
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
