@@ -85,7 +85,7 @@ PICTURES = {
         "How much of a loss reaches the hidden state k tokens before: the plain RNN forgets first.",
     ),
     "attention": (
-        "inspect attention runs/transformer --text 'First Citizen: Speak, speak.'",
+        "inspect attention runs/transformer --layer 1 --text 'First Citizen: Speak, speak.'",
         "Where each token looks, head by head.",
     ),
 }
