@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmlab.decoding import PROCESSORS, Branch, Rows, chain_of
 from lmlab.decoding.chain import normal
+from lmlab.decoding.chain import run as run_chain
 from lmlab.decoding.processors import (
     adaptive_p,
     banned,
@@ -387,3 +388,9 @@ def test_no_row_is_left_empty_and_nothing_impossible_becomes_possible(weights, i
     assert not np.exp(both)[logp == -math.inf].any()
     alone = processor(rows_of(ids), logp[:1])
     assert normal(alone)[0] == pytest.approx(normal(both)[0]), "beside another row it does otherwise"
+
+
+def test_a_strength_near_the_end_of_floats_leaves_the_likeliest():
+    rows, logp_BV = Rows([[]], [Branch.root()], 3), log([0.5, 0.3, 0.2])[None]
+    ((_, _, bent_BV),) = run_chain(chain_of("quadratic=1e307"), rows, logp_BV)
+    assert np.exp(normal(bent_BV))[0].tolist() == [1, 0, 0]

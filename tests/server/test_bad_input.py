@@ -176,3 +176,9 @@ def test_half_a_character_is_no_fault_of_the_server(client: Any) -> None:
         assert client.post(path, content=json.dumps({"model": "lstm", **more}), headers=JSON).status_code in (200, 400)
     named = client.post("/score", content=json.dumps({"model": "\ud800", "text": "a", "\ud800": 1}), headers=JSON)
     assert named.status_code == 400
+
+
+def test_a_draft_that_is_no_model_is_not_found(client: Any) -> None:
+    answer = client.post("/v1/completions", json={"model": "lstm", "prompt": "the", "draft": ""})
+    assert answer.status_code == 404
+    assert "no model is called ''" in answer.json()["error"]["message"]

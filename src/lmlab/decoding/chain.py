@@ -123,10 +123,12 @@ def _kind(name: str) -> type[Processor]:
 def run(chain: Chain, rows: Rows, logp_BV: Floats) -> Iterator[tuple[Process, Floats, Floats]]:
     """Each processor in turn, with the rows it was given and those it made."""
     for index, process in enumerate(chain):
-        if isinstance(process, Processor):
-            made_BV = process(rows, logp_BV, [branch.memory[index] if branch.memory else None for branch in rows.live])
-        else:
-            made_BV = np.asarray(process(rows, logp_BV), dtype=np.float64)
+        with np.errstate(over="ignore"):  # a token bent beyond all floats is one that cannot come
+            if isinstance(process, Processor):
+                memories = [branch.memory[index] if branch.memory else None for branch in rows.live]
+                made_BV = process(rows, logp_BV, memories)
+            else:
+                made_BV = np.asarray(process(rows, logp_BV), dtype=np.float64)
         yield process, logp_BV, made_BV
         logp_BV = made_BV
 

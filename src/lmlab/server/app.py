@@ -152,7 +152,8 @@ async def _completed(
     async def pieces() -> AsyncGenerator[tuple[Any, Any]]:
         async with contextlib.AsyncExitStack() as stack:
             served = await stack.enter_async_context(house.using(asked.model))
-            draft = asked.draft and await stack.enter_async_context(house.using(asked.draft))
+            named = asked.draft is not None
+            draft = await stack.enter_async_context(house.using(asked.draft)) if named else None
             async for piece in await stack.enter_async_context(contextlib.aclosing(pieces_of(served, asked, draft))):
                 if isinstance(piece, answers.Usage):
                     metrics.add("lmlab_tokens_read_total", piece.read, model=served.id)
