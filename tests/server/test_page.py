@@ -367,8 +367,16 @@ def test_script_in_a_text_is_text_and_a_model_s_name_too(sheet, address):
     assert sheet.locator(".heat").text_content() == script + "■"
     for view in ("write", "beam", "compare"):
         sheet.locator(f"nav a[href='#{view}']").click()
+        sheet.locator(f"#view-{view} option").first.wait_for(state="attached")  # a view is drawn after the click
         assert SPITEFUL in sheet.locator(f"#view-{view} option").all_text_contents()
     assert sheet.locator("img, main script").count() == 0
+
+
+def test_a_click_is_not_lost_to_the_address_of_the_view_that_is_left(sheet, address):
+    open_write(sheet, address)
+    sheet.evaluate("location.hash = '#beam'; history.replaceState(null, '', '#write?text=')")  # a timer in between
+    sheet.locator("#view-beam").wait_for()
+    sheet.wait_for_url("**/#beam?**")
 
 
 def test_what_the_server_refuses_is_said_and_mends_itself(browser, address):

@@ -44,8 +44,8 @@ function showWrong() {
   $("alert").hidden = wrong.size === 0;
 }
 
-function open() {
-  const [name, query] = location.hash.slice(1).split(/\?(.*)/s);
+function open(hash) {
+  const [name, query] = hash.slice(1).split(/\?(.*)/s);
   if (current && !(name in MAKERS)) return; // the skip link
   current = name in MAKERS ? name : "write";
   wrong.clear();
@@ -67,7 +67,7 @@ async function start() {
   const { data } = await get("v1/models");
   app.models = data;
   app.names = data.map((model) => model.id);
-  open();
+  open(location.hash);
 }
 
 $("key").addEventListener("submit", (event) => {
@@ -113,5 +113,6 @@ $("theme").addEventListener("click", () => {
   localStorage.setItem("theme", document.documentElement.dataset.theme);
 });
 
-addEventListener("hashchange", open);
+// Not location.hash: the address of the view that is left may have been written over it since the click.
+addEventListener("hashchange", (event) => open(new URL(event.newURL).hash));
 app.tried("start", start());
