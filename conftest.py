@@ -14,7 +14,7 @@ from lmlab.training.machine import tune_process
 tune_process()  # as the command line does: threads that spin would keep each other waiting on a busy machine
 
 ROOT = Path(__file__).parent
-collect_ignore = ["src/lmlab/compat/remote_code/modeling_lmlab.py"]  # goes with exported weights, and imports transformers
+collect_ignore = ["src/lmlab/compat/remote_code/modeling_lmlab.py"]  # exported weights take it along
 
 # A test's examples are the same on every run, and none is judged by the clock: green means green on a busy machine too.
 # `pytest --hypothesis-profile explore` draws new ones, and prints how to repeat a failure.

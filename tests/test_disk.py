@@ -210,3 +210,11 @@ def test_one_process_holds_at_a_time_and_its_end_frees_the_lock(tmp_path):
     with held(path), pytest.raises(HeldError, match=f"process {os.getpid()} on"), held(path):
         pass
     assert not list(path.parent.iterdir())
+
+
+def test_a_link_in_a_circle_is_told_before_the_work_begins(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(StorageError, match="leads back to itself"), held(tmp_path / "a"):
+        raise AssertionError("the work began")
+    assert left(tmp_path) == ["a", "b"]

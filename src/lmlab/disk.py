@@ -160,16 +160,18 @@ def held(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
 
     Raises:
         HeldError: another process holds it.
+        StorageError: links lead in a circle, or it cannot be written.
+        UsageError: no system could have it.
     """
     try:
         import fcntl
     except ImportError:  # a system without such locks
         yield
         return
-    try:
-        path = path.resolve()
-    except (ValueError, RuntimeError) as error:  # a NUL, or links in a circle
-        raise StorageError(f"{str(path)!r} is no path ({error})", "name another") from error
+    exists(path)  # refuses what can be the name of nothing
+    path = Path(os.path.realpath(path))
+    if path.is_symlink():
+        raise StorageError(f"{path} is a link that leads back to itself", "name another")
     beside = path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as stack:
         with writing(path):

@@ -18,7 +18,7 @@ import numpy as np
 
 from lmlab.errors import EmptyDataError, LmlabError, UsageError
 from lmlab.models.base import LanguageModel
-from lmlab.models.scorers import ranks_of, rows_of, scorer_of
+from lmlab.models.scorers import ranks_of, rows_of, scorer_of, top_of
 from lmlab.tokens.id_store import TokenStore
 from lmlab.vocabulary import BOS, spelling_nats
 
@@ -124,11 +124,7 @@ def likeliest(model: LanguageModel, store: TokenStore, k: int) -> tuple[np.ndarr
     The likeliest first; of equals the lower id. Errors are those of `evaluate`.
     """
     _check(model, store)
-    k = min(k, model.vocab_size)
-    ids, logp = [np.empty((0, k), np.int64)], [np.empty((0, k))]
-    for rows_NV in rows_of(model, store.ids):
-        ids.append(np.argsort(-rows_NV, axis=-1, kind="stable")[:, :k])
-        logp.append(np.take_along_axis(rows_NV, ids[-1], -1))
+    ids, logp = zip(*(top_of(rows_NV, k) for rows_NV in rows_of(model, store.ids)), strict=True)
     return np.concatenate(ids), np.concatenate(logp)
 
 

@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> int:
     from lmlab.classify.data import read
     from lmlab.classify.settings import ClassifierSettings
     from lmlab.corpora import DataSettings
-    from lmlab.disk import held
+    from lmlab.disk import exists, held
     from lmlab.facade.learn import lasting
 
     reporter, given = reporter_of(options), named(options)
     out = Path(options.out)
-    if out.exists():
+    if exists(out):
         raise RunExistsError(out)
     own = ClassifierSettings.make(in_group(options, "classify"), "classify")
     given = {path: value for path, value in given.items() if not path.startswith("classify.")}

@@ -58,7 +58,10 @@ class Table:
 
     def head(self, most: int | None) -> list[dict[str, Any]]:
         """A dict for each of the first rows."""
-        columns = [column[:most] for column in self.columns.values()]
+        return self._part(slice(most))
+
+    def _part(self, part: slice) -> list[dict[str, Any]]:
+        columns = [column[part] for column in self.columns.values()]
         lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
@@ -152,10 +155,10 @@ class Scores(Table):
         Of the first `most` tokens of all documents alone.
         """
         text, at, pieces = self.texts[document], 0, []
-        for row in self.head(most):
-            if row["document"] == document:
-                pieces.append({**row, "text": text[at : row["end"]] or ("⏹" if row["text"] == "<eos>" else "")})
-                at = max(at, row["end"])
+        first, after = np.searchsorted(self.columns["document"][:most], (document, document + 1))
+        for row in self._part(slice(first, after)):
+            pieces.append({**row, "text": text[at : row["end"]] or ("⏹" if row["text"] == "<eos>" else "")})
+            at = max(at, row["end"])
         return pieces
 
     def by(self, unit: str) -> Table:

@@ -13,6 +13,7 @@ Shapes: M components, B contexts, V words, N tokens.
 
 from __future__ import annotations
 
+import abc
 import functools
 import json
 import math
@@ -57,7 +58,7 @@ def log_sum(logp_MX: Tensor) -> Tensor:
     return logp_X
 
 
-class Components:
+class Components(abc.ABC):
     """Models of one vocabulary that read the same text; base of what combines them.
 
     Raises:
@@ -78,13 +79,13 @@ class Components:
         """The size of the components, in bytes, as far as they say it."""
         return sum(getattr(component, "nbytes", 0) for component in self.components)
 
+    @abc.abstractmethod
     def log_weights(self, logp_MN: np.ndarray) -> np.ndarray:
         """The logarithm of each component's weight at each of some tokens of known scores, log_weights_MN.
 
         Raises:
             UsageError: the mixture is not linear, so that no weight is a share.
         """
-        raise NotImplementedError
 
     def start_each(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, MixtureState]:
         """What each component predicts after `<bos>` and each prompt, logp_MBV, and their states."""

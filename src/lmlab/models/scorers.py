@@ -61,6 +61,12 @@ def rows_of(model: LanguageModel, ids_N: np.ndarray) -> Iterator[np.ndarray]:
     return scorer_of(model).token_rows(ids_N) or Stepwise(model).token_rows(ids_N)
 
 
+def top_of(rows_NV: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k likeliest tokens of each row, ids_NK, the likeliest first and of equals the lower id; their logp_NK."""
+    ids_NK = rows_NV.argmax(-1)[:, None] if k == 1 else np.argsort(-rows_NV, -1, kind="stable")[:, :k]
+    return ids_NK, np.take_along_axis(rows_NV, ids_NK, -1)
+
+
 class _ByRows(abc.ABC):
     """Finds ranks from whole rows."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.models.scorers import beside, documents, rows_of
+from lmlab.models.scorers import beside, documents, rows_of, top_of
 from lmlab.scoring import check_normalised
 from lmlab.seeing.picture import Picture, Seen, encoded, names
 from lmlab.seeing.style import COLOURS, DASHES, GREY, bare
@@ -77,8 +77,8 @@ def _predicted(lm: Seen, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The probability of the likeliest token at each place, and whether it is the true one."""
     sure, right = [], []
     for true_M, logp_MV in beside(documents(ids_N), rows_of(lm.model, ids_N)):
-        best_M = logp_MV.argmax(1)
-        sure.append(np.exp(np.take_along_axis(logp_MV, best_M[:, None], 1)[:, 0].astype(np.float64)))
+        best_M, logp_M = (array_M1[:, 0] for array_M1 in top_of(logp_MV, 1))
+        sure.append(np.exp(logp_M.astype(np.float64)))
         right.append(best_M == true_M)
     return np.minimum(np.concatenate(sure), 1.0), np.concatenate(right)
 

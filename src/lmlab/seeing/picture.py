@@ -18,7 +18,6 @@ from lmlab.corpora.document import Document
 from lmlab.corpora.records import clean
 from lmlab.disk import write_file
 from lmlab.errors import DataError, EmptyDataError, UsageError
-from lmlab.models.base import LanguageModel
 from lmlab.report.html import escape, page
 from lmlab.seeing.style import plain, wrapped
 from lmlab.tokens.base import Tokenizer
@@ -194,8 +193,3 @@ def shown_text(lm: Seen, text: str, on: Any, most: int, beginning: int) -> tuple
 def encoded(lm: Seen, texts: Sequence[str]) -> TokenStore:
     """Documents as the run's tokenizer reads them."""
     return TokenStore.from_documents(lm.tokenizer, map(Document, texts))
-
-
-def next_logp(model: LanguageModel, ids: Sequence[int]) -> Any:
-    """Natural log-probabilities of what follows `<bos>` and some ids, as a NumPy vector over the vocabulary."""
-    return model.start([list(ids)])[0][0].double().cpu().numpy()

@@ -11,7 +11,8 @@ import numpy as np
 from lmlab.decoding import Branch, Rows, chain_of
 from lmlab.decoding.chain import normal, run
 from lmlab.errors import MissingExtraError, SettingError
-from lmlab.seeing.picture import Picture, Seen, next_logp, subject
+from lmlab.models.readers import reader_of
+from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.style import BLUE, GREY, bare, token_label
 from lmlab.tokens.base import check_count
 from lmlab.vocabulary import NEVER_PREDICTED
@@ -71,7 +72,7 @@ def temperature(
     if not temperatures:
         raise SettingError("temperatures", temperatures, "at least one number >= 0")
     ids = lm.ids(prompt)
-    logp_V = next_logp(lm.model, ids)
+    logp_V = reader_of(lm.model).start([ids])[0][0].astype(np.float64)
     order = [id for id in np.argsort(-logp_V, kind="stable").tolist() if id not in NEVER_PREDICTED][:k]
     heated = [_heated(lm, ids, logp_V, f"temperature={value:g}") for value in temperatures]
     left = [_heated(lm, ids, logp_V, f"temperature={value:g},{chain}") for value in temperatures]

@@ -23,7 +23,7 @@ from lmlab.decoding.search import Next as Following
 from lmlab.errors import SettingError, UsageError
 from lmlab.facade.generation import certain_until
 from lmlab.facade.surprisal import in_hand
-from lmlab.models.scorers import account_of, beside, documents, rows_of, scorer_of
+from lmlab.models.scorers import account_of, beside, documents, rows_of, scorer_of, top_of
 from lmlab.server import asking
 from lmlab.server.house import Served
 from lmlab.tokens.id_store import TokenStore
@@ -324,8 +324,7 @@ async def read(served: Served, texts: Sequence[Sequence[int]], top: int) -> list
             return
         for wanted_N, rows_NV in beside(documents(ids_N), rows_of(model, ids_N)):
             logp_N = np.take_along_axis(rows_NV, wanted_N[:, None].astype(np.int64), -1)[:, 0]
-            ids_NK = rows_NV.argmax(-1)[:, None] if top == 1 else np.argsort(-rows_NV, -1, kind="stable")[:, :top]
-            best = zip(ids_NK.tolist(), np.take_along_axis(rows_NV, ids_NK, -1).tolist(), strict=True)
+            best = zip(*(array_NK.tolist() for array_NK in top_of(rows_NV, top)), strict=True)
             tops = ([pair for pair in zip(*each, strict=True) if pair[1] > -math.inf] for each in best)
             found.extend(zip(logp_N.tolist(), tops, strict=True))
             yield None

@@ -170,12 +170,16 @@ class Tokenizer(abc.ABC):
             ids.append([EOS])
         return EncodedDocuments(np.concatenate(ids).astype(np.uint32) if ids else np.empty(0, np.uint32), *sums_3D)
 
-    @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids; UsageError for an unknown id.
 
         PAD, BOS and EOS are silent; UNK is U+FFFD, or `[UNK]` in a tokenizer of words.
         """
+        pieces, previous = [], None
+        for id in self.checked(ids).tolist():
+            pieces.append(self.surface(id, previous))
+            previous = previous if id in SILENT else id
+        return b"".join(pieces).decode("utf-8", "replace")
 
     @abc.abstractmethod
     def surface(self, id: int, previous: int | None) -> bytes:

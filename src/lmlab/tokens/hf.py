@@ -108,13 +108,6 @@ class HuggingFaceTokenizer(Tokenizer):
         cuts = [encoding.offsets[at] for at in np.flatnonzero(ids_N == UNK)]
         return Encoded(ids_N, sum(len(clean(text)[start:stop].encode()) for start, stop in cuts))
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        pieces, previous = [], None
-        for id in self.checked(ids).tolist():
-            pieces.append(self.surface(id, previous))
-            previous = previous if id in SILENT else id
-        return b"".join(pieces).decode("utf-8", "replace")
-
     def surface(self, id: int, previous: int | None) -> bytes:
         known = self._bytes_V[id]
         if known is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -126,13 +126,6 @@ class SentencePieceTokenizer(Tokenizer):
         parts = self._parts(text)
         ids_N = np.fromiter((id for id, _ in parts), np.uint32, len(parts))
         return Encoded(ids_N, sum(len(piece.encode()) for id, piece in parts if id == UNK))
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        pieces, previous = [], None
-        for id in self.checked(ids).tolist():
-            pieces.append(self.surface(id, previous))
-            previous = previous if id in SILENT else id
-        return b"".join(pieces).decode("utf-8", "replace")
 
     def surface(self, id: int, previous: int | None) -> bytes:
         return self._bytes_V[id].removeprefix(b" ") if previous is None else self._bytes_V[id]

@@ -49,6 +49,13 @@ class Calls:
     kept: tuple[Any, ...] = ()
 
 
+def spelled(text: object) -> bytes:
+    """A text that a caller gave, in UTF-8, up to its first NUL."""
+    if not isinstance(text, str | bytes):
+        raise TypeError(f"text is str or bytes, not {type(text).__name__}")
+    return (text.encode() if isinstance(text, str) else text).partition(b"\0")[0]
+
+
 def begin(order: int) -> int:
     """The context that opens a sentence."""
     return 1 << LEVEL | 1 << LENGTH | BOS if order > 1 else EMPTY
@@ -109,11 +116,6 @@ def bind(levels: Sequence[Level], absent: float, words: Sequence[bytes], bos_log
         while level and math.copysign(1, backoff := float(levels[level - 1].backoff_G[node])) < 0 and backoff == 0:
             node, level = int(levels[level - 1].suffix_G[node]), level - 1
         return level << LEVEL | level << LENGTH | (node if level else 0), logp, reached
-
-    def spelled(text: str | bytes) -> bytes:
-        if not isinstance(text, str | bytes):
-            raise TypeError(f"text is str or bytes, not {type(text).__name__}")
-        return (text.encode() if isinstance(text, str) else text).partition(b"\0")[0]
 
     def walk(sentence: str | bytes, bos: object, eos: object) -> list[tuple[float, int, bool]]:
         told, context = [], begin(order) if bos else EMPTY

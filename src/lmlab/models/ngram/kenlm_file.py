@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from lmlab.errors import ArtifactError
 from lmlab.integrity import plain
 from lmlab.kernels.ngram import calls
 from lmlab.kernels.ngram.kenlm_layout import KINDS, MAGIC, Head, is_kenlm, layout_of
-from lmlab.kernels.ngram.plain_calls import Calls
+from lmlab.kernels.ngram.plain_calls import Calls, spelled
 
 _RECORDS = np.dtype([("logp", "<f4"), ("found", "<i4"), ("unknown", "?"), ("", "V3")])  # as RECORD says
 _WORD_BITS = 32
@@ -67,7 +66,7 @@ class KenlmFile:
     @cached_property
     def begin(self) -> int:
         """The context that opens a sentence."""
-        return self.id_of(b"<s>") + 1
+        return self._marks[0] + 1
 
     @cached_property
     def _marks(self) -> tuple[int, int]:
@@ -110,7 +109,7 @@ class KenlmFile:
                     raise TypeError(f"{context} is a context of some other model")
             if length:
                 score_word(*model, words_S[0], words_S[1:], new_backoffs_S, length - 1, after_S, backoffs_S)
-            text_T = np.frombuffer(_spelled(word), np.uint8)
+            text_T = np.frombuffer(spelled(word), np.uint8)
             id = word_of(*model[:2], text_T, 0, len(text_T))
             logp, found, length = score_word(*model, id, words_S, backoffs_S, length, after_S, new_backoffs_S)
             context = sum((int(each) + 1) << _WORD_BITS * place for place, each in enumerate(after_S[:length]))
@@ -121,8 +120,8 @@ class KenlmFile:
 
             return Calls(*kenlm_calls.bind(*model, *self._marks), step, model)
         return Calls(
-            lambda sentence, bos, eos: self.told(_spelled(sentence), bos, eos)[1],
-            lambda sentence, bos, eos: self.told(_spelled(sentence), bos, eos)[0].tobytes(),
+            lambda sentence, bos, eos: self.told(spelled(sentence), bos, eos)[1],
+            lambda sentence, bos, eos: self.told(spelled(sentence), bos, eos)[0].tobytes(),
             step,
             model,
         )
@@ -130,10 +129,3 @@ class KenlmFile:
 
 def _numbers(records_N: np.ndarray) -> np.ndarray:
     return records_N.view(np.float32).reshape(-1, 3)
-
-
-def _spelled(text: Any) -> bytes:
-    """Text as bytes, up to its first NUL."""
-    if not isinstance(text, str | bytes):
-        raise TypeError(f"text is str or bytes, not {type(text).__name__}")
-    return (text.encode() if isinstance(text, str) else text).partition(b"\0")[0]

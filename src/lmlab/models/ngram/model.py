@@ -30,7 +30,7 @@ from lmlab.memory import check_array, map_array, parse_size, save_array
 from lmlab.models.base import Reader, Scorer, Writer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
-from lmlab.models.ngram.ranks import matched, rank_array, rows
+from lmlab.models.ngram.ranks import rank_array, rows
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, Lmplz, absent_of, rules_of, smooth
 from lmlab.models.ngram.trie import Trie, TrieReader
 from lmlab.models.scorers import Arrays
@@ -203,7 +203,7 @@ class Ngram:
 
     def account(self, ids_N: np.ndarray) -> dict[str, np.ndarray]:
         """The length of the n-gram found for each token of a document but `<bos>`."""
-        return {"matched": matched(self.fast_trie, ids_N)[1:]}
+        return {"matched": self.fast_trie.matched(ids_N)[1:]}
 
     def logp_array(self, ids_N: np.ndarray) -> np.ndarray:
         """Natural log-probability of each id, float32; every `<bos>` opens a new document and itself scores 0."""

@@ -52,12 +52,6 @@ def rows(trie: Any, ids_N: np.ndarray) -> Iterator[np.ndarray]:
         yield trie.rows(trie.contexts(*parts))
 
 
-def matched(trie: Trie, ids_N: np.ndarray) -> np.ndarray:
-    """The length of the longest n-gram that is stored and ends at each token: the one its probability comes from."""
-    node_KN, _, _ = _paths(trie, ids_N.astype(np.int64))
-    return np.asarray(trie.order - (node_KN[::-1] >= 0).argmax(0))
-
-
 def _inside(ids_N: np.ndarray) -> np.ndarray:
     """How many tokens of its document lie before each."""
     place_N = np.arange(len(ids_N))
