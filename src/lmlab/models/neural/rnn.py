@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import recurrent_layers
 from lmlab.kernels.writing.layout import Weights
-from lmlab.kernels.writing.recurrent import RecurrentWriter
-from lmlab.models.base import Reader, Writer
+from lmlab.kernels.writing.recurrent import RecurrentBeam, RecurrentWriter
+from lmlab.models.base import BatchWriter, BeamWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.models.neural.recurrent_reader import RecurrentReader
@@ -73,13 +73,18 @@ class Recurrent(NeuralModel):
         features_BTH = self.narrow(self.dropout(hidden_TBH)).transpose(0, 1)
         return features_BTH, TensorState(tuple(part_LBH.transpose(0, 1) for part_LBH in after))
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
         weights = self._weights() if worthwhile(tokens, _LOADED) else None
-        return None if weights is None else RecurrentWriter(weights, [self.bos, *prompt])
+        return None if weights is None else RecurrentWriter(weights, [[self.bos, *prompt] for prompt in prompts])
+
+    def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
+        """Grows a beam in compiled loops, where `batch_writer` writes."""
+        weights = self._weights() if worthwhile(tokens, _LOADED) else None
+        return None if weights is None else RecurrentBeam(weights, [self.bos, *prompt], width)
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, where `writer` writes."""
+        """Steps in NumPy, where `batch_writer` writes."""
         weights = self._weights()
         return None if weights is None else RecurrentReader(weights)
 
