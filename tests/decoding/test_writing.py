@@ -230,6 +230,24 @@ def test_a_text_is_the_same_bit_for_bit_alone_and_among_others() -> None:
         assert many[:7] == written(7)
 
 
+@pytest.mark.parametrize("name", ["recurrent.weight_hh_l0", "output.bias", "embedding.weight", "recurrent.bias_ih_l0"])
+def test_weights_that_change_in_place_are_noticed(name: str) -> None:
+    model = network(LSTM)
+
+    def total() -> float:
+        return finish(decode(model, [], Sample(seed=4), max_tokens=30))[0].total
+
+    with only(True):
+        totals = [total(), total()]
+        weight = dict(model.named_parameters())[name].data
+        weight.copy_(weight.flip(0))  # the same numbers elsewhere, and nothing that torch counts
+        totals.append(total())
+        model.temperature = 0.5
+        totals.append(total())
+    assert totals[0] == totals[1]
+    assert len(set(totals)) == 3
+
+
 @pytest.mark.parametrize(
     ("rows", "features", "length"), [(1, 5, 3), (2, 32, 128), (6, 70, 131), (7, 33, 300), (13, 1, 1)]
 )

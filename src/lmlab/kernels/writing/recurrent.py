@@ -9,24 +9,43 @@ import numpy as np
 from lmlab.kernels.writing.layout import Candidates, Rule, State, Texts, Weights, Written
 
 
+class Network:
+    """A network as the loops read it: its weights, and their panels.
+
+    Attributes:
+        weights: as given.
+        parts: what the loops are given.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        from lmlab.kernels.writing.panels import mark_of, packed
+
+        enter_FE = weights.enter_FE if len(weights.table_VE) else weights.narrow_EH[:0]  # one-hot: its columns are read
+        panels = packed(weights.recur_LFH), packed(weights.deep_LFH), packed(weights.narrow_EH[None])
+        self.weights, self._mark = weights, mark_of(weights)
+        self.parts = tuple(weights), (*panels, packed(weights.out_VE[None]), packed(enter_FE[None]))
+
+    def same(self, weights: Weights) -> bool:
+        """Whether these are the weights: they are compared, for whoever trains alters them in place."""
+        from lmlab.kernels.writing.panels import mark_of
+
+        return self._mark == mark_of(weights)
+
+
 class RecurrentWriter:
     """Writes a text after each of the ids given."""
 
-    def __init__(self, weights: Weights, texts: Sequence[Sequence[int]]) -> None:
-        from lmlab.kernels.writing.panels import packed, width
+    def __init__(self, network: Network, texts: Sequence[Sequence[int]]) -> None:
+        from lmlab.kernels.writing.panels import width
         from lmlab.kernels.writing.recurrent_loops import read
 
+        weights = network.weights
         layers, gates, hidden = weights.recur_LFH.shape
         size, shape = len(weights.out_bias_V), (layers, len(texts), hidden)
         known_V = np.zeros(size, bool)
         entering_VW = np.zeros((size, width(gates)), np.float32)  # pages of tokens that never come take no memory
         state = State(np.zeros(shape, np.float32), np.zeros(shape, np.float32), known_V, entering_VW)
-        self.nbytes = sum(weight.nbytes for weight in weights) - weights.table_VE.nbytes - weights.enter_FE.nbytes
-        enter_FE = (
-            weights.enter_FE if len(weights.table_VE) else weights.narrow_EH[:0]
-        )  # one-hot: columns of the matrix
-        panels = packed(weights.recur_LFH), packed(weights.deep_LFH), packed(weights.narrow_EH[None])
-        self._network = tuple(weights), (*panels, packed(weights.out_VE[None]), packed(enter_FE[None]))
+        self._network = network.parts
         self._state, self._token_B = state, np.array([ids[-1] for ids in texts], np.int64)
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
         length_B = np.array([len(texts[row]) - 1 for row in order])
@@ -59,8 +78,8 @@ class RecurrentWriter:
 class RecurrentBeam(RecurrentWriter):
     """A beam after the ids given."""
 
-    def __init__(self, weights: Weights, ids: Sequence[int], width: int) -> None:
-        super().__init__(weights, [ids])
+    def __init__(self, network: Network, ids: Sequence[int], width: int) -> None:
+        super().__init__(network, [ids])
         self.select([0] * width)
         self._texts = Texts.of(width, ids[-1])
 
