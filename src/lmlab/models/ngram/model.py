@@ -27,7 +27,7 @@ from lmlab.errors import ArtifactError, SettingError, UsageError, shown
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import MAX_ORDER, UNSEEN, Counts, Level, check_arrays
 from lmlab.memory import check_array, map_array, parse_size, save_array
-from lmlab.models.base import Reader, Scorer, Writer
+from lmlab.models.base import BeamWriter, Reader, Scorer, Writer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.ranks import rank_array, rows
@@ -38,6 +38,8 @@ from lmlab.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmlab.kernels.ngram.rows import RowTables
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
@@ -237,11 +239,26 @@ class Ngram:
 
     def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
         """Writes a text in compiled loops, without torch: in the fast layout, where it is read in milliseconds."""
-        if not isinstance(self.trie, Trie) or self.nbytes > _WHOLE or not engine.worthwhile(tokens, _LOADED):
+        tables = self._row_tables(tokens)
+        if tables is None:
             return None
         from lmlab.kernels.ngram.writing import NgramWriter
 
-        return NgramWriter(self.trie.row_tables, [BOS, *prompt])
+        return NgramWriter(tables, [BOS, *prompt])
+
+    def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
+        """Grows a beam in compiled loops, where `writer` writes."""
+        tables = self._row_tables(tokens)
+        if tables is None:
+            return None
+        from lmlab.kernels.ngram.writing import NgramBeam
+
+        return NgramBeam(tables, [BOS, *prompt], width)
+
+    def _row_tables(self, tokens: int) -> RowTables | None:
+        if not isinstance(self.trie, Trie) or self.nbytes > _WHOLE or not engine.worthwhile(tokens, _LOADED):
+            return None
+        return self.trie.row_tables
 
     def _answer(self, contexts: Any) -> tuple[Tensor, NgramState]:
         import torch
