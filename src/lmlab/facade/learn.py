@@ -124,6 +124,7 @@ def train_named(
         if not ranks.first:
             out, reporter, listeners = None, Silent(), ()
         if out is not None:
+            store.check_one_file(Path(out), config.model.kind)
             holding.enter_context(new_run(Path(out), overwrite=overwrite))
         with ranks.in_turn():
             if text is not None:
