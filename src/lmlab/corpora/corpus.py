@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.corpora import named, objects, records
+from lmlab.corpora import named, objects, records, remote
 from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
-from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
+from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, named_origin, stdin_origin
 from lmlab.corpora.settings import SPLITS, DataSettings
 from lmlab.corpora.splits import FEW, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
 from lmlab.disk import exists
@@ -49,7 +49,8 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     """Read a source once and split it.
 
     Args:
-        source: a named corpus, a file, a folder, "hf:NAME" of the Hugging Face hub, or "-" for standard input.
+        source: a named corpus, a file, a folder, an address such as "s3://bucket/my.jsonl.zst", "hf:NAME" of the
+            Hugging Face hub, or "-" for standard input.
         settings: how to read and split it; the defaults where None.
         progress: called with the bytes read (or downloaded) so far and their total.
 
@@ -65,6 +66,9 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
         settings = corpus.settings(settings)
         origins, rule = named.origins(corpus, settings, progress), choose_rule(settings, corpus.rule)
         return _read(source, origins, settings, rule, progress, group=corpus.group_field)
+    if remote.is_address(source):
+        origin = named_origin(source)
+        return _read(Path(origin.name).name, [origin], settings, rule, progress)
     if source.startswith(objects.HF):
         loaded = objects.load_hf(source)
         return _spooled(source, objects.documents(loaded, settings), settings, rule)

@@ -1,4 +1,4 @@
-"""Where bytes come from: files, folders, zip files, standard input.
+"""Where bytes come from: files, folders, zip files, standard input, addresses.
 
 An `Origin` is one stream of bytes with a name; `reading` makes text of it.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmlab.corpora import remote
 from lmlab.corpora.reading import HEAD, inflate, packed
 from lmlab.errors import DataError, EmptyDataError, UsageError
 
@@ -64,11 +65,14 @@ def stdin_origin() -> Origin:
 
 
 def named_origin(name: str) -> Origin:
-    """The bytes of a file, or of standard input for "-".
+    """The bytes of a file, of what lies at an address, or of standard input for "-".
 
     Raises:
         DataError: there is no such file, or standard input is closed.
+        MissingExtraError: the address needs fsspec.
     """
+    if remote.is_address(name):
+        return Origin(remote.title(name), functools.partial(remote.read, name), remote.size_of(name))
     return stdin_origin() if name == "-" else file_origin(Path(name))
 
 
