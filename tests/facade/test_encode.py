@@ -361,7 +361,7 @@ BAD = [
     (["nul.txt"], {}, DataError, "NUL|binary"),
     (["odd.txt"], {"shards": 2}, DataError, "odd.txt is not UTF-8: byte 0xff at offset 3,?005"),
     (["odd.jsonl"], {"shards": 2, "settings": {}}, DataError, r"odd.jsonl:61 is not JSON"),
-    (["blank.txt"], {}, EmptyDataError, "blank.txt"),
+    (["blank.txt"], {}, EmptyDataError, "no token occurs"),
 ]
 
 
