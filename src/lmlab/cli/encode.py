@@ -17,7 +17,6 @@ from lmlab.errors import SettingError
 EXAMPLES = """\
   lmlab encode sample.txt --unit line --tokenizer bpe -o ids/sample            # the vocabulary, from a sample
   lmlab encode big.txt --unit line --like ids/sample --shards 64 --cluster tcp://10.0.0.1:8786 -o ids/big
-  torchrun --nproc-per-node 8 -m lmlab train ids/big --model transformer -o runs/big
   lmlab encode big.txt --unit line --like ids/sample --shard 2/4 -o part-2      # by hand; then join all:
   lmlab encode part-1 part-2 part-3 part-4 -o ids/big"""
 
