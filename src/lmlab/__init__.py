@@ -32,6 +32,7 @@ _LAZY = {
     "resume": "lmlab.facade.learn",
     "compare": "lmlab.facade.compare",
     "estimate": "lmlab.facade.estimate",
+    "encode": "lmlab.facade.encode",
     "TextModel": "lmlab.facade.text_model",
     "filter": "lmlab.facade.text_model",
     "Greedy": "lmlab.decoding",

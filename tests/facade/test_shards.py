@@ -130,7 +130,7 @@ def test_several_texts_some_compressed(here: Path) -> None:
 def test_every_line_is_in_one_shard(text: str, of: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("text") / "text"
     path.write_bytes(text.encode())
-    found = [b"".join(o.read()) for n in range(1, of + 1) for o in raw.shard([path], ["text"], n, of)]
+    found = [b"".join(o.read()) for n in range(1, of + 1) for o in raw.shard(["text"], path.parent, n, of)]
     assert b"".join(found) == text.encode()
     assert all(piece.endswith(b"\n") for piece in [piece for piece in found if piece][:-1])
 
@@ -218,12 +218,12 @@ def test_forged_counts_lead_nowhere(name: str, value: int, here: Path) -> None:
 
 def test_shards_that_do_not_belong_together(here: Path) -> None:
     folders = count_all("text.txt", of=4)
-    with pytest.raises(UsageError, match="2 of 4 are missing: 2, 4: count them, as by `lmlab ngram count --shard 2/4`"):
+    with pytest.raises(UsageError, match="2 of 4 are missing: 2, 4: make them, as by `lmlab ngram count --shard 2/4`"):
         merge(folders[0], folders[2], reporter=Silent())
     with pytest.raises(UsageError, match=r"are both shard 2 of 4 of text.txt: name one"):
         merge(*folders, folders[1], reporter=Silent())
     other = count_all("text.txt", of=1, name="other", model=Ngram.Settings(order=2))
-    with pytest.raises(UsageError, match="other-1 was counted with order 2, but counts-1 with 3"):
+    with pytest.raises(UsageError, match="other-1 was made with order 2, but counts-1 with 3"):
         merge(*folders, *other, reporter=Silent())
     about = folders[3] / ABOUT
     about.write_text(about.read_text().replace('"format": 1', '"format": 2'))

@@ -143,7 +143,7 @@ def split_of(text: str, rule: SplitRule) -> str:
 
 def _records(source: Any, settings: DataSettings) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Every record, where it stands, and the split that its place names."""
-    if isinstance(source, str | Path) and str(source).startswith(objects.HF):
+    if isinstance(source, str | Path) and str(source).startswith(objects.HF) and "://" not in str(source):
         source = objects.load_hf(str(source))
     if isinstance(source, Mapping) and source and all(name in PARTITIONS for name in source):
         for name, part in source.items():

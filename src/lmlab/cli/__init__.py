@@ -36,6 +36,7 @@ VERBS = {
     "serve": "trained models over HTTP, as OpenAI's server, and a page to play with",
     "report": "one page on several models, for any browser: figures, curves, samples, surprisal, beams",
     "export": "a trained network for transformers or ONNX",
+    "encode": "text to a folder of ids that train takes for it, by shards, on any machines",
     "corpora": "the named corpora: where they are, their licences and splits",
     "info": "what a model directory holds, or what this machine has",
     "ngram estimate": "text straight to an n-gram model of its words, as KenLM's lmplz",

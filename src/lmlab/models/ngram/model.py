@@ -34,6 +34,7 @@ from lmlab.models.ngram.ranks import rank_array, rows
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, Lmplz, absent_of, rules_of, smooth
 from lmlab.models.ngram.trie import Trie, TrieReader
 from lmlab.models.scorers import Arrays
+from lmlab.packed import pieces
 from lmlab.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Ngram:
                 raise SettingError("layout", "compact", "fast", "what is pruned by entropy has no counts to be kept as")
 
     family: ClassVar[str] = "counted"
+    one_file: ClassVar[bool] = True  # all that `load` reads may lie in one
     bos = BOS
     eos = EOS
 
@@ -315,7 +317,7 @@ class Ngram:
             _check_shape(folder, packed.ngrams, settings, vocab_size)
             return cls(settings, packed, packed.notes)
         try:
-            content = json.loads((folder / "ngram.json").read_text(encoding="utf-8"))
+            content = json.loads(b"".join(pieces(folder / "ngram.json")))
         except (OSError, ValueError, RecursionError) as error:
             raise _damaged(folder, f"ngram.json cannot be read ({error})") from error
         match content:
