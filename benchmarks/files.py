@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,11 +37,13 @@ def opening(folder: Path, text: str, with_kenlm: bool) -> None:
     time.sleep(0.2)
     ways: dict[str, Any] = {name: (lambda path=path: store.load(path)) for name, path in names.items()}
     ways |= {f"{name}, Model(path)": (lambda path=path: ours.Model(str(path))) for name, path in names.items()}
+    ways["directory, and its words"] = lambda: store.load(names["directory"]).tokenizer.tokens
+    if not (folder / "kn.bin").exists():
+        main(["ngram", "binary", str(names["directory"]), str(folder / "kn.bin")])
+    ways["KenLM's probing binary, Model(path)"] = lambda: ours.Model(str(folder / "kn.bin"))
     if with_kenlm:
         import kenlm
 
-        if not (folder / "kn.bin").exists():
-            main(["ngram", "binary", str(names["directory"]), str(folder / "kn.bin")])
         ways["KenLM's probing binary, kenlm.Model"] = lambda: kenlm.Model(str(folder / "kn.bin"))
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
@@ -50,6 +53,14 @@ def opening(folder: Path, text: str, with_kenlm: bool) -> None:
             took[name].append(1e3 * (time.perf_counter() - began))
     for name, each in took.items():
         print(f"| open: {name} | {statistics.median(each):.1f} ms |")
+    (folder / "asked.txt").write_text("to be or not to be\n")
+    command = [sys.executable, "-m", "lmlab", "score", str(names["directory"]), str(folder / "asked.txt"), "--quiet"]
+    cold = []
+    for _ in range(REPEATS // 3):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        cold.append(time.perf_counter() - began)
+    print(f"| lmlab score of a line, a process | {statistics.median(cold):.2f} s |")
 
 
 def encoding(folder: Path, text: str) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+import lmlab
 from lmlab import integrity, store
 from lmlab.corpora.document import Document
 from lmlab.disk import cache_dir
 from lmlab.errors import ArtifactError, LmlabError
 from lmlab.integrity import json_sum, sha256_of
 from lmlab.models.neural.cnn import CNN
+from lmlab.packed import extent, members
 from lmlab.run_config import RunConfig
 from lmlab.tokens import build_tokenizer
+from lmlab.tokens.base import _model_of as model_of
 
 # -- a model directory ------------------------------------------------------------------------------------------------
 
@@ -278,6 +281,78 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(opened, monkeypatch, tm
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "file"))
     assert opened() == opened() == FILES
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """An n-gram model, opened before on this machine."""
+    monkeypatch.setenv("LMLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(integrity, "_SETTLED", 0)
+    (tmp_path / "text").write_text("to be or not to be\nthat is the question\n" * 3)
+    lmlab.estimate(tmp_path / "text", order=3, out=tmp_path / "kn").save(tmp_path / "kn.lm")
+    for path in (tmp_path / "kn", tmp_path / "kn.lm"):
+        lmlab.load(path).score("to be")
+    return tmp_path
+
+
+def times(path):
+    return path.stat().st_atime_ns, path.stat().st_mtime_ns
+
+
+def flipped_keeping_its_times(path, at):
+    """A change within, the size and the time of modification as before: the system's time of change tells."""
+    before, content = times(path), bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=before)
+
+
+def replaced_keeping_its_times(path, at):
+    """Another file under the name: its number tells."""
+    before, beside = times(path), path.with_name("beside")
+    shutil.copy(path, beside)
+    flipped_keeping_its_times(beside, at)
+    os.utime(beside, ns=before)
+    beside.replace(path)
+
+
+@pytest.mark.parametrize("change", [flipped_keeping_its_times, replaced_keeping_its_times])
+def test_a_change_after_a_file_was_verified_is_noticed(counted, change):
+    """In any file of a folder, and anywhere in one file; whatever is done to hide it."""
+    whole = counted / "kn.lm"
+    places = [(whole, extent(whole / name).start) for name in members(whole) if extent(whole / name).size]
+    for path, at in [(path, -2) for path in sorted((counted / "kn").iterdir())] + places:
+        content = path.read_bytes()
+        change(path, at)
+        with pytest.raises(ArtifactError, match=r"damaged|not sound|no sound"):
+            lmlab.load(path if path == whole else path.parent)
+        path.write_bytes(content)
+    assert [lmlab.load(counted / name).score("to be").columns for name in ("kn", "kn.lm")]
+
+
+def test_what_is_known_is_not_read_to_be_opened(counted, monkeypatch):
+    """No array is gone through, and no word becomes a string before one is asked for."""
+    decoded = []
+    monkeypatch.setattr("lmlab.tokens.base._model_of", lambda *given: decoded.append(given) or model_of(*given))
+    monkeypatch.setattr("lmlab.models.ngram.model.check_arrays", lambda levels: pytest.fail("looked through"))
+    monkeypatch.setattr("lmlab.models.ngram.model.check_array", lambda *given: pytest.fail("read whole"))
+    for name in ("kn", "kn.lm"):
+        found = store.load(counted / name)
+        assert (found.tokenizer.vocab_size, decoded) == (12, [])
+        assert found.tokenizer.encode("to be").ids.tolist() == [4, 5]
+        assert decoded
+        decoded.clear()
+
+
+def test_a_file_without_a_sum_must_stay_as_it_was_too(counted):
+    """A forged manifest may leave an array out; it is looked through whenever it is another."""
+    manifest = store.read_manifest(counted / "kn")
+    del manifest["files"]["key_2.npy"]
+    store.write_manifest(counted / "kn", manifest)
+    lmlab.load(counted / "kn")
+    flipped_keeping_its_times(counted / "kn" / "key_2.npy", -2)
+    with pytest.raises(ArtifactError, match="key_2"):
+        lmlab.load(counted / "kn")
 
 
 # -- a run under way --------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,10 @@ def plain(path: Path) -> Path:
         ArtifactError: it does not, or there is none.
     """
     try:
-        within = packed.extent(path).file != path
-        mode = stat.S_IFREG if within else path.lstat().st_mode
+        regular = stat.S_ISREG(_status(path).st_mode)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror})", "make it again") from error
-    if not stat.S_ISREG(mode):
+    if not regular:
         raise ArtifactError(f"{path} is no regular file", "put the file itself in its place")
     return path
 
@@ -86,9 +86,19 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     if (size := packed.extent(plain(path)).size) > _LARGEST_JSON:
         raise ArtifactError(f"{path} has {size:,} bytes, but {_LARGEST_JSON:,} at most are read", remedy)
     try:
-        content = json.loads(b"".join(packed.pieces(path)))
+        return as_object(b"".join(packed.pieces(path)), path, remedy)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror})", remedy) from error
+
+
+def as_object(text: bytes, path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object from the text that a file holds.
+
+    Raises:
+        ArtifactError: not JSON, or not an object; the message names the path.
+    """
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error})", remedy) from error
     if not isinstance(content, dict):
@@ -103,6 +113,7 @@ class Verified:
         folder: where they lie.
         sums: of every file that matters.
         remedy: what to do where one is damaged.
+        others: files of which no sums are kept, but which have to stay as they were `remembered`.
 
     Attributes:
         remembered: whether `remember` was called for these files before, and none has changed since.
@@ -111,8 +122,8 @@ class Verified:
         ArtifactError: a file is missing, no regular file, or not as it was written.
     """
 
-    def __init__(self, folder: Path, sums: Sums, remedy: str) -> None:
-        self._seen = {name: _identity(plain(folder / name)) for name in sums}
+    def __init__(self, folder: Path, sums: Sums, remedy: str, others: Iterable[str] = ()) -> None:
+        self._seen = {name: _identity(plain(folder / name)) for name in dict.fromkeys([*others, *sums])}
         key = hashlib.sha256(f"{folder.resolve()}\0{json_sum(sums)}".encode("utf-8", "surrogateescape")).hexdigest()
         self._note = cache_dir() / "verified" / f"{key[:32]}.json"
         self.remembered = self._known() == self._seen
@@ -138,6 +149,14 @@ class Verified:
             write_file(self._note, json.dumps(self._seen))
 
 
+def _status(path: Path) -> os.stat_result:
+    """Of a file itself, or of the one file that it lies in."""
+    try:
+        return path.lstat()
+    except NotADirectoryError:
+        return packed.extent(path).file.stat()
+
+
 def _identity(path: Path) -> list[int]:
-    now = packed.extent(path).file.stat()
+    now = _status(path)
     return [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]

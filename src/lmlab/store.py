@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from lmlab import packed, registry, tokens
 from lmlab.disk import as_json, atomic_folder, exists, scratch_folder, settle, write_file, write_json, writing
 from lmlab.errors import ArtifactError, RunExistsError, UsageError, shown
-from lmlab.integrity import Verified, plain, read_json, sha256_of, signed, unsigned
+from lmlab.integrity import Verified, read_json, sha256_of, signed, unsigned
 from lmlab.models.base import Registered
 from lmlab.run_config import RunConfig
 from lmlab.tokens.base import Tokenizer
@@ -134,22 +134,22 @@ def write_results(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> 
 
 def sign(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest with the sums of all files that make the model, and its own."""
-    manifest["files"] = {path.relative_to(folder).as_posix(): [sha256_of(path)] for path in sorted(_files(folder))}
+    manifest["files"] = {name: [sha256_of(folder / name)] for name in sorted(_files(folder))}
     write_manifest(folder, manifest)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """What lies in a model directory, but folders, hidden files, checkpoints and logs."""
+def _files(folder: Path, within: str = "") -> Iterator[str]:
+    """The names of what lies in a model directory, but folders, hidden files, checkpoints and logs."""
     if not folder.is_dir():
-        yield from (folder / name for name in packed.members(folder) if name not in _UNSIGNED)
+        yield from (name for name in packed.members(folder) if name not in _UNSIGNED)
         return
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in _UNSIGNED:
+    for entry in os.scandir(folder):
+        if entry.name.startswith(".") or entry.name in _UNSIGNED:
             continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(folder / entry.name, f"{within}{entry.name}/")
         else:
-            yield path
+            yield within + entry.name
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -232,11 +232,10 @@ def read_description(path: Path, classifier: bool = False) -> Described:
     if (manifest["kind"] == CLASSIFIER) != classifier:
         what, verb = ("no classifier", "eval") if classifier else ("a classifier, no language model", "classify eval")
         raise ArtifactError(f"{path} is {what}", f"`lmlab {verb}` reads it")
-    for file in _files(path):
-        plain(file)
-    verified = Verified(path, manifest["files"], _AGAIN)
+    verified = Verified(path, manifest["files"], _AGAIN, _files(path))
     config = read_config(path)
-    tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump())
+    kind, settings = config.tokenizer.kind, config.tokenizer.settings.dump()
+    tokenizer = tokens.load_tokenizer(path, kind, settings, known=verified.remembered)
     if manifest.get("vocab_size") != tokenizer.vocab_size:
         raise ArtifactError(
             f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {shown(manifest.get('vocab_size'))} in {MANIFEST}",

@@ -61,7 +61,7 @@ def test_a_large_model_that_was_saved_lies_in_its_files(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ngram_of(estimate(text, order=3, out=tmp_path / "small"))
-    monkeypatch.setattr("lmlab.models.ngram.model._WHOLE", 0)
+    monkeypatch.setattr("lmlab.models.ngram.model._SMALL", 0)
     saved = ngram_of(estimate(text, order=3, out=tmp_path / "large"))
     assert isinstance(saved.trie.levels[1].key_G.base, np.memmap)
     for level, expected in zip(saved.trie.levels, kept.trie.levels, strict=True):

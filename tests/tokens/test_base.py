@@ -1,4 +1,5 @@
 import json
+import pickle
 import sys
 from collections import Counter
 
@@ -139,6 +140,25 @@ def test_a_file_of_another_kind_is_refused(saved, loaded, tmp_path):
     make(saved, **({"vocab_size": 300} if saved == "bpe" else {})).save(tmp_path)
     with pytest.raises(ArtifactError, match="kind it was saved"):
         load_tokenizer(tmp_path, loaded, {})
+
+
+def test_words_may_lie_in_any_order_and_wait_until_they_are_needed(tmp_path):
+    made = build_tokenizer("word", {}, [Document("to be or not to be")])
+    made.save(tmp_path)
+    load_tokenizer(tmp_path, "word", {}, known=True).save(tmp_path)  # over what it was opened from
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    content["model"]["vocab"] = dict(reversed(vocab.items()))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert load_tokenizer(tmp_path, "word", {}).tokens == made.tokens
+    waiting = load_tokenizer(tmp_path, "word", {}, known=True)
+    assert pickle.loads(pickle.dumps(waiting)).tokens == waiting.tokens == made.tokens  # noqa: S301
+    for wrong in ({**vocab, "be": 4.0}, {**vocab, "be": 5}, {**vocab, "more": 8}, {**vocab, "be": None}):
+        content["model"]["vocab"] = wrong
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        waiting = load_tokenizer(tmp_path, "word", {}, known=True)
+        with pytest.raises(ArtifactError, match=r"vocabulary of ours|9 tokens, but token_counts"):
+            waiting.encode("to be")
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "code"])

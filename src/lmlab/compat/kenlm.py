@@ -197,7 +197,7 @@ def _bound(path: Path) -> _Bound:
         file = KenlmFile(path)
         return _Bound(file.order, file.begin, (), file.calls(), lambda: {w: id for id, w in enumerate(file.words)})
     trie, words = read(path)
-    bound = calls.bind(trie.sound_levels(), trie.absent, words, trie.bos_logp)
+    bound = calls.bind(trie.levels, trie.absent, words, trie.bos_logp)
     ids = {b"<s>": BOS, b"</s>": EOS}
     spelled = lambda: ids | {word: id for id, word in enumerate(words, len(SPECIALS))}  # noqa: E731
     return _Bound(trie.order, plain_calls.begin(trie.order), trie.lacks, bound, spelled)
@@ -241,9 +241,7 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
     stored = store.load(path)
     match stored.model, stored.tokenizer:
         case Ngram() as model, WordTokenizer() as tokenizer if tokenizer.plain:
-            return model.trie if compact else model.fast_trie, [
-                token.encode() for token in tokenizer.tokens[len(SPECIALS) :]
-            ]
+            return model.trie if compact else model.fast_trie, [*map(str.encode, tokenizer.tokens[len(SPECIALS) :])]
     kinds = f"model {stored.config.model.kind} on {stored.config.tokenizer.dump()}"
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with tokenizer word, split space")
 

@@ -200,7 +200,7 @@ def words_of(lm: TextModel) -> list[bytes]:
     where = lm.folder or "the model"
     if getattr(lm.config.tokenizer.settings, "split", None) != "space":
         raise UsageError(f"the tokens of {where} are not words between spaces", "build it with `lmlab ngram estimate`")
-    return [token.encode() for token in lm.tokenizer.tokens[len(SPECIALS) :]]
+    return [*map(str.encode, lm.tokenizer.tokens[len(SPECIALS) :])]
 
 
 def with_trie(lm: TextModel, trie: Trie, note: str) -> TextModel:

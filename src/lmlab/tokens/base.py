@@ -11,7 +11,7 @@ literal `<bos>` is spelled like any other text, or is an unknown word where it c
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,8 @@ from lmlab import config, registry
 from lmlab.config import setting
 from lmlab.corpora.document import whole_or_pieces
 from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError
-from lmlab.integrity import read_json
-from lmlab.memory import map_npy
+from lmlab.integrity import as_object, plain, read_json
+from lmlab.memory import map_bytes, map_npy
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ class Vocabulary(NamedTuple):
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
-    `settings` is an instance of the class's own `Settings`, `tokens` and `count_V` are those of its vocabulary,
-    `specials` the names by which the special tokens are shown (files and decoded text keep their own).
+    `settings` is an instance of the class's own `Settings`, `count_V` is that of its vocabulary, `specials` are the
+    names by which the special tokens are shown (files and decoded text keep their own).
     """
 
     kind: ClassVar[str]
@@ -137,8 +137,21 @@ class Tokenizer(abc.ABC):
     def __init__(self, settings: Any, made: Vocabulary) -> None:
         self.settings, self.count_V = settings, made.count_V
         self.specials: Sequence[str] = settings.specials or SPECIALS
-        self.tokens = tuple(made.tokens)
-        self.vocab_size = len(self.tokens)
+        self._tokens = made.tokens
+        self.vocab_size = len(made.tokens)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The spelling of every id; of words that lie in a file, read when they are first asked for."""
+        return tuple(self._tokens)
+
+    def check(self) -> None:
+        """Read all that `load` left for later.
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
+        self.tokens  # noqa: B018
 
     @property
     def normalisation(self) -> str:
@@ -298,6 +311,7 @@ class Tokenizer(abc.ABC):
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, and the counts, into an existing folder; the caller keeps the settings."""
+        self.check()  # what is written may be what was left to be read
         self._write(folder / FILE)
         if self.count_V is not None:
             np.save(folder / COUNTS, self.count_V)
@@ -307,9 +321,16 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def load(cls, folder: Path, settings: Any) -> Self:
-        """Read what `save` wrote; ArtifactError where it is missing or damaged."""
-        tokens, merges = _read_model(folder / FILE)
-        return cls(settings, Vocabulary(tokens, merges, _read_counts(folder / COUNTS, len(tokens))))
+        """Read what `save` wrote, some of it perhaps not before `check`.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        tokens, merges = _model_of(read_json(folder / FILE, _REMEDY), folder / FILE)
+        count_V = read_counts(folder)
+        if count_V is not None and len(count_V) != len(tokens):
+            raise ArtifactError(f"{folder / COUNTS} is damaged (not the counts of {len(tokens)} tokens)", _REMEDY)
+        return cls(settings, Vocabulary(tokens, merges, count_V))
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as an int64 array; UsageError where one is outside the vocabulary."""
@@ -333,10 +354,22 @@ def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[
     return trained
 
 
-def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
-    """Load what the `save` of a registered kind wrote; ArtifactError where it is missing or damaged."""
+def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any], *, known: bool = False) -> Tokenizer:
+    """Load what the `save` of a registered kind wrote.
+
+    Args:
+        folder: where it lies.
+        kind: of the tokenizer.
+        settings: as the caller kept them.
+        known: whether the files were read and found sound before, so that their words may wait until they are needed.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
     cls = registry.resolve("tokenizer", kind)
     loaded: Tokenizer = cls.load(folder, cls.Settings.make(settings, "tokenizer"))
+    if not known:
+        loaded.check()
     return loaded
 
 
@@ -413,31 +446,64 @@ def lower(text: str) -> str:
     return text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
 
 
-def _read_counts(path: Path, size: int) -> np.ndarray | None:
-    """How often each of so many tokens was counted, None where that is not kept."""
+class Unread(Sequence[str]):
+    """The tokens of a `tokenizer.json`, which is mapped at once and decoded when they are asked for, all together.
+
+    Args:
+        folder: where it lies.
+        many: how many it has.
+
+    Raises:
+        ArtifactError: there is none; later, that it is damaged.
+    """
+
+    def __init__(self, folder: Path, many: int) -> None:
+        self._path, self._many = folder / FILE, many
+        try:
+            self._text_B = map_bytes(plain(self._path))
+        except OSError as error:
+            raise ArtifactError(f"{self._path} cannot be read ({error.strerror})", _REMEDY) from error
+
+    def __len__(self) -> int:
+        return self._many
+
+    def __iter__(self) -> Iterator[str]:
+        tokens, _ = _model_of(as_object(self._text_B.tobytes(), self._path, _REMEDY), self._path)
+        if len(tokens) != self._many:
+            raise ArtifactError(f"{self._path} has {len(tokens):,} tokens, but {COUNTS} {self._many:,}", _REMEDY)
+        return iter(tokens)
+
+    def __getitem__(self, at: Any) -> Any:
+        return [*self][at]
+
+
+def read_counts(folder: Path) -> np.ndarray | None:
+    """How often each token was counted; None where that is not kept."""
     try:
-        count_V = np.array(map_npy(path))
+        count_V = np.array(map_npy(folder / COUNTS))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged ({error})", _REMEDY) from error
-    if count_V.shape != (size,) or count_V.dtype != np.int64 or count_V.min(initial=0) < 0:
-        raise ArtifactError(f"{path} is damaged (not the counts of {size} tokens)", _REMEDY)
+        raise ArtifactError(f"{folder / COUNTS} is damaged ({error})", _REMEDY) from error
+    if count_V.ndim != 1 or count_V.dtype != np.int64 or count_V.min(initial=0) < 0:
+        raise ArtifactError(f"{folder / COUNTS} is damaged (not counts of tokens)", _REMEDY)
     return count_V
 
 
-def _read_model(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """The tokens by id and the merges of a `tokenizer.json`."""
-    match read_json(path, _REMEDY):
+def _model_of(content: Mapping[str, Any], path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The tokens by id and the merges of what a `tokenizer.json` holds."""
+    match content:
         case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
             pairs = [(pair[0], pair[1]) for pair in merges if isinstance(pair, list) and len(pair) == 2]
         case {"model": {"vocab": dict(vocab)}}:
             merges, pairs = [], []
         case _:
             raise ArtifactError(f"{path} holds no vocabulary", _REMEDY)
-    token_of = {id: token for token, id in vocab.items() if isinstance(id, int)}
-    tokens = [token_of[id] for id in range(len(vocab)) if id in token_of]
-    if tuple(tokens[: len(SPECIALS)]) != SPECIALS or len(tokens) < len(vocab) or len(pairs) != len(merges):
+    ids, wanted, tokens = [*vocab.values()], [*range(len(vocab))], [*vocab]
+    sound = {*map(type, ids)} == {int} and sorted(ids) == wanted
+    if sound and ids != wanted:  # as we never write them; sorting millions of words takes a second
+        tokens.sort(key=vocab.__getitem__)
+    if not sound or tuple(tokens[: len(SPECIALS)]) != SPECIALS or len(pairs) != len(merges):
         problem = f"{path} is not a vocabulary of ours: ids must run from 0, the special tokens first"
         raise ArtifactError(problem, _REMEDY)
     return tokens, pairs

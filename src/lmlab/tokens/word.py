@@ -32,9 +32,11 @@ from lmlab.tokens.base import (
     Located,
     Tokenizer,
     TokenizerSettings,
+    Unread,
     Vocabulary,
     clean,
     lower,
+    read_counts,
 )
 from lmlab.tokens.scan import WordScanner, scanner
 from lmlab.vocabulary import BOS, SPACES, SPECIALS, UNK
@@ -80,7 +82,14 @@ class WordsTokenizer(Tokenizer):
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {token: id for id, token in enumerate(self.tokens) if id >= len(SPECIALS)}
+        return dict(zip(self.tokens[len(SPECIALS) :], range(len(SPECIALS), self.vocab_size), strict=True))
+
+    @classmethod
+    def load(cls, folder: Path, settings: Any) -> Self:
+        count_V = read_counts(folder)  # which tell how many words there are, millions perhaps
+        if count_V is None:
+            return super().load(folder, settings)
+        return cls(settings, Vocabulary(Unread(folder, len(count_V)), count_V=count_V))
 
     @abc.abstractmethod
     def tokenise(self, text: str) -> list[str]:

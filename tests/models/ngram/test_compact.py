@@ -160,7 +160,7 @@ def test_damage_is_refused(folder: Path, name: str) -> None:
     for content in damaged:
         (folder / name).write_bytes(content)
         with pytest.raises(ArtifactError, match="no sound compact n-gram model"):
-            CompactTrie.load(folder)
+            CompactTrie.load(folder).check()
     (folder / name).unlink()
     with pytest.raises(ArtifactError):
         CompactTrie.load(folder)

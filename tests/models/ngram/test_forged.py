@@ -84,7 +84,7 @@ def used(model: Ngram) -> None:
     found.append(trie.rows(trie.advance(contexts, np.array([4, 5, 6, 7]))))
     if isinstance(trie, Trie):
         found += [trie.tables.logp_array(ids_N), trie.row_tables.rows(contexts)]
-        functions = calls.bind(trie.sound_levels(), trie.absent, WORDS, trie.bos_logp)
+        functions = calls.bind(trie.levels, trie.absent, WORDS, trie.bos_logp)
         context = 0
         for word in ids_N.tolist():
             context, logp, _, _ = functions.step(context, WORDS[max(0, word - 4)])

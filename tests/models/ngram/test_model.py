@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from lmlab.errors import ArtifactError, SettingError
-from lmlab.kernels import engine
-from lmlab.memory import map_array, save_array
+from lmlab.memory import check_array, map_array, save_array
 from lmlab.models.base import LanguageModel, Storable
 from lmlab.models.ngram import Ngram
 from lmlab.models.ngram.smoothing import SMOOTHINGS
@@ -95,7 +94,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, order: int, smoothing: 
 def test_a_loaded_model_stays_on_disk(tmp_path: Path) -> None:
     model_of().save(tmp_path)
     again = Ngram.load(tmp_path, Ngram.Settings(4), V)
-    assert isinstance(again.trie.levels[3].logp_G.base, np.memmap)
+    assert isinstance(again.trie.levels[3].logp_G.base.obj, mmap.mmap)
 
 
 def damage(folder: Path, how: str) -> None:
@@ -124,7 +123,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, how: str) -> None:
     model_of().save(tmp_path)
     damage(tmp_path, how)
     with pytest.raises(ArtifactError, match="is no sound n-gram model"):
-        Ngram.load(tmp_path, Ngram.Settings(4), V)
+        Ngram.load(tmp_path, Ngram.Settings(4), V).check()
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
@@ -134,8 +133,8 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
         sound = path.read_bytes()
         for place in range(0, len(sound), 7):
             path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << place % 8]) + sound[place + 1 :])
-            with pytest.raises(ArtifactError, match=f"{path.name} cannot be read"):
-                Ngram.load(tmp_path, model.settings, V)
+            with pytest.raises(ArtifactError, match=f"{path.name}(: | cannot be read)"):
+                Ngram.load(tmp_path, model.settings, V).check()
         path.write_bytes(sound)
     about = tmp_path / "ngram.json"
     about.write_text(about.read_text().replace('"absent": 0.0', '"absent": 0.5'))
@@ -143,41 +142,16 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
         Ngram.load(tmp_path, model.settings, V)
 
 
-@pytest.mark.parametrize(("number", "seen"), [(0, True), (730_000, False), (999_999, True)])
-def test_of_a_large_array_pieces_are_checked(tmp_path: Path, number: int, seen: bool) -> None:
+def test_a_change_anywhere_in_a_large_array_is_found(tmp_path: Path) -> None:
     array = np.arange(1_000_000, dtype="<u4")
     checksums = save_array(tmp_path / "array.npy", array)
     written = np.load(tmp_path / "array.npy", mmap_mode="r+")
-    written[number] += 1
-    written.flush()
-    for whole in (False, True):
-        with pytest.raises(ValueError, match="not as it was") if seen or whole else nullcontext():
-            map_array(tmp_path / "array.npy", "<u4", len(array), checksums, whole=whole)
-
-
-@pytest.mark.parametrize("power", ["logp_array", "rows"])
-def test_damage_that_opening_did_not_see_is_seen_before_compiled_loops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power: str
-) -> None:
-    sound = model_of()
-    monkeypatch.setattr("lmlab.models.ngram.model._WHOLE", 0)
-    monkeypatch.setattr("lmlab.memory._SOME", 2)
-    monkeypatch.setattr("lmlab.memory._CHECKED", 8)  # so that most pieces are not looked at
-    sound.save(tmp_path)
-    key_3 = np.load(tmp_path / "key_3.npy", mmap_mode="r+")
-    key_3[20] ^= np.uint64(1 << 62)
-    key_3.flush()
-    asks = {
-        "logp_array": lambda model: model.logp_array(corpus()),
-        "rows": lambda model: model.start([[]]),
-    }
-    model = Ngram.load(tmp_path, sound.settings, V)
-    with engine.only(True), pytest.raises(ArtifactError, match=r"key_3\.npy: what lies from number 16 on"):
-        asks[power](model)
-    key_3[20] ^= np.uint64(1 << 62)
-    key_3.flush()
-    with engine.only(True):
-        asks[power](model)
+    for number in (0, 730_000, 999_999):
+        written[number] ^= 1
+        with pytest.raises(ValueError, match="not as it was"):
+            check_array(map_array(tmp_path / "array.npy", "<u4", len(array), checksums), checksums)
+        written[number] ^= 1
+    check_array(map_array(tmp_path / "array.npy", "<u4", len(array), checksums), checksums)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

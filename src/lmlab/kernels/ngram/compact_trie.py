@@ -22,8 +22,8 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property, reduce
 from itertools import pairwise
 from pathlib import Path
@@ -58,11 +58,13 @@ class CompactTrie:
         levels: the k-grams of each length, uint64; compact.py says how they lie.
         absent: ln of the weight that every context gives to the shorter one; 0 where each has its own.
         notes: what was done otherwise than asked, in words.
+        checksums: of the files that the levels were opened from, for `check`.
     """
 
     levels: tuple[np.ndarray, ...]
     absent: float
     notes: tuple[str, ...] = ()
+    checksums: Mapping[Path, int] = field(default_factory=dict, repr=False, compare=False)
     lacks: ClassVar[Sequence[int]] = ()  # `Trie.lacks`: none is imported
 
     @classmethod
@@ -215,18 +217,15 @@ class CompactTrie:
 
     @classmethod
     def load(cls, folder: Path) -> CompactTrie:
-        """Open what `save` wrote, memory-mapped.
+        """Open what `save` wrote, memory-mapped; `check` compares the arrays with their checksums.
 
         Raises:
-            ArtifactError: a file is missing, or is not as it was written.
+            ArtifactError: a file is missing or cut short, or contradicts itself or another.
         """
-        levels: list[np.ndarray] = []
         try:
             about = json.loads(b"".join(pieces(folder / "compact.json")))
-            for k, checksum in enumerate(about["crc32"], 1):
-                if _checksum(folder / _file_name(k)) != checksum:
-                    raise _damaged(folder, f"{_file_name(k)} is not as it was written")
-                levels.append(fixed(map_npy(folder / _file_name(k))))
+            checksums = {folder / _file_name(k): int(checksum) for k, checksum in enumerate(about["crc32"], 1)}
+            levels = [fixed(map_npy(path)) for path in checksums]
             absent, notes = float(about["absent"]), tuple(map(str, about["notes"]))
         except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
@@ -238,7 +237,17 @@ class CompactTrie:
         for k, (level, children) in enumerate(zip(levels, [*sizes[1:], 0], strict=True), 1):
             if not _fits(level, k, children):
                 raise _damaged(folder, f"{_file_name(k)} contradicts itself or the next")
-        return cls(tuple(levels), absent, notes)
+        return cls(tuple(levels), absent, notes, checksums)
+
+    def check(self) -> None:
+        """Compare the files that it was opened from, if any, with their checksums.
+
+        Raises:
+            ArtifactError: one is not as it was written.
+        """
+        for path, checksum in self.checksums.items():
+            if _checksum(path) != checksum:
+                raise _damaged(path.parent, f"{path.name} is not as it was written")
 
 
 def _checksum(path: Path) -> int:

@@ -20,7 +20,7 @@ from lmlab.disk import atomic_folder, write_json
 from lmlab.errors import ArtifactError, shown
 from lmlab.integrity import plain, read_json, signed, unsigned
 from lmlab.kernels.ngram.layout import MAX_ORDER, Counts, Level, check_arrays
-from lmlab.memory import map_array, map_npy, save_array
+from lmlab.memory import check_array, map_array, map_npy, save_array
 from lmlab.vocabulary import SPECIALS
 
 FORMAT = 1
@@ -66,7 +66,12 @@ def read_arrays(folder: Path, *names: str, whole: bool = False) -> list[np.ndarr
     for name in names:
         path = plain(folder / f"{name}.npy")
         try:
-            found.append(map_array(path, *about["arrays"][name], whole=True) if whole else np.asarray(map_npy(path)))
+            if whole:
+                dtype, length, checksums = about["arrays"][name]
+                found.append(map_array(path, dtype, length, checksums))
+                check_array(found[-1], checksums)
+            else:
+                found.append(np.asarray(map_npy(path)))
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise ArtifactError(f"{path} is damaged ({error})", _AGAIN) from error
     return found

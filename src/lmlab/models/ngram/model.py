@@ -15,7 +15,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,13 +40,13 @@ from lmlab.vocabulary import BOS, EOS, PAD
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lmlab.kernels.ngram.compact_trie import CompactTrie
     from lmlab.kernels.ngram.rows import RowTables
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
-_NGRAM = 20  # bytes of all these
 _LOADED = 500  # words from which loading the loops that write, half a second, pays
-_WHOLE = 64 << 20  # models up to this size are checked whole when they are opened
+_SMALL = 64 << 20  # models up to this size may stay in the memory that they were made in
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,10 @@ class Ngram:
     bos = BOS
     eos = EOS
 
-    def __init__(self, settings: Ngram.Settings, trie: Any, notes: Sequence[str] = ()) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: Ngram.Settings, trie: Any, notes: Sequence[str] = (), files: CompactTrie | _Files | None = None
+    ) -> None:
+        self.settings, self._files = settings, files
         self.notes = tuple(notes)
         self.unnormalised = settings.smoothing == STUPID_BACKOFF
         self.vocab_size: int = trie.ngrams[0]
@@ -258,7 +260,7 @@ class Ngram:
         return NgramBeam(tables, [BOS, *prompt], width)
 
     def _row_tables(self, tokens: int) -> RowTables | None:
-        if not isinstance(self.trie, Trie) or self.nbytes > _WHOLE or not engine.worthwhile(tokens, _LOADED):
+        if not isinstance(self.trie, Trie) or self.nbytes > _SMALL or not engine.worthwhile(tokens, _LOADED):
             return None
         return self.trie.row_tables
 
@@ -286,26 +288,28 @@ class Ngram:
         (folder / "ngram.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     def check(self) -> None:
-        """Look through the arrays, all of which compiled loops are to stay within; 25 ms for 100 MB in memory.
+        """Compare arrays that lie in files with their checksums, and look for what would lead compiled loops astray.
+
+        100 MB take 0.1 s.
 
         Raises:
             ArtifactError: names the array, the value and the bound.
         """
-        if isinstance(self.trie, Trie):  # a compact one was checked when it was loaded
+        if self._files is not None:
+            self._files.check()
+        if isinstance(self.trie, Trie):
             check_arrays(self.trie.levels)
 
     def reopened(self, folder: Path) -> Ngram:
         """A large model as `save` wrote it there, so that the memory it was made in is free; a small one as it is."""
-        return self if self.nbytes <= _WHOLE else type(self).load(folder, self.settings, self.vocab_size)
+        return self if self.nbytes <= _SMALL else type(self).load(folder, self.settings, self.vocab_size)
 
     @classmethod
     def load(cls, folder: Path, settings: Ngram.Settings, vocab_size: int) -> Ngram:
         """Open what `save` wrote, memory-mapped.
 
-        A flipped bit could lead the compiled loops out of their arrays, so what is not as it was written is refused.
-        Models of up to 64 MB are read and checked whole, in milliseconds. Larger ones shall stay on disk until they are
-        asked for: every length and header is checked, and a sample of the pieces of each array; the rest before
-        compiled loops first go through it, which read it all anyway.
+        Every length and header is looked at. A flipped bit elsewhere could lead compiled loops out of their arrays:
+        whoever does not know the files to be as they were written calls `check`.
 
         Raises:
             ArtifactError: a file is missing, truncated or altered, or does not fit the settings or the vocabulary.
@@ -315,7 +319,7 @@ class Ngram:
 
             packed = CompactTrie.load(folder)
             _check_shape(folder, packed.ngrams, settings, vocab_size)
-            return cls(settings, packed, packed.notes)
+            return cls(settings, packed, packed.notes, packed)
         try:
             content = json.loads(b"".join(pieces(folder / "ngram.json")))
         except (OSError, ValueError, RecursionError) as error:
@@ -330,26 +334,22 @@ class Ngram:
         _check_shape(folder, sizes, settings, vocab_size)
         if not -math.inf < absent <= 0 or not (bos_logp is None or (type(bos_logp) is float and bos_logp <= 0)):
             raise _damaged(folder, f"its logs {absent} and {bos_logp} are none up to 0")
-        whole = sum(sizes) * _NGRAM <= _WHOLE
-        levels = tuple(_load_level(folder, k, sizes, about["crc32"], whole=whole) for k in range(1, len(sizes) + 1))
-        trie = Trie(levels, absent, None if whole else _Files(folder, levels, about["crc32"]), bos_logp)
-        return cls(settings, trie, tuple(map(str, about["notes"])))
+        levels = tuple(_load_level(folder, k, sizes, about["crc32"]) for k in range(1, len(sizes) + 1))
+        files = _Files(folder, levels, about["crc32"])
+        return cls(settings, Trie(levels, absent, bos_logp), tuple(map(str, about["notes"])), files)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of a trie, of which only samples were checked when it was opened."""
+    """The files of a trie, of which only the headers were looked at when it was opened."""
 
     folder: Path
     levels: tuple[Level, ...]
     checksums: Mapping[str, list[int]]
 
-    def __call__(self) -> None:
-        """Check all of them, once."""
-        self._sound  # noqa: B018
+    def check(self) -> None:
+        """Compare all of them with their checksums."""
 
-    @cached_property
-    def _sound(self) -> bool:
         def check(item: tuple[int, str]) -> None:
             file_name = _file_name(item[1], item[0])
             try:
@@ -358,7 +358,6 @@ class _Files:
                 raise _damaged(self.folder, f"{file_name}: {error}") from error
 
         engine.each(check, [(k, name) for k in range(1, len(self.levels) + 1) for name in _DTYPES])
-        return True
 
 
 def _check_shape(folder: Path, sizes: Sequence[int], settings: Ngram.Settings, vocab_size: int) -> None:
@@ -377,14 +376,14 @@ def _file_name(name: str, k: int) -> str:
     return f"{name.removesuffix('_G')}_{k}.npy"
 
 
-def _load_level(folder: Path, k: int, sizes: list[int], checksums: Mapping[str, list[int]], *, whole: bool) -> Level:
+def _load_level(folder: Path, k: int, sizes: list[int], checksums: Mapping[str, list[int]]) -> Level:
     arrays: dict[str, Any] = {}
     for name, dtype in _DTYPES.items():
         file_name = _file_name(name, k)
         longest_only = name in ("suffix_G", "backoff_G") and k == len(sizes)
         length = 0 if longest_only else sizes[k - 1]
         try:
-            arrays[name] = map_array(folder / file_name, dtype, length, checksums[file_name], whole=whole)
+            arrays[name] = map_array(folder / file_name, dtype, length, checksums[file_name])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise _damaged(folder, f"{file_name} cannot be read ({error})") from error
     return Level(**arrays)

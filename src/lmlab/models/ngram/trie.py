@@ -45,15 +45,12 @@ class Trie:
     Attributes:
         levels: the shortest k-grams first.
         absent: ln of the backoff weight of a context that was never seen.
-        verify: raises an ArtifactError where levels in files are not as they were written; called before compiled
-            loops, which a flipped bit could lead astray, read them. None where they are known to be sound.
         bos_logp: what ARPA files say of `<s>` where it stands as a word: ln p, 0 if lmplz wrote them; None where it is
             missing. In `levels`, its probability is 0.
     """
 
     levels: tuple[Level, ...]
     absent: float
-    verify: Callable[[], None] | None = None
     bos_logp: float | None = 0.0
     _asked: _Asked = field(default_factory=_Asked, init=False, repr=False, compare=False)
 
@@ -123,18 +120,12 @@ class Trie:
 
     # ---- known text
 
-    def sound_levels(self) -> tuple[Level, ...]:
-        """The levels, verified."""
-        if self.verify:
-            self.verify()
-        return self.levels
-
     @cached_property
     def tables(self) -> Tables:
         """The hash tables of batch scoring, made when first asked for."""
         from lmlab.kernels.ngram.score import Tables
 
-        return Tables(self.sound_levels(), self.absent)
+        return Tables(self.levels, self.absent)
 
     def scorer(self, tokens: int | None) -> Callable[[np.ndarray], np.ndarray]:
         """`logp_array` in the way that is quickest for so many tokens in all (None: very many), piece by piece."""
@@ -233,7 +224,7 @@ class Trie:
         """What compiled rows are made from, made when first asked for."""
         from lmlab.kernels.ngram.rows import RowTables
 
-        return RowTables(self.sound_levels(), self.absent)
+        return RowTables(self.levels, self.absent)
 
     def rows(self, contexts: Contexts) -> np.ndarray:
         """The log-probability of every word after each context, (B, V) float32.
