@@ -324,7 +324,9 @@ def threads(case: Case) -> list[Line]:
     ]
 
 
-ROWS = {work.__name__: work for work in (estimate, ready, small, batch, sentences, calls, size, row, arpa, warm, threads)}
+ROWS = {
+    work.__name__: work for work in (estimate, ready, small, batch, sentences, calls, size, row, arpa, warm, threads)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

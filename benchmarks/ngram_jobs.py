@@ -267,7 +267,19 @@ def estimating(text: str, order: int) -> Answer:
 
 JOBS: dict[str, Callable[..., Any]] = {
     job.__name__: job
-    for job in (scoring, text_to_tables, read_arpa, sizes, write_words, our_row, their_row, sentences, calls, opening, estimating)
+    for job in (
+        scoring,
+        text_to_tables,
+        read_arpa,
+        sizes,
+        write_words,
+        our_row,
+        their_row,
+        sentences,
+        calls,
+        opening,
+        estimating,
+    )
 }
 
 
