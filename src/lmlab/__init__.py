@@ -34,6 +34,8 @@ _LAZY = {
     "estimate": "lmlab.facade.estimate",
     "TextModel": "lmlab.facade.text_model",
     "filter": "lmlab.facade.text_model",
+    "compress": "lmlab.compression",
+    "decompress": "lmlab.compression",
     "Greedy": "lmlab.decoding",
     "Sample": "lmlab.decoding",
     "Beam": "lmlab.decoding",
