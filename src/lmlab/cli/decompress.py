@@ -14,7 +14,7 @@ from lmlab.errors import UsageError
 EXAMPLES = """\
   lmlab decompress book.txt.lmz
   lmlab decompress book.lstm.lmz --model runs/lstm --adapt dynamic -o book.txt
-  lmlab decompress - < folder.tar.lmz | tar x"""
+  lmlab decompress - < folder.tar.lmz > folder.tar"""
 
 
 def add_arguments(parser: Parser) -> None:
