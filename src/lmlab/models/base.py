@@ -66,6 +66,8 @@ class LanguageModel(Protocol):
 
     Optional: `online() -> LanguageModel`, the model as it goes on learning from what it reads.
 
+    Optional: `follow() -> Following`, one text of which no state is kept, where that is much cheaper than by `step`.
+
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
     """

@@ -405,6 +405,10 @@ class Adaptive:
         self._read = ids
         return self._copy.rows(self._state_F[None])
 
+    def follow(self) -> Followed:
+        """One text, read in tables of its own."""
+        return Followed(self._model.copy())
+
     def scorer(self) -> Scorer:
         """Scores documents in order, learning from each."""
         return Stream(self._logp_stream, self._rows_stream)
@@ -421,3 +425,16 @@ class Adaptive:
         model = self._model.copy()
         for ids_N in documents:
             yield from rows_of(model, ids_N, learning=True)
+
+
+class Followed:
+    """A text that a model learns from as it grows; `logp_V` is of what comes next."""
+
+    def __init__(self, model: CM) -> None:
+        self._model, self._state_F = model, model.begin(1)[0]
+        self.take(BOS)
+
+    def take(self, token: int) -> None:
+        """Read one token more, and learn from it."""
+        self._model.read(np.array([token], np.int64), self._state_F, learning=True)
+        self.logp_V = self._model.rows(self._state_F[None])[0]
