@@ -31,7 +31,7 @@ def small(data, **options):
 
 
 def test_files_of_every_kind_come_back():
-    for number, data in enumerate(generated.files(160)):
+    for number, data in enumerate(generated.files(60)):
         packed = small(data)
         assert lmlab.decompress(packed) == data, number
         assert len(packed) <= len(data) + 110, "what cannot be made smaller is kept as it is"

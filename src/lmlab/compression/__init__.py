@@ -66,7 +66,14 @@ def decompress(
     mix: Sequence[str] = (),
     jobs: int = 1,
 ) -> bytes:
-    """What `compress` was given, with the same `model`, `adapt` and `mix`.
+    """What `compress` was given.
+
+    Args:
+        source: the bytes that `compress` gave, or a file of them.
+        model: the one that compressed; None where none was named.
+        adapt: as it was then.
+        mix: as it was then.
+        jobs: blocks read at a time, each by a process.
 
     Raises:
         ArtifactError: the source is damaged, cut off, of another version or model, or nothing of ours.
