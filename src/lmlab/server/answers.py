@@ -140,9 +140,19 @@ def _rows(served: Served, made: Strategy, prompts: int, n: int) -> int:
 
 
 class Text:
-    """A result as it grows: of its text and tokens, what is certain is told once."""
+    """A result as it grows: of its text and tokens, what is certain is told once.
 
-    def __init__(self, served: Served, index: int, before: Sequence[int], stop: Sequence[str], offset: int) -> None:
+    Args:
+        served: whose tokenizer spells it.
+        index: its number among the results.
+        before: the prompt.
+        stop: strings that end it.
+        offset: of its beginning in the text that is told; None where no tokens are told.
+    """
+
+    def __init__(
+        self, served: Served, index: int, before: Sequence[int], stop: Sequence[str], offset: int | None
+    ) -> None:
         self.index, self.done = index, False
         self._stop, self._offset = stop, offset
         self._stream = TextStream(served.lm.tokenizer)
@@ -153,20 +163,32 @@ class Text:
 
     def grow(self, branch: Branch, *, ended: bool) -> Piece:
         """What it gained up to a branch."""
-        for node in _newer(branch, self._read):
-            top = [(each.token, each.logp) for each in node.alternatives]
-            self._held.append(Token(node.token, len(self._said), node.logp, top))
-            self._said += self._stream.push(node.token)
+        newer = _newer(branch, self._read)
+        if self._offset is None:
+            self._said += "".join([self._stream.push(node.token) for node in newer])
+        else:
+            self._take(newer, self._offset)
         self._read, self.done = branch.length, ended
         if ended:
             self._said += self._stream.flush()
         before, self._shown = self._shown, max(self._shown, certain_until(self._said, self._stop, ended=ended))
-        whole = ended and branch.end != "stop"
-        told = [token for token in self._held if whole or token.begin < self._shown]
-        self._held = self._held[len(told) :]
-        tokens = [token._replace(begin=token.begin + self._offset) for token in told]
         finish = _REASONS[branch.end or "length"] if ended else None
-        return Piece(self.index, self._said[before : self._shown], tokens, finish)
+        return Piece(self.index, self._said[before : self._shown], self._told(branch, ended=ended), finish)
+
+    def _take(self, newer: Sequence[Branch], offset: int) -> None:
+        for node in newer:
+            top = [(each.token, each.logp) for each in node.alternatives]
+            self._held.append(Token(node.token, offset + len(self._said), node.logp, top))
+            self._said += self._stream.push(node.token)
+
+    def _told(self, branch: Branch, *, ended: bool) -> Sequence[Token]:
+        """The tokens that begin in what is shown; those of a whole text are all told."""
+        if not self._held:
+            return ()
+        end = math.inf if ended and branch.end != "stop" else (self._offset or 0) + self._shown
+        told = [token for token in self._held if token.begin < end]
+        self._held = self._held[len(told) :]
+        return told
 
 
 def _ended(steps: Iterator[list[Any]]) -> Iterator[list[Any] | None]:
@@ -223,10 +245,9 @@ async def generated(
         return steps if asked.stream and not made.revises and drawn == asked.n else _ended(steps)
 
     async with aclosing(served.worker.turns(begin, rows)) as turns:
-        async for steps in turns:
-            for at, step in enumerate(steps):
-                if step is None:
-                    continue
+        async for rounds in turns:
+            newest = {at: step for steps in rounds for at, step in enumerate(steps) if step is not None}
+            for at, step in newest.items():
                 results = list(step.best)
                 if step.done:
                     written += sum(branch.length for branch in results)
@@ -235,7 +256,8 @@ async def generated(
                 for number, branch in enumerate(results):
                     place = at, number
                     if place not in texts:
-                        texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offsets[at])
+                        offset = None if alternatives is None else offsets[at]
+                        texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offset)
                     elif texts[place].done:
                         continue
                     yield texts[place].grow(branch, ended=step.done or branch.end is not None)
@@ -483,12 +505,13 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
         return decode_all(served.lm.model, [ids], made, **options, batch=served.worker.batch)
 
     async with aclosing(served.worker.turns(begin, rows)) as turns:
-        async for (step,) in turns:
-            if number == 0:
-                yield {"step": 0, "nodes": [_hypothesis(served, tree.nodes[0])], "best": [0]}
-            number += 1
-            nodes = [_hypothesis(served, node) for node in tree.grow(step)]
-            yield {"step": number, "nodes": nodes, "best": [*tree.best]}
+        async for rounds in turns:
+            for (step,) in rounds:
+                if number == 0:
+                    yield {"step": 0, "nodes": [_hypothesis(served, tree.nodes[0])], "best": [0]}
+                number += 1
+                nodes = [_hypothesis(served, node) for node in tree.grow(step)]
+                yield {"step": number, "nodes": nodes, "best": [*tree.best]}
 
 
 def _hypothesis(served: Served, node: Node) -> dict[str, Any]:
