@@ -212,7 +212,7 @@ def _in_schema(kind: Any, limits: Mapping[str, float]) -> dict[str, Any]:
 
 def described(cls: type[Settings]) -> tuple[Field, ...]:
     """Every field of a settings class, in order."""
-    return _described(cls)
+    return _described(typing.cast(Any, cls))
 
 
 @functools.cache
