@@ -363,8 +363,11 @@ async def read(served: Served, texts: Sequence[Sequence[int]], top: int) -> list
             return
         for wanted_N, rows_NV in beside(documents(ids_N), rows_of(model, ids_N)):
             logps.extend(_listed(np.take_along_axis(rows_NV, wanted_N[:, None].astype(np.int64), -1)[:, 0]))
-            best = zip(*(array_NK.tolist() for array_NK in top_of(rows_NV, top)), strict=True)
-            tops.extend([pair for pair in zip(*each, strict=True) if pair[1] > -math.inf] for each in best)
+            ids_NK, logp_NK = top_of(rows_NV, top)
+            best = [tuple(zip(*each, strict=True)) for each in zip(ids_NK.tolist(), logp_NK.tolist(), strict=True)]
+            if np.isneginf(logp_NK).any():
+                best = [tuple(pair for pair in each if pair[1] > -math.inf) for each in best]
+            tops.extend(best)
             yield None
 
     if begun:
