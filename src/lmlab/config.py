@@ -13,6 +13,7 @@ What somebody names is kept flat, by dotted paths: `{"model.kind": "lstm", "mode
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -211,6 +212,11 @@ def _in_schema(kind: Any, limits: Mapping[str, float]) -> dict[str, Any]:
 
 def described(cls: type[Settings]) -> tuple[Field, ...]:
     """Every field of a settings class, in order."""
+    return _described(typing.cast(Any, cls))
+
+
+@functools.cache
+def _described(cls: Any) -> tuple[Field, ...]:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     undocumented = [f.name for f in fields if not f.metadata.get("help")]

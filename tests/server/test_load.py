@@ -96,12 +96,25 @@ def test_what_nobody_waits_for_ends(worker: Any) -> None:
 
     async def leave() -> None:
         turns = worker.turns(endless)
-        assert await anext(turns) == 1
+        assert set(await anext(turns)) == {1}
         await turns.aclose()
         await worker.call(lambda: None)
 
     asyncio.run(leave())
     assert ended.wait(20)
+
+
+def test_what_came_meanwhile_comes_at_once_and_whole(worker: Any) -> None:
+    async def take() -> list[list[int]]:
+        blocks = []
+        async for values in worker.turns(lambda: iter(range(1000))):
+            blocks.append(values)
+            time.sleep(0.001)  # telling takes longer than finding
+        return blocks
+
+    blocks = asyncio.run(take())
+    assert [value for values in blocks for value in values] == [*range(1000)]
+    assert len(blocks) < 500
 
 
 def test_texts_share_the_batch(worker: Any) -> None:

@@ -563,7 +563,8 @@ class TextModel:
                 f"the prompt has {shown}, which the vocabulary of {self.tokenizer.vocab_size} lacks",
                 "write it otherwise, or allow unknown tokens (--allow-unknown)",
             )
-        return [int(id) for id in encoded.ids]
+        ids: list[int] = encoded.ids.tolist()
+        return ids
 
     def _generation(
         self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str], told: bool
