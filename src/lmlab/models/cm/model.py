@@ -73,7 +73,7 @@ class CM:
         memory: str = setting("280M", "at most so much for all tables, as in 280M; short texts take less")
         window: int = setting(1 << 14, "last tokens of a text at hand that a match is looked for in", ge=64, le=1 << 24)
         mixer_rate: float = setting(0.02, "learning rate of the mixers at first", gt=0, le=1)
-        mixer_rate_end: float = setting(0.002, "the rate that it falls to", ge=0, le=1)
+        mixer_rate_end: float = setting(0.0007, "the rate that it falls to", ge=0, le=1)
         mixer_decay: float = setting(3e-5, "how fast it falls: rate / (1 + decay * tokens)", ge=0, le=1)
         final_rate: float = setting(0.001, "learning rate of the last layer", ge=0, le=1)
         limit: float = setting(255.0, "observations after which a slot's probability learns no slower", ge=1, le=500)
