@@ -112,7 +112,7 @@ def is_right(answer: bytes, path: str, expected: Any) -> bool:
 async def client(
     server: Server, known: dict[tuple[str, str], Any], draw: random.Random, counts: Counter[str], pace: float
 ) -> None:
-    """Asks, one request each `pace` seconds of all clients, until there is nothing more to ask or the server has gone."""
+    """Asks, all clients one request in `pace` seconds, until nothing is left to ask or the server has gone."""
     keys = list(known)
     while counts["asked"] < counts["wanted"]:
         counts["asked"] += 1
