@@ -14,8 +14,8 @@ from lmlab.kernels.exponential import sigmoid, tanh
 from lmlab.kernels.jit import inline, jit, jit_sums
 from lmlab.kernels.writing.choice_loops import choose, log_of_sum, room_to_choose
 from lmlab.kernels.writing.layout import Rule, TextState, Weights
+from lmlab.kernels.writing.products import multiply
 
-_f4 = np.float32
 RNN, GRU, LSTM = 1, 3, 4  # by their gates
 
 
@@ -50,9 +50,9 @@ def write(weights, state, read_R, rule, uniform_T, token_T, logp_T, drawn_T):
             _step(weights, state, token_T[t - 1], sums)
         shown = state.h_LH[-1]
         if len(shown_E):
-            _multiply(weights.narrow_EH, shown, weights.narrow_bias_E, shown_E)
+            multiply(weights.narrow_EH, shown, weights.narrow_bias_E, shown_E)
             shown = shown_E
-        _multiply(weights.out_VE, shown, weights.out_bias_V, logits_V)
+        multiply(weights.out_VE, shown, weights.out_bias_V, logits_V)
         token_T[t], logp_T[t], drawn_T[t] = choose(logits_V, log_of_sum(logits_V), rule, uniform_T[t], room)
         if token_T[t] == rule.eos or token_T[t] < 0:
             return t + 1
@@ -65,10 +65,10 @@ def _step(weights, state, token, sums):
     for layer in range(len(state.h_LH)):
         h_H, c_H = state.h_LH[layer], state.c_LH[layer]
         if layer:
-            _multiply(weights.deep_LFH[layer - 1], state.h_LH[layer - 1], weights.bias_L2F[layer, 0], entering_F)
+            multiply(weights.deep_LFH[layer - 1], state.h_LH[layer - 1], weights.bias_L2F[layer, 0], entering_F)
         else:
             entering_F[:] = _entering(weights, state, token)
-        _multiply(weights.recur_LFH[layer], h_H, weights.bias_L2F[layer, 1], recurrent_F)
+        multiply(weights.recur_LFH[layer], h_H, weights.bias_L2F[layer, 1], recurrent_F)
         if len(entering_F) == LSTM * len(h_H):
             _lstm(entering_F, recurrent_F, h_H, c_H)
         elif len(entering_F) == GRU * len(h_H):
@@ -83,20 +83,11 @@ def _entering(weights, state, token):
     entering_F = state.entering_VF[token]
     if not state.known_V[token]:
         if len(weights.table_VE):
-            _multiply(weights.enter_FE, weights.table_VE[token], weights.bias_L2F[0, 0], entering_F)
+            multiply(weights.enter_FE, weights.table_VE[token], weights.bias_L2F[0, 0], entering_F)
         else:
             entering_F[:] = weights.enter_FE[:, token] + weights.bias_L2F[0, 0]
         state.known_V[token] = True
     return entering_F
-
-
-@jit_sums
-def _multiply(matrix_FH, x_H, bias_F, y_F):
-    for f in range(len(y_F)):
-        row_H, total = matrix_FH[f], _f4(0)
-        for j in range(len(x_H)):
-            total += row_H[j] * x_H[j]
-        y_F[f] = total + bias_F[f]
 
 
 @jit_sums

@@ -5,40 +5,56 @@ Shapes: B texts, L layers, W the window, A heads, F features of a head, D width,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from lmlab.kernels.writing.layout import BlockWeights
 from lmlab.models.base import ArrayState
-from lmlab.vocabulary import NEVER_PREDICTED
+from lmlab.vocabulary import BOS
 
 _BASE = 10_000.0
 
 
 class TransformerReader:
-    """`start` and `step` of a network, given its weights by torch's names.
+    """`start` and `step` of a network, given its weights.
 
     A state holds the place of the next token, and at each place modulo the window the token's key, rotated by its
     place (scores depend on differences alone), and its value. Places count from the first token that is still seen.
+
+    Args:
+        weights: of the network.
+        network: reads prompts at once; without one they are read token by token.
     """
 
-    def __init__(self, network: Any, named: Mapping[str, np.ndarray], heads: int, window: int) -> None:
-        self._network, self._named, self._heads, self._window = network, named, heads, window
-        self._layers = sum(name.endswith("project.weight") for name in named)
-        self._bias_V = named["output.bias"].copy()
-        self._bias_V[list(NEVER_PREDICTED)] = -np.inf
-        self._heat = np.float32(network.temperature)
+    def __init__(self, weights: BlockWeights, network: Any = None) -> None:
+        self._weights, self._network = weights, network
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, ArrayState]:
-        """logp_BV of the token after `<bos>` and each prompt, which torch reads at once, and the state there."""
+        """logp_BV of the token after `<bos>` and each prompt, and the state there."""
+        return self._stepped(prompts) if self._network is None else self._by_torch(prompts)
+
+    def _room(self, rows: int) -> np.ndarray:
+        layers, _, width = self._weights.norm_L2D.shape
+        heads = self._weights.heads
+        return np.zeros((rows, 2 * layers, self._weights.window, heads, width // heads), np.float32)
+
+    def _stepped(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, ArrayState]:
+        kept, rows = self._room(len(prompts)), []
+        for row, prompt in enumerate(prompts):
+            for place, token in enumerate([BOS, *prompt]):
+                logp_1V = self._read(kept[row : row + 1], np.array([place]), [token])
+            rows.append(logp_1V)
+        return np.concatenate(rows), ArrayState((kept, np.array([len(prompt) + 1 for prompt in prompts])))
+
+    def _by_torch(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, ArrayState]:
         import torch
 
         with torch.no_grad():
             logp_BV, state = self._network.start(prompts)
         *caches, missing_B = (part.numpy() for part in state.tensors)
-        past, features = caches[0].shape[2:]
-        kept = np.zeros((len(prompts), 2 * self._layers, self._window, self._heads, features), np.float32)
+        kept, (past, features) = self._room(len(prompts)), caches[0].shape[2:]
         for row, missing in enumerate(missing_B.tolist()):
             rotation = _rotation(np.arange(past - missing), features)
             for number, cache_BAPF in enumerate(caches):
@@ -53,15 +69,14 @@ class TransformerReader:
 
     def _read(self, kept: np.ndarray, count_B: np.ndarray, token_B: Sequence[int]) -> np.ndarray:
         """logp_BV after one token more of each text, whose keys and values are filled in."""
-        named, rows, slot_B = self._named, np.arange(len(count_B)), count_B % self._window
+        weights, rows, slot_B = self._weights, np.arange(len(count_B)), count_B % self._weights.window
         rotation = _rotation(count_B, kept.shape[-1])
-        most = min(self._window, int(count_B.max()) + 1)
+        most = min(weights.window, int(count_B.max()) + 1)
         unseen_B1S = (np.arange(most) > count_B[:, None])[:, None]
-        x_BD = named["embedding.weight"][np.array(token_B)]
-        for layer in range(self._layers):
-            block = f"blocks.{layer}."
-            projected = _normal(x_BD) * named[block + "norm_attention.weight"] @ named[block + "project.weight"].T
-            q_BAF, k_BAF, v_BAF = projected.reshape(len(rows), 3, self._heads, -1).transpose(1, 0, 2, 3)
+        x_BD = weights.table_VD[np.array(token_B)]
+        for layer, (before_D, feed_D) in enumerate(weights.norm_L2D):
+            projected = _normal(x_BD) * before_D @ weights.project_LPD[layer].T
+            q_BAF, k_BAF, v_BAF = projected.reshape(len(rows), 3, weights.heads, -1).transpose(1, 0, 2, 3)
             kept[rows, 2 * layer, slot_B], kept[rows, 2 * layer + 1, slot_B] = _turned(_normal(k_BAF), rotation), v_BAF
             key_BASF, value_BASF = (kept[:, 2 * layer + side, :most].transpose(0, 2, 1, 3) for side in (0, 1))
             q_BAF = _turned(_normal(q_BAF), rotation) * np.float32(kept.shape[-1] ** -0.5)
@@ -70,11 +85,11 @@ class TransformerReader:
             p_BAS = np.exp(score_BAS - score_BAS.max(-1, keepdims=True))
             p_BAS /= p_BAS.sum(-1, keepdims=True)
             seen_BD = (p_BAS[..., None, :] @ value_BASF).reshape(x_BD.shape)
-            x_BD = x_BD + seen_BD @ named[block + "attended.weight"].T
-            wide = _normal(x_BD) * named[block + "norm_feed.weight"] @ named[block + "widen.weight"].T
-            x_BD = x_BD + np.square(np.maximum(wide, 0)) @ named[block + "narrow.weight"].T
-        logits_BV = _normal(x_BD) * named["norm.weight"] @ named["output.weight"].T + self._bias_V
-        logits_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / self._heat
+            x_BD = x_BD + seen_BD @ weights.attended_LDD[layer].T
+            wide = _normal(x_BD) * feed_D @ weights.widen_LUD[layer].T
+            x_BD = x_BD + np.square(np.maximum(wide, 0)) @ weights.narrow_LDU[layer].T
+        logits_BV = _normal(x_BD) * weights.last_norm_D @ weights.out_VD.T + weights.out_bias_V
+        logits_BV -= logits_BV.max(-1, keepdims=True)
         return np.asarray(logits_BV - np.log(np.exp(logits_BV).sum(-1, keepdims=True)))
 
 
