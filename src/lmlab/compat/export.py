@@ -81,11 +81,11 @@ def _write_hf(lm: TextModel, folder: Path) -> None:
         "vocab_size": network.vocab_size,
         "dtype": "float32",
         "tie_word_embeddings": False,
-        "use_cache": False,
+        "use_cache": True,
         **ends,
     }
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {**ends, "use_cache": False})
+    write_json(folder / "generation_config.json", {**ends, "use_cache": True})
 
 
 def _write_tokenizer(lm: TextModel, folder: Path) -> None:
