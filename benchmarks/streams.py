@@ -38,7 +38,8 @@ Work = tuple[Callable[[int], None], int]  # what makes so many tokens of each te
 PROTOCOL = f"""\
 Protocol: one run, one thread, fp32, random weights (speed does not hang on what they say): LSTM {HIDDEN} with embedding
 16, GPT-2 of 2 layers x 128, Transformer and CNN of default settings, V = {VOCAB}; {ORDER}-grams of 100,000 random
-tokens; empty prompt, `<eos>` forbidden; seconds of the processor, medians of {TURNS} turns, each work once a turn. A ratio is the peer's median over ours."""
+tokens; empty prompt, `<eos>` forbidden; seconds of the processor, medians of {TURNS} turns, each work once a turn. A
+ratio is the peer's median over ours."""
 
 
 def ours(model: Any, strategy: Strategy, rows: int = 1) -> Callable[[int], None]:

@@ -137,8 +137,10 @@ def test_convolutions_step_in_numpy_as_in_torch(settings: dict[str, Any]) -> Non
 def test_transformers_step_in_numpy_as_in_torch(window: int) -> None:
     model = transformer(window)
     model.temperature = 0.8
-    assert_same_steps(model, model.reader(3))  # type: ignore[operator]
     assert_same_steps(model, TransformerReader(BlockWeights.of(model.as_arrays(), model.settings, 0.8)))  # type: ignore[arg-type]
+    for kernels in (False, True):
+        with only(kernels):
+            assert_same_steps(model, model.reader(3))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("order", [1, 4])

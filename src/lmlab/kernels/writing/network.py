@@ -33,7 +33,8 @@ class ConvolutionWriter(_NetworkWriter):
     """Writes by a stack of causal convolutions, one column a layer and token."""
 
     def __init__(self, weights: ConvolutionWeights, ids: Sequence[int]) -> None:
-        super().__init__([PAD, *ids[-weights.field :]], _nbytes(weights))
+        matrices = weights.enter_OI, weights.deep_LOI, weights.out_VC
+        super().__init__([PAD, *ids[-weights.field :]], sum(matrix.nbytes for matrix in matrices))
         self._weights, self._ring_N = weights, np.empty(weights.kept, np.float32)
         self._place_1[0] = -1
 
@@ -47,7 +48,7 @@ class TransformerWriter(_NetworkWriter):
     """Writes by a Transformer."""
 
     def __init__(self, weights: BlockWeights, ids: Sequence[int]) -> None:
-        super().__init__(ids, _nbytes(weights))
+        super().__init__(ids, 0)  # texts in a batch read the weights one after the other too
         layers, _, width = weights.norm_L2D.shape
         self._weights, self._kept_L2DW = weights, np.zeros((layers, 2, width, weights.window), np.float32)
 
@@ -55,9 +56,3 @@ class TransformerWriter(_NetworkWriter):
         from lmlab.kernels.writing.transformer_loops import write
 
         return int(write(tuple(self._weights), self._kept_L2DW, *given))
-
-
-def _nbytes(weights: ConvolutionWeights | BlockWeights) -> int:
-    """Of all matrices but the embedding, which comes first."""
-    _, *matrices = (weight for weight in weights if isinstance(weight, np.ndarray))
-    return sum(matrix.nbytes for matrix in matrices)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from lmlab.kernels.exponential import exp
-from lmlab.kernels.jit import inline, jit, jit_sums
+from lmlab.kernels.jit import jit, jit_sums
 from lmlab.kernels.writing.choice_loops import choose, log_of_sum, room_to_choose
 from lmlab.kernels.writing.layout import BlockWeights, Rule
 from lmlab.kernels.writing.products import multiply
@@ -40,26 +40,45 @@ def write(weights, kept_L2DW, place_1, read_R, rule, uniform_T, token_T, logp_T,
     Returns:
         How many tokens were chosen; the last is -1 where the model gave NaN.
     """
-    weights, rule = BlockWeights(*weights), Rule(*rule)
-    shown_D, logits_V = np.empty(weights.table_VD.shape[1], np.float32), np.empty(len(weights.out_bias_V), np.float32)
+    rule, table_VD, out_VD, out_bias_V = Rule(*rule), weights[2], weights[9], weights[10]
+    shown_D, logits_V = np.empty(table_VD.shape[1], np.float32), np.empty(len(out_bias_V), np.float32)
     room = room_to_choose(len(logits_V))
     for token in read_R:
         _step(weights, kept_L2DW, place_1, token, shown_D)
     for t in range(len(uniform_T)):
         if t:
             _step(weights, kept_L2DW, place_1, token_T[t - 1], shown_D)
-        multiply(weights.out_VD, shown_D, weights.out_bias_V, logits_V)
+        multiply(out_VD, shown_D, out_bias_V, logits_V)
         token_T[t], logp_T[t], drawn_T[t] = choose(logits_V, log_of_sum(logits_V), rule, uniform_T[t], room)
         if token_T[t] == rule.eos or token_T[t] < 0:
             return t + 1
     return len(uniform_T)
 
 
-@inline
+@jit
+def step(weights, kept_BL2DW, place_B, token_B, logits_BV):
+    """Read one token of each text; keys and values are filled in, and places move on.
+
+    Args:
+        weights: of the network, the parts of `BlockWeights`.
+        kept_BL2DW: keys and values of each text, as `write` has them, or of no more places than there are.
+        place_B: how many tokens of each are read.
+        token_B: the next.
+        logits_BV: out, what follows it.
+    """
+    table_VD, out_VD, out_bias_V = weights[2], weights[9], weights[10]
+    shown_D = np.empty(table_VD.shape[1], np.float32)
+    for row in range(len(token_B)):
+        _step(weights, kept_BL2DW[row], place_B[row : row + 1], token_B[row], shown_D)
+        multiply(out_VD, shown_D, out_bias_V, logits_BV[row])
+
+
+@jit
 def _step(weights, kept_L2DW, place_1, token, shown_D):
     """Fill in what the output layer reads."""
+    weights = BlockWeights(*weights)
     size, features = len(shown_D), len(shown_D) // weights.heads
-    place, seen = place_1[0], min(place_1[0] + 1, kept_L2DW.shape[3])
+    place, seen = place_1[0], min(place_1[0] + 1, weights.window)
     turns_2G = _rotation(place, features // 2)
     projected_P, seen_D = np.empty(3 * size, np.float32), np.empty(size, np.float32)
     wide_U, zeros_U = np.empty(4 * size, np.float32), np.zeros(4 * size, np.float32)
@@ -68,7 +87,7 @@ def _step(weights, kept_L2DW, place_1, token, shown_D):
         _normal(x_D, weights.norm_L2D[layer, 0], shown_D)
         multiply(weights.project_LPD[layer], shown_D, zeros_U, projected_P)
         key_DW, value_DW = kept_L2DW[layer, 0], kept_L2DW[layer, 1]
-        slot = place % key_DW.shape[1]
+        slot = place % weights.window
         for at in range(0, size, features):
             to = at + features
             query_F, key_F = projected_P[at:to], projected_P[size + at : size + to]

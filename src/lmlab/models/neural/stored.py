@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lmlab.models.neural.base import NeuralModel
 
 _LOADED = 2_000  # tokens from which loading the loops pays
+SEVERAL = 2  # texts from which a Transformer's loops, for the first of which NumPy is quick enough, pay
 _STEPPED = 1 << 33  # bytes read, by tokens that are scored one by one, from which importing torch pays
 _CALLS = 1 << 19  # bytes that could be read while the calls of a step are made
 
@@ -243,8 +244,9 @@ class StoredTransformer(Stored):
         return found
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, unless the window is too wide for a copy a token."""
-        return TransformerReader(self._weights) if self._weights.narrow_window else None
+        """Steps without torch, unless the window is too wide for a copy a token."""
+        loops = worthwhile(rows, SEVERAL)
+        return TransformerReader(self._weights, None, loops) if self._weights.narrow_window else None
 
     def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
         """Writes a text in compiled loops, unless its keys and values take very much memory."""

@@ -25,7 +25,7 @@ from lmlab.models.base import Reader, Writer
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.models.neural.settings import TransformerSettings
-from lmlab.models.neural.stored import StoredTransformer
+from lmlab.models.neural.stored import SEVERAL, StoredTransformer
 from lmlab.models.neural.transformer_reader import TransformerReader
 
 _LOADED = 50  # tokens from which loading the loops pays, once torch is loaded
@@ -53,9 +53,10 @@ class Transformer(NeuralModel):
         return TransformerWriter(weights, [self.bos, *prompt]) if weights and weights.small else None
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, where `writer` writes and the window is not too wide for a copy a token."""
+        """Steps without torch, where `writer` writes and the window is not too wide for a copy a token."""
         weights = self._weights()
-        return TransformerReader(weights, self) if weights and weights.narrow_window else None
+        loops = worthwhile(rows, SEVERAL)
+        return TransformerReader(weights, self, loops) if weights and weights.narrow_window else None
 
     def _weights(self) -> BlockWeights | None:
         named = self.as_arrays()
