@@ -1,5 +1,9 @@
 """Networks that are stored read and write without torch, as the module of the same weights does."""
 
+import subprocess
+import sys
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +66,25 @@ def test_a_stored_network_is_its_module(tmp_path, kind, settings):
 @pytest.mark.parametrize("law", OF_EVERY_MODEL, ids=lambda law: law.__name__)
 def test_law(tmp_path, kind, law):
     law(stored(tmp_path, kind)[0])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "cnn", "transformer"])
+def test_texts_are_written_without_torch(tmp_path, kind):
+    found, _ = stored(tmp_path, kind)
+    given = ", ".join(f"{field.name}={getattr(found.settings, field.name)!r}" for field in fields(found.settings))
+    program = f"""
+import sys
+from pathlib import Path
+from lmlab import registry
+from lmlab.decoding import Beam, Sample, decode, finish
+kind = registry.stored({kind!r})
+model = kind.load(Path({str(tmp_path)!r}), kind.Settings({given}), {V})
+for strategy in (Sample("penalties", seed=1), Sample(seed=1), Beam(width=3)):
+    finish(decode(model, [4, 5], strategy, max_tokens=9))
+print("torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
 
 
 def test_what_numpy_cannot_step_is_the_module(tmp_path):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from lmlab.models.neural.base import NeuralModel
 
-_LOADED = 2_000  # tokens from which loading the loops pays
+_LOADED, _LOADED_SOON = 2_000, 500  # tokens from which loading the loops pays; those of a Transformer save more
 SEVERAL = 2  # texts from which a Transformer's loops, for the first of which NumPy is quick enough, pay
 _STEPPED = 1 << 33  # bytes read, by tokens that are scored one by one, from which importing torch pays
 _CALLS = 1 << 19  # bytes that could be read while the calls of a step are made
@@ -250,7 +250,7 @@ class StoredTransformer(Stored):
 
     def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
         """Writes a text in compiled loops, unless its keys and values take very much memory."""
-        pays = worthwhile(tokens, _LOADED) and self._weights.small
+        pays = worthwhile(tokens, _LOADED_SOON) and self._weights.small
         return TransformerWriter(self._weights, [self.bos, *prompt]) if pays else None
 
 
