@@ -202,6 +202,17 @@ def test_broken_weights_are_told() -> None:
         finish(decode(model, [], Greedy()))
 
 
+def test_weights_that_change_are_packed_anew() -> None:
+    model = transformer(5)
+    one, same = (model.reader(1).start([[5]])[0] for _ in range(2))  # type: ignore[operator]
+    assert (one == same).all()
+    for weight in model.parameters():
+        weight.data.mul_(1.1)  # which torch does not count
+        changed = model.reader(1).start([[5]])  # type: ignore[operator]
+        stepped, _ = model.reader(1).step(changed[1], [6])  # type: ignore[operator]
+        assert stepped == pytest.approx(model.step(model.start([[5]])[1], torch.tensor([6]))[0].numpy(), abs=1e-5)
+
+
 def test_texts_whose_columns_fill_the_memory_are_left_to_torch() -> None:
     model = CNN(CNN.Settings(channels=300, embedding=1, layers=3, kernel=2, dilation=512), 5)
     assert model.eval().reader(1) is model.writer([], 50) is None

@@ -16,6 +16,7 @@ from lmlab.vocabulary import NEVER_PREDICTED
 
 TEMPERATURE, TOP_K, TOP_P, MIN_P = range(4)
 """The processors that compiled loops know, as codes."""
+_STACKED = ("norm_attention", "norm_feed", "project", "attended", "widen", "narrow")
 _KEPT = 1 << 26  # floats that are kept of a text, at most
 _COPIED = 1024  # the widest window that is copied a token
 
@@ -205,13 +206,22 @@ class BlockWeights(NamedTuple):
     def of(cls, named: Mapping[str, np.ndarray], settings: Any, temperature: float) -> BlockWeights:
         """From weights by torch's names, the network's settings, and what logits are divided by."""
         norms, feeds, *matrices = (
-            np.stack([named[f"blocks.{layer}.{name}.weight"] for layer in range(settings.layers)])
-            for name in ("norm_attention", "norm_feed", "project", "attended", "widen", "narrow")
+            np.stack([named[f"blocks.{layer}.{name}.weight"] for layer in range(settings.layers)]) for name in _STACKED
         )
         return cls(
             *(settings.heads, settings.window, named["embedding.weight"], np.stack([norms, feeds], 1)),
             *(*matrices, named["norm.weight"], *_output(named, temperature)),
         )
+
+    def holds(self, named: Mapping[str, np.ndarray], temperature: float) -> bool:
+        """Whether these are those weights."""
+        stacks = zip(_STACKED, (*self.norm_L2D.transpose(1, 0, 2), *self[4:8]), strict=True)
+        pairs = [
+            (named[f"blocks.{layer}.{name}.weight"], one) for name, all_L in stacks for layer, one in enumerate(all_L)
+        ]
+        own = self.table_VD, self.last_norm_D, self.out_VD, self.out_bias_V
+        pairs += zip((named["embedding.weight"], named["norm.weight"], *_output(named, temperature)), own, strict=True)
+        return all(np.array_equal(*pair) for pair in pairs)
 
     @property
     def small(self) -> bool:

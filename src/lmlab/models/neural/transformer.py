@@ -45,6 +45,7 @@ class Transformer(NeuralModel):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.RMSNorm(settings.width)
         self._heads, self._window = settings.heads, settings.window
+        self._packed: BlockWeights | None = None
         self.segment = settings.window  # attention takes memory by the square of what is read at once
 
     def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
@@ -60,7 +61,12 @@ class Transformer(NeuralModel):
 
     def _weights(self) -> BlockWeights | None:
         named = self.as_arrays()
-        return None if named is None else BlockWeights.of(named, self.settings, self.temperature)
+        if named is None:
+            return None
+        kept = self._packed  # comparing takes a quarter of the time of a copy, and texts may be many
+        if kept is None or not kept.holds(named, self.temperature):
+            kept = self._packed = BlockWeights.of(named, self.settings, self.temperature)
+        return kept
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:
         """Of each layer no keys and no values; and how many of the keys carried are padding: none."""
