@@ -94,9 +94,16 @@ class ArrayState:
         return ArrayState(tuple(array[list(rows)] for array in self.arrays))
 
     def joined(self, other: ArrayState) -> ArrayState:
-        """The state of these rows, then of those of another."""
-        pairs = zip(self.arrays, other.arrays, strict=True)
-        return ArrayState(tuple(np.concatenate(pair) for pair in pairs))
+        """The state of these rows, then of those of another; the narrower is filled up with zeros."""
+        return ArrayState(tuple(map(_beside, self.arrays, other.arrays)))
+
+
+def _beside(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    widest = map(max, one.shape[1:], other.shape[1:])
+    both = np.zeros((len(one) + len(other), *widest), one.dtype)
+    for rows, part in ((slice(len(one)), one), (slice(len(one), None), other)):
+        both[(rows, *map(slice, part.shape[1:]))] = part
+    return both
 
 
 class Reader(Protocol):
@@ -118,7 +125,7 @@ class Writer(Protocol):
     """One text after `<bos>` and a prompt, which grows with each call.
 
     Attributes:
-        nbytes: what is read from memory for each token.
+        nbytes: what is read from memory for each token, and by a batch once for all texts.
     """
 
     nbytes: int

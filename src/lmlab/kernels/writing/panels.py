@@ -20,11 +20,8 @@ from numba.extending import intrinsic, register_jitable
 
 from lmlab.kernels.jit import jit
 
-COLUMNS, _LANES, _ROWS = (
-    32,
-    16,
-    6,
-)  # of a panel; numbers in a vector; rows multiplied at once, whose sums fill registers
+COLUMNS, _LANES = 32, 16  # of a panel; numbers in a vector
+_ROWS = 6  # multiplied at once: their sums fill the registers
 _DEPTH, _LINE = 128, 64  # numbers of a column that stay in the first cache for all rows; bytes of its lines
 _EVEN = np.uint64(0x9E3779B97F4A7C16)
 _TURNED = 64  # numbers of a row that are laid down before those of the next, whose lines are the same

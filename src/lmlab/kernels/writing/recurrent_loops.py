@@ -17,7 +17,6 @@ from lmlab.kernels.writing.choice_loops import choose, log_of_sum, room_to_choos
 from lmlab.kernels.writing.layout import Rule, State, Weights
 from lmlab.kernels.writing.panels import add_product, width
 
-_f4 = np.float32
 RNN, GRU, LSTM = 1, 3, 4  # by their gates
 _TOGETHER = 48  # texts a step, whose sums stay in the second cache
 
