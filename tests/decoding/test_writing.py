@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import lmlab.kernels.writing.network
 from lmlab.decoding import (
     Beam,
     BeamSample,
@@ -77,6 +78,13 @@ def transformer(window: int) -> NeuralModel:
         for parameter in model.parameters():
             parameter.mul_(2)
     return steep(model)
+
+
+several = pytest.mark.parametrize(
+    "model",
+    [network(LSTM, layers=2), convolutions({"layers": 2, "kernel": 3}), transformer(20)],
+    ids=lambda model: type(model).__name__,
+)
 
 
 def both(write: Callable[[], list[Branch]]) -> tuple[list[Branch], list[Branch]]:
@@ -182,9 +190,8 @@ def assert_same_steps(model: Any, reader: Any) -> None:
         assert (reader.step(old.select(rows), tokens)[0] == own_BV).all()  # a state is a value
 
 
-def test_many_texts_and_prompts() -> None:
-    model = network(LSTM)
-
+@several
+def test_many_texts_and_prompts(model: NeuralModel) -> None:
     def write() -> list[Branch]:
         steps = decode_all(model, [[5], [], [6, 7]], Sample(seed=1), n=3, max_tokens=150, forbidden=[4, 9])
         return [branch for several in finish_all(steps) for branch in several]
@@ -265,9 +272,10 @@ def test_limits_that_loops_do_not_know_go_through_the_search() -> None:
         assert_same(*both(lambda s=strategy: finish(decode(model, [], s, n=2, max_tokens=30))))  # type: ignore[misc]
 
 
-def test_a_text_is_the_same_bit_for_bit_alone_and_among_others() -> None:
-    model = network(LSTM, layers=2)
-
+@several
+def test_a_text_is_the_same_bit_for_bit_alone_among_others_and_on_threads(
+    model: NeuralModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def written(n: int) -> list[tuple[list[int], float]]:
         return [(one.ids(), one.total) for one in finish(decode(model, [9], Sample(seed=5), n=n, max_tokens=30))]
 
@@ -275,6 +283,9 @@ def test_a_text_is_the_same_bit_for_bit_alone_and_among_others() -> None:
         many = written(100)
         assert many[:1] == written(1)
         assert many[:7] == written(7)
+        monkeypatch.setattr(lmlab.kernels.writing.network, "_WORK", 1)
+        monkeypatch.setattr(lmlab.kernels.engine, "cores", lambda: 3)
+        assert many == written(100)
 
 
 @pytest.mark.parametrize("name", ["recurrent.weight_hh_l0", "output.bias", "embedding.weight", "recurrent.bias_ih_l0"])
@@ -349,7 +360,7 @@ def test_weights_that_change_are_packed_anew() -> None:
 
 def test_texts_whose_columns_fill_the_memory_are_left_to_torch() -> None:
     model = CNN(CNN.Settings(channels=300, embedding=1, layers=3, kernel=2, dilation=512), 5)
-    assert model.eval().reader(1) is model.writer([], 50) is None
+    assert model.eval().reader(1) is model.batch_writer([[]], 50) is None
 
 
 def test_no_writer_where_the_model_is_not_as_the_loops_want_it() -> None:

@@ -53,11 +53,8 @@ class LanguageModel(Protocol):
     Optional: `reader(rows) -> Reader | None`, the same `start` and `step` in NumPy, where the model as it is has them
     and they are quicker for about so many texts at once.
 
-    Optional: `writer(prompt, tokens) -> Writer | None`, a way to write one text many tokens a call, where the model as
-    it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
-
-    Optional: `batch_writer(prompts, tokens) -> BatchWriter | None`, the same for many texts, where the model reads its
-    weights but once for all.
+    Optional: `batch_writer(prompts, tokens) -> BatchWriter | None`, a way to write texts many tokens a call, where the
+    model as it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
 
     Optional: `beam_writer(prompt, width, tokens) -> BeamWriter | None`, a way to grow a beam many tokens a call.
 
@@ -118,20 +115,6 @@ class Reader(Protocol):
 
     def step(self, state: Any, token_B: Sequence[int]) -> tuple[np.ndarray, Any]:
         """Read one token a context: logp_BV of what follows, and the new state."""
-        ...
-
-
-class Writer(Protocol):
-    """One text after `<bos>` and a prompt, which grows with each call.
-
-    Attributes:
-        nbytes: what is read from memory for each token, and by a batch once for all texts.
-    """
-
-    nbytes: int
-
-    def write(self, rule: Rule, uniform_T: np.ndarray) -> Written:
-        """Choose up to T tokens more, fewer where `<eos>` comes; the last is -1 where the model gives NaN."""
         ...
 
 

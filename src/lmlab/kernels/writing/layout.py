@@ -140,12 +140,17 @@ class Weights(NamedTuple):
             *_output(named, temperature),
         )
 
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """What loops multiply by: recurrent, of deeper layers, narrow, output, and of the first layer."""
+        enter_FE = self.enter_FE if len(self.table_VE) else self.narrow_EH[:0]  # one-hot: its columns are read
+        return self.recur_LFH, self.deep_LFH, self.narrow_EH[None], self.out_VE[None], enter_FE[None]
+
 
 class State(NamedTuple):
     """Of B texts: the layers' states, and what each token that came adds to the first layer's gates, W numbers."""
 
-    h_LBH: np.ndarray
-    c_LBH: np.ndarray
+    h_BLH: np.ndarray
+    c_BLH: np.ndarray
     known_V: np.ndarray
     entering_VW: np.ndarray
 
@@ -185,6 +190,10 @@ class ConvolutionWeights(NamedTuple):
             *(np.array([settings.dilation**layer for layer in layers]), settings.residual),
             *_output(named, temperature),
         )
+
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """What loops multiply by: of the first layer, of the others, output."""
+        return self.enter_OI[None], self.deep_LOI, self.out_VC[None]
 
     @property
     def taps(self) -> int:
@@ -262,6 +271,10 @@ class BlockWeights(NamedTuple):
         own = self.table_VD, self.last_norm_D, self.out_VD, self.out_bias_V
         pairs += zip((named["embedding.weight"], named["norm.weight"], *_output(named, temperature)), own, strict=True)
         return all(np.array_equal(*pair) for pair in pairs)
+
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """What loops multiply by: of each block its four, then output."""
+        return *self[4:8], self.out_VD[None]
 
     @property
     def small(self) -> bool:

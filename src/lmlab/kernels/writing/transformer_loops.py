@@ -1,9 +1,9 @@
-"""The step of a Transformer on one text, compiled, in float32.
+"""The step of a Transformer, compiled, in float32: of one text, or of many.
 
 Keys and values lie feature by feature, so that the loops over the places of the window read on.
 
-Shapes: L layers, D features, U = 4D, W the window, A heads, F = D/A, G = F/2, V the vocabulary, R tokens read, T
-written, S places seen.
+Shapes: B texts, L layers, D features, P = 3D, U = 4D, S slots of texts, W places that are kept, A heads, F = D/A,
+G = F/2, V the vocabulary, R tokens read, T written, N places seen.
 """
 
 from __future__ import annotations
@@ -14,105 +14,137 @@ import numpy as np
 
 from lmlab.kernels.exponential import exp
 from lmlab.kernels.jit import jit, jit_sums
-from lmlab.kernels.writing.choice_loops import choose, log_of_sum, room_to_choose
+from lmlab.kernels.writing.choice_loops import choose_all, room_to_choose
 from lmlab.kernels.writing.layout import BlockWeights, Rule
-from lmlab.kernels.writing.products import multiply
+from lmlab.kernels.writing.panels import TOGETHER, add_product, width
 
 _f4 = np.float32
 _BASE = 10_000.0
 
 
 @jit
-def write(weights, kept_L2DW, place_1, read_R, rule, uniform_T, token_T, logp_T, drawn_T):
-    """Read tokens, then choose up to T.
+def read(weights, panels, state, ids_RB, length_B):
+    """Read tokens.
 
     Args:
         weights: of the network, the parts of `BlockWeights`.
-        kept_L2DW: keys, normalised and rotated by their places, and values, at their places modulo the window.
-        place_1: how many tokens are read.
-        read_R: what comes before the first choice, at least one token.
-        rule: how tokens are chosen, the parts of a `Rule`.
-        uniform_T: a number of [0, 1) for each token.
-        token_T: out.
-        logp_T: out, the model's log-probabilities.
-        drawn_T: out, those after the processors.
-
-    Returns:
-        How many tokens were chosen; the last is -1 where the model gave NaN.
+        panels: its packed `matrices`.
+        state: kept_SL2DW, keys, normalised and rotated by their places, and values, at their places modulo the window,
+            which is no wider than W where all of it has been read; slot_B, where the text's are; place_B, how many
+            tokens are read.
+        ids_RB: what is read.
+        length_B: how many tokens of each text, no more than of the one before it.
     """
-    rule, table_VD, out_VD, out_bias_V = Rule(*rule), weights[2], weights[9], weights[10]
-    shown_D, logits_V = np.empty(table_VD.shape[1], np.float32), np.empty(len(out_bias_V), np.float32)
-    room = room_to_choose(len(logits_V))
-    for token in read_R:
-        _step(weights, kept_L2DW, place_1, token, shown_D)
-    for t in range(len(uniform_T)):
-        if t:
-            _step(weights, kept_L2DW, place_1, token_T[t - 1], shown_D)
-        multiply(out_VD, shown_D, out_bias_V, logits_V)
-        token_T[t], logp_T[t], drawn_T[t] = choose(logits_V, log_of_sum(logits_V), rule, uniform_T[t], room)
-        if token_T[t] == rule.eos or token_T[t] < 0:
-            return t + 1
-    return len(uniform_T)
+    room = _room(weights, ids_RB.shape[1])
+    for place in range(len(ids_RB)):
+        _step(weights, panels, state, ids_RB[place], 0, np.sum(length_B > place), room)
 
 
 @jit
-def step(weights, kept_BL2DW, place_B, token_B, logits_BV):
+def write(weights, panels, state, token_B, rule, uniform_BT, token_BT, logp_BT, drawn_BT, count_B):
+    """Choose up to T tokens of each text; what is given is as of the recurrent networks' `write`."""
+    rule, texts, size, written = Rule(*rule), len(token_B), len(weights[10]), (token_BT, logp_BT, drawn_BT)
+    room, working, going = _room(weights, min(texts, TOGETHER)), room_to_choose(size), texts
+    logits_BW = np.zeros((min(texts, TOGETHER), width(size)), np.float32)
+    for t in range(uniform_BT.shape[1]):
+        for first in range(0, texts, TOGETHER):
+            last = min(first + TOGETHER, texts)
+            _step(weights, panels, state, token_B, first, last, room)
+            logits_BV = logits_BW[: last - first]
+            _fill_in(weights, panels, room, logits_BV)
+            going -= choose_all(logits_BV, size, first, t, rule, uniform_BT, working, token_B, written, count_B)
+        if not going:
+            break
+    np.abs(count_B, count_B)
+
+
+@jit
+def step(weights, panels, state, token_B, logits_BW):
     """Read one token of each text; keys and values are filled in, and places move on.
 
     Args:
-        weights: of the network, the parts of `BlockWeights`.
-        kept_BL2DW: keys and values of each text, as `write` has them, or of no more places than there are.
-        place_B: how many tokens of each are read.
+        weights: as of `read`.
+        panels: as of `read`.
+        state: as of `read`.
         token_B: the next.
-        logits_BV: out, what follows it.
+        logits_BW: out, what follows it; rows as wide as panels are.
     """
-    table_VD, out_VD, out_bias_V = weights[2], weights[9], weights[10]
-    shown_D = np.empty(table_VD.shape[1], np.float32)
-    for row in range(len(token_B)):
-        _step(weights, kept_BL2DW[row], place_B[row : row + 1], token_B[row], shown_D)
-        multiply(out_VD, shown_D, out_bias_V, logits_BV[row])
+    room = _room(weights, min(len(token_B), TOGETHER))
+    for first in range(0, len(token_B), TOGETHER):
+        last = min(first + TOGETHER, len(token_B))
+        _step(weights, panels, state, token_B, first, last, room)
+        _fill_in(weights, panels, room, logits_BW[first:last])
 
 
 @jit
-def _step(weights, kept_L2DW, place_1, token, shown_D):
-    """Fill in what the output layer reads."""
-    weights = BlockWeights(*weights)
-    size, features = len(shown_D), len(shown_D) // weights.heads
-    place, seen = place_1[0], min(place_1[0] + 1, weights.window)
-    turns_2G = _rotation(place, features // 2)
-    projected_P, seen_D = np.empty(3 * size, np.float32), np.empty(size, np.float32)
-    wide_U, zeros_U = np.empty(4 * size, np.float32), np.zeros(4 * size, np.float32)
-    score_S, x_D = np.empty(seen, np.float32), weights.table_VD[token].copy()
+def _room(weights, rows):
+    """What a step works in, as wide as panels: inputs of blocks, norms, projections, what was seen, the wide layer."""
+    size = width(weights[2].shape[1])
+    return (
+        np.zeros((rows, size), np.float32),
+        np.zeros((rows, size), np.float32),
+        np.zeros((rows, width(3 * weights[2].shape[1])), np.float32),
+        np.zeros((rows, size), np.float32),
+        np.zeros((rows, width(4 * weights[2].shape[1])), np.float32),
+    )
+
+
+@jit
+def _fill_in(weights, panels, room, logits_BW):
+    """The logits after a step."""
+    logits_BW[:, : len(weights[10])] = weights[10]
+    add_product(panels[4][0], room[1][: len(logits_BW)], logits_BW, False)
+
+
+@jit
+def _step(weights, panels, state, token_B, first, last, room):
+    """Read the tokens of these texts: the room's norms become what the output layer reads."""
+    weights, (kept_SL2DW, slot_B, place_B), rows = BlockWeights(*weights), state, last - first
+    size, features = weights.table_VD.shape[1], weights.table_VD.shape[1] // weights.heads
+    x_BD, shown_BD, projected_BP = room[0][:rows], room[1][:rows], room[2][:rows]
+    seen_BD, wide_BU = room[3][:rows], room[4][:rows]
+    turns_B2G = np.empty((rows, 2, features // 2), np.float32)
+    score_W = np.empty(kept_SL2DW.shape[4], np.float32)
+    for b in range(rows):
+        x_BD[b, :size] = weights.table_VD[token_B[first + b]]
+        _rotate(place_B[first + b], turns_B2G[b])
     for layer in range(len(weights.norm_L2D)):
-        _normal(x_D, weights.norm_L2D[layer, 0], shown_D)
-        multiply(weights.project_LPD[layer], shown_D, zeros_U, projected_P)
-        key_DW, value_DW = kept_L2DW[layer, 0], kept_L2DW[layer, 1]
-        slot = place % weights.window
-        for at in range(0, size, features):
-            to = at + features
-            query_F, key_F = projected_P[at:to], projected_P[size + at : size + to]
-            _turn(query_F, turns_2G, features**-0.5)
-            _turn(key_F, turns_2G, 1.0)
-            key_DW[at:to, slot], value_DW[at:to, slot] = key_F, projected_P[2 * size + at : 2 * size + to]
-            _attend(query_F, key_DW[at:to], value_DW[at:to], score_S, seen_D[at:to])
-        multiply(weights.attended_LDD[layer], seen_D, x_D, x_D)
-        _normal(x_D, weights.norm_L2D[layer, 1], shown_D)
-        multiply(weights.widen_LUD[layer], shown_D, zeros_U, wide_U)
-        for u in range(4 * size):
-            wide_U[u] = max(wide_U[u], _f4(0)) ** 2
-        multiply(weights.narrow_LDU[layer], wide_U, x_D, x_D)
-    _normal(x_D, weights.last_norm_D, shown_D)
-    place_1[0] = place + 1
+        for b in range(rows):
+            _normal(x_BD[b, :size], weights.norm_L2D[layer, 0], shown_BD[b, :size])
+        projected_BP[:] = 0
+        add_product(panels[0][layer], shown_BD, projected_BP, False)
+        for b in range(rows):
+            text, place = slot_B[first + b], place_B[first + b]
+            key_DW, value_DW = kept_SL2DW[text, layer, 0], kept_SL2DW[text, layer, 1]
+            slot, score_N = place % weights.window, score_W[: min(place + 1, weights.window)]
+            for at in range(0, size, features):
+                to = at + features
+                query_F, key_F = projected_BP[b, at:to], projected_BP[b, size + at : size + to]
+                _turn(query_F, turns_B2G[b], features**-0.5)
+                _turn(key_F, turns_B2G[b], 1.0)
+                key_DW[at:to, slot], value_DW[at:to, slot] = key_F, projected_BP[b, 2 * size + at : 2 * size + to]
+                _attend(query_F, key_DW[at:to], value_DW[at:to], score_N, seen_BD[b, at:to])
+        add_product(panels[1][layer], seen_BD, x_BD, False)
+        for b in range(rows):
+            _normal(x_BD[b, :size], weights.norm_L2D[layer, 1], shown_BD[b, :size])
+        wide_BU[:] = 0
+        add_product(panels[2][layer], shown_BD, wide_BU, False)
+        for b in range(rows):
+            for u in range(wide_BU.shape[1]):
+                wide_BU[b, u] = max(wide_BU[b, u], _f4(0)) ** 2
+        add_product(panels[3][layer], wide_BU, x_BD, False)
+    for b in range(rows):
+        _normal(x_BD[b, :size], weights.last_norm_D, shown_BD[b, :size])
+    place_B[first:last] += 1
 
 
 @jit
-def _rotation(place, half):
-    """Cosine and sine of the rotary angles of a place."""
-    turns_2G = np.empty((2, half), np.float32)
+def _rotate(place, turns_2G):
+    """Fill in cosine and sine of the rotary angles of a place."""
+    half = turns_2G.shape[1]
     for g in range(half):
         angle = place * _BASE ** (-g / half)
         turns_2G[0, g], turns_2G[1, g] = math.cos(angle), math.sin(angle)
-    return turns_2G
 
 
 @jit_sums
@@ -139,22 +171,22 @@ def _turn(x_F, turns_2G, factor):
 
 
 @jit_sums
-def _attend(query_F, key_FW, value_FW, score_S, seen_F):
+def _attend(query_F, key_FW, value_FW, score_N, seen_F):
     """Fill in the mean of the values of a head, weighed by how their keys fit the query."""
     half = len(query_F) // 2
-    score_S[:] = 0
+    score_N[:] = 0
     for g in range(half):
         one, other, one_W, other_W = query_F[g], query_F[half + g], key_FW[g], key_FW[half + g]
-        for s in range(len(score_S)):
-            score_S[s] += one * one_W[s] + other * other_W[s]
-    top, total = score_S[0], _f4(0)
-    for s in range(len(score_S)):
-        top = max(top, score_S[s])
-    for s in range(len(score_S)):
-        score_S[s] = exp(score_S[s] - top)
-        total += score_S[s]
+        for s in range(len(score_N)):
+            score_N[s] += one * one_W[s] + other * other_W[s]
+    top, total = score_N[0], _f4(0)
+    for s in range(len(score_N)):
+        top = max(top, score_N[s])
+    for s in range(len(score_N)):
+        score_N[s] = exp(score_N[s] - top)
+        total += score_N[s]
     for f in range(len(seen_F)):
         row_W, mean = value_FW[f], _f4(0)
-        for s in range(len(score_S)):
-            mean += row_W[s] * score_S[s]
+        for s in range(len(score_N)):
+            mean += row_W[s] * score_N[s]
         seen_F[f] = mean / total

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.writing.layout import ConvolutionWeights
-from lmlab.kernels.writing.network import ConvolutionWriter
-from lmlab.models.base import Reader, Writer
+from lmlab.kernels.writing.network import ConvolutionWriter, Packing
+from lmlab.models.base import BatchWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.convolution_reader import ConvolutionReader
 from lmlab.models.neural.dropout import Dropout
@@ -49,6 +49,7 @@ class CNN(NeuralModel):
         )
         self.dropout = Dropout(settings.dropout)
         self._gated, self._residual = settings.gated, settings.residual
+        self._packing = Packing()
 
     @property
     def receptive_field(self) -> int:
@@ -62,13 +63,14 @@ class CNN(NeuralModel):
         assert isinstance(self.settings, ConvolutionSettings)
         return self.settings.receptive_field
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
         weights = self._weights() if worthwhile(tokens, _LOADED) else None
-        return None if weights is None else ConvolutionWriter(weights, [self.bos, *prompt])
+        texts = [[self.bos, *prompt] for prompt in prompts]
+        return None if weights is None else ConvolutionWriter(self._packing.of(weights), texts)
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, where `writer` writes."""
+        """Steps in NumPy, where `batch_writer` writes."""
         weights = self._weights()
         return None if weights is None else ConvolutionReader(weights)
 

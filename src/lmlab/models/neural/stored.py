@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,9 +21,9 @@ from lmlab.errors import ArtifactError
 from lmlab.integrity import plain
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.writing.layout import BlockWeights, ConvolutionWeights, Weights
-from lmlab.kernels.writing.network import ConvolutionWriter, TransformerWriter
-from lmlab.kernels.writing.recurrent import Network, RecurrentBeam, RecurrentWriter
-from lmlab.models.base import BatchWriter, BeamWriter, Ranked, Reader, Scorer, Writer
+from lmlab.kernels.writing.network import ConvolutionWriter, NetworkWriter, Packing, TransformerWriter
+from lmlab.kernels.writing.recurrent import RecurrentBeam, RecurrentWriter
+from lmlab.models.base import BatchWriter, BeamWriter, Ranked, Reader, Scorer
 from lmlab.models.neural.convolution_reader import ConvolutionReader
 from lmlab.models.neural.recurrent_reader import RecurrentReader
 from lmlab.models.neural.settings import (
@@ -57,11 +56,13 @@ class Stored(ABC):
     family: ClassVar = "neural"
     kind: ClassVar[str]
     bos, eos = BOS, EOS
+    _weights: Any
 
     def __init__(self, settings: Any, named: dict[str, np.ndarray], temperature: float, path: Path) -> None:
         self.settings, self.vocab_size = settings, len(named["output.bias"])
         self._named, self._path, self._temperature = named, path, temperature
         self._network: NeuralModel | None = None
+        self._packing = Packing()
 
     @classmethod
     @abstractmethod
@@ -120,6 +121,9 @@ class Stored(ABC):
             if not np.isfinite(array).all():
                 raise ArtifactError(f"weights of the model are NaN or infinite ({name})", "train it again")
 
+    def _written(self, kind: type[NetworkWriter], prompts: Sequence[Sequence[int]]) -> BatchWriter:
+        return kind(self._packing.of(self._weights), [[self.bos, *prompt] for prompt in prompts])
+
     def scorer(self) -> Scorer:
         """Step by step for short texts, by the module for others."""
         return _Scorer(self)
@@ -170,16 +174,12 @@ class StoredRecurrent(Stored):
 
     def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
         """Writes texts in compiled loops."""
-        texts = [[self.bos, *prompt] for prompt in prompts]
-        return RecurrentWriter(self._packed, texts) if worthwhile(tokens, _LOADED) else None
+        return self._written(RecurrentWriter, prompts) if worthwhile(tokens, _LOADED) else None
 
     def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
         """Grows a beam in compiled loops."""
-        return RecurrentBeam(self._packed, [self.bos, *prompt], width) if worthwhile(tokens, _LOADED) else None
-
-    @cached_property
-    def _packed(self) -> Network:
-        return Network(self._weights)
+        pays = worthwhile(tokens, _LOADED)
+        return RecurrentBeam(self._packing.of(self._weights), [self.bos, *prompt], width) if pays else None
 
 
 class StoredLSTM(StoredRecurrent):
@@ -220,10 +220,10 @@ class StoredCNN(Stored):
         """Steps in NumPy, unless a text's columns take very much memory."""
         return ConvolutionReader(self._weights) if self._weights.small else None
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops, unless its columns take very much memory."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops, unless their columns take very much memory."""
         pays = worthwhile(tokens, _LOADED) and self._weights.small
-        return ConvolutionWriter(self._weights, [self.bos, *prompt]) if pays else None
+        return self._written(ConvolutionWriter, prompts) if pays else None
 
 
 class StoredTransformer(Stored):
@@ -251,13 +251,13 @@ class StoredTransformer(Stored):
 
     def reader(self, rows: int) -> Reader | None:
         """Steps without torch, unless the window is too wide for a copy a token."""
-        loops = worthwhile(rows, SEVERAL)
-        return TransformerReader(self._weights, None, loops) if self._weights.narrow_window else None
+        network = self._packing.of(self._weights) if worthwhile(rows, SEVERAL) else None
+        return TransformerReader(self._weights, None, network) if self._weights.narrow_window else None
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops, unless its keys and values take very much memory."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops, unless their keys and values take very much memory."""
         pays = worthwhile(tokens, _LOADED_SOON) and self._weights.small
-        return TransformerWriter(self._weights, [self.bos, *prompt]) if pays else None
+        return self._written(TransformerWriter, prompts) if pays else None
 
 
 def _ends(vocab_size: int, entering: int, leaving: int) -> dict[str, tuple[int, ...]]:

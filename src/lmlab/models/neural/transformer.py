@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import attention
 from lmlab.kernels.writing.layout import BlockWeights
-from lmlab.kernels.writing.network import TransformerWriter
-from lmlab.models.base import Reader, Writer
+from lmlab.kernels.writing.network import Packing, TransformerWriter
+from lmlab.models.base import BatchWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.models.neural.settings import TransformerSettings
@@ -45,27 +45,30 @@ class Transformer(NeuralModel):
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.RMSNorm(settings.width)
         self._heads, self._window = settings.heads, settings.window
-        self._packed: BlockWeights | None = None
+        self._stacked: BlockWeights | None = None
+        self._packing = Packing()
         self.segment = settings.window  # attention takes memory by the square of what is read at once
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
         weights = self._weights() if worthwhile(tokens, _LOADED) else None
-        return TransformerWriter(weights, [self.bos, *prompt]) if weights and weights.small else None
+        texts = [[self.bos, *prompt] for prompt in prompts]
+        return TransformerWriter(self._packing.of(weights), texts) if weights and weights.small else None
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps without torch, where `writer` writes and the window is not too wide for a copy a token."""
+        """Steps without torch, where `batch_writer` writes and the window is not too wide for a copy a token."""
         weights = self._weights()
-        loops = worthwhile(rows, SEVERAL)
-        return TransformerReader(weights, self, loops) if weights and weights.narrow_window else None
+        if weights is None or not weights.narrow_window:
+            return None
+        return TransformerReader(weights, self, self._packing.of(weights) if worthwhile(rows, SEVERAL) else None)
 
     def _weights(self) -> BlockWeights | None:
         named = self.as_arrays()
         if named is None:
             return None
-        kept = self._packed  # comparing takes a quarter of the time of a copy, and texts may be many
+        kept = self._stacked  # comparing takes a quarter of the time of a copy, and texts may be many
         if kept is None or not kept.holds(named, self.temperature):
-            kept = self._packed = BlockWeights.of(named, self.settings, self.temperature)
+            kept = self._stacked = BlockWeights.of(named, self.settings, self.temperature)
         return kept
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:

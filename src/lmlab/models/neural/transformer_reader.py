@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmlab.kernels.writing.layout import BlockWeights
+from lmlab.kernels.writing.network import Network
 from lmlab.models.base import ArrayState
 from lmlab.vocabulary import BOS
 
@@ -26,17 +27,17 @@ class TransformerReader:
 
     Args:
         weights: of the network.
-        network: reads prompts at once; without one they are read token by token.
-        compiled: steps in compiled loops, which shares no weights between texts but makes no calls either.
+        module: reads prompts at once; without one they are read token by token.
+        network: the same packed, to step in compiled loops.
     """
 
-    def __init__(self, weights: BlockWeights, network: Any = None, compiled: bool = False) -> None:
-        self._weights, self._network = weights, network
-        self._read = self._compiled if compiled else self._plain
+    def __init__(self, weights: BlockWeights, module: Any = None, network: Network | None = None) -> None:
+        self._weights, self._module, self._network = weights, module, network
+        self._read = self._plain if network is None else self._compiled
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, ArrayState]:
         """logp_BV of the token after `<bos>` and each prompt, and the state there."""
-        return self._stepped(prompts) if self._network is None else self._by_torch(prompts)
+        return self._stepped(prompts) if self._module is None else self._by_torch(prompts)
 
     def _room(self, rows: int, places: int) -> np.ndarray:
         layers, _, width = self._weights.norm_L2D.shape
@@ -55,7 +56,7 @@ class TransformerReader:
         import torch
 
         with torch.no_grad():
-            logp_BV, state = self._network.start(prompts)
+            logp_BV, state = self._module.start(prompts)
         *caches, missing_B = (part.numpy() for part in state.tensors)
         past, features = caches[0].shape[2:]
         kept = self._room(len(prompts), past - int(missing_B.min()))
@@ -77,11 +78,14 @@ class TransformerReader:
         return self._read(kept, count_B, token_B), ArrayState((kept, count_B + 1))
 
     def _compiled(self, kept_BL2DW: np.ndarray, count_B: np.ndarray, token_B: Sequence[int]) -> np.ndarray:
+        from lmlab.kernels.writing.panels import width
         from lmlab.kernels.writing.transformer_loops import step
 
-        logits_BV = np.empty((len(count_B), len(self._weights.out_bias_V)), np.float32)
-        step(tuple(self._weights), kept_BL2DW, count_B.copy(), np.array(token_B, np.int64), logits_BV)
-        return _log_softmax(logits_BV)
+        assert self._network is not None
+        rows, size = len(count_B), len(self._weights.out_bias_V)
+        logits_BW, state = np.empty((rows, width(size)), np.float32), (kept_BL2DW, np.arange(rows), count_B.copy())
+        step(*self._network.parts, state, np.array(token_B, np.int64), logits_BW)
+        return _log_softmax(logits_BW[:, :size])
 
     def _plain(self, kept_BL2DW: np.ndarray, count_B: np.ndarray, token_B: Sequence[int]) -> np.ndarray:
         """logp_BV after one token more of each text, whose keys and values are filled in."""
