@@ -363,6 +363,14 @@ def test_texts_whose_columns_fill_the_memory_are_left_to_torch() -> None:
     assert model.eval().reader(1) is model.batch_writer([[]], 50) is None
 
 
+def test_a_reader_is_asked_for_as_many_rows_as_texts_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = network(GRU), list[int]()
+    monkeypatch.setattr(model, "reader", asked.append)
+    for strategy, rows in ((Beam("top_k=4", width=5), 5), (DiverseBeam(width=6), 6), (Sample("penalties", seed=1), 2)):
+        finish(decode(model, [], strategy, n=2, max_tokens=2))
+        assert asked.pop() == rows
+
+
 def test_no_writer_where_the_model_is_not_as_the_loops_want_it() -> None:
     model = network(LSTM)
     assert model.batch_writer([[]], 50) is not None  # type: ignore[attr-defined]
