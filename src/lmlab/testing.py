@@ -38,6 +38,7 @@ from lmlab.decoding import (
     Sample,
     Speculative,
     StochasticBeam,
+    Strategy,
     decode,
     decode_all,
     finish,
@@ -259,11 +260,12 @@ def seeded_sampling_repeats(model: LanguageModel) -> None:
     assert texts[2][0] == texts[0][0], f"alone the first row is {texts[2][0]}, among three {texts[0][0]}"
 
 
-def sampling_matches_scorer(model: LanguageModel) -> None:
+def sampling_matches_scorer(model: LanguageModel, strategy: Strategy | None = None) -> None:
     """Drawn texts of up to two tokens come as often as the model says (chi-square, about five standard deviations)."""
     draws, prompt = 1000, _prompts(model, (3,))[0]
     depth = _depth(model, 2)
-    drawn = Counter(map(_read, finish(decode(model, prompt, Sample(seed=5), n=draws, max_tokens=depth))))
+    texts = finish(decode(model, prompt, strategy or Sample(seed=5), n=draws, max_tokens=depth))
+    drawn = Counter(map(_read, texts))
     expected = {ids: draws * math.exp(total) for ids, total in _all_texts(model, prompt, depth).items()}
     for ids in drawn:
         assert ids in expected, f"{ids} was drawn, but has probability 0"

@@ -91,6 +91,11 @@ class Search(ABC):
     lanes: Sequence[int] = (0,)  # of the branches that start from the prompt
     pruned: tuple[Pruned, ...] = ()  # the best of what the last choice dropped
 
+    @property
+    def most(self) -> int:
+        """How many texts may be live at once."""
+        return len(self.lanes)
+
     @abstractmethod
     def choose(self, rows: Rows, chain_BV: Floats) -> Choice:
         """The continuations to grow.
@@ -359,7 +364,7 @@ class Batch:
     def run(self, searches: Sequence[Growing]) -> Iterator[list[Step | None]]:
         """Join, and give the steps of these searches, None once one is done; whoever wants a step drives them all."""
         if not self._growing:
-            self._reader = reader_of(self._model, sum(len(each.live) for each in searches))
+            self._reader = reader_of(self._model, sum(each.search.most for each in searches))
         self._growing += searches
         return self._steps(searches)
 
