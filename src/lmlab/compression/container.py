@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lmlab import store
 from lmlab.compression.coders import Bytes, Coder, Tokens, damaged
-from lmlab.errors import ArtifactError, SettingError, UsageError, shown
+from lmlab.errors import ArtifactError, SettingError, UsageError, check_integer, shown
 from lmlab.integrity import json_sum
 from lmlab.memory import parse_size
 from lmlab.models.base import whole
 from lmlab.progress import Advance
-from lmlab.tokens.base import check_count
 
 if TYPE_CHECKING:
     from lmlab.facade.text_model import TextModel
@@ -55,7 +54,7 @@ class Packing:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        check_count("jobs", self.jobs)
+        check_integer("jobs", self.jobs)
         if self.block is None and self.jobs > 1:
             raise UsageError("one block cannot be shared by several jobs", "give --block as well, --block 4M")
         if not 1 << 10 <= (size := self._block) <= _LARGEST:
@@ -133,7 +132,7 @@ def unpack(
     Raises:
         ArtifactError: the file is damaged, cut off, of another version or model, or nothing of ours.
     """
-    check_count("jobs", jobs)
+    check_integer("jobs", jobs)
     header, taken = _read_header(file)
     _check_header(header, lm)
     written, digest = 0, hashlib.sha256()

@@ -24,7 +24,7 @@ from lmlab.decoding.branch import Alternative, Branch, End, Pruned, Rows, Step
 from lmlab.decoding.chain import PROCESSORS, Chain, Process, Processor, chain_of, cut, learns, normal, run
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.stop import Stop
-from lmlab.errors import LmlabError, SettingError, UnknownNameError
+from lmlab.errors import LmlabError, SettingError, UnknownNameError, check_integer
 from lmlab.models.base import LanguageModel
 from lmlab.models.readers import reader_of
 
@@ -66,8 +66,8 @@ class Limits:
     began: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
-        integer("max_tokens", self.max_tokens, 1)
-        integer("alternatives", self.alternatives, 0)
+        check_integer("max_tokens", self.max_tokens, 1)
+        check_integer("alternatives", self.alternatives, 0)
         object.__setattr__(self, "forbidden", tuple(self.forbidden))
         if self.max_seconds is not None and not self.max_seconds >= 0:
             raise SettingError("max_seconds", self.max_seconds, "a number >= 0")
@@ -461,10 +461,3 @@ def _without(logp_BV: Floats, forbidden: Sequence[int]) -> Floats:
     rest_BV = logp_BV.copy()
     rest_BV[:, list(forbidden)] = -np.inf
     return np.where(np.isfinite(rest_BV).any(-1, keepdims=True), rest_BV, logp_BV)
-
-
-def integer(name: str, value: Any, least: int) -> int:
-    """The value, once it is an integer and no less than the least; SettingError where it is not."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise SettingError(name, value, f"an integer >= {least}")
-    return int(value)
