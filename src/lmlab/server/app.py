@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -34,11 +35,6 @@ from lmlab.server import answers, asking, description
 from lmlab.server.door import Door, Metrics
 from lmlab.server.house import House
 from lmlab.server.worker import BusyError, TooLongError
-
-try:
-    import orjson
-except ImportError:  # the standard library's serves as well
-    orjson = None
 
 PAGE = Path(__file__).parent / "page"
 _OPEN = ("/health", "/docs", "/openapi.json")  # that need no key
@@ -217,13 +213,13 @@ def _chat(served: Any, asked: Any, pieces: Sequence[answers.Piece], *, stream: b
 
 
 class _Json(JSONResponse):
-    """JSON by orjson, which writes log-probabilities sixty times as fast, where it is installed."""
+    """JSON by orjson, which writes log-probabilities sixty times as fast as the standard library."""
 
     def render(self, content: Any) -> bytes:
-        with contextlib.suppress(TypeError):  # half a character, which ASCII alone can hold
-            if orjson is not None:
-                return bytes(orjson.dumps(content))
-        return json.dumps(content, allow_nan=False).encode()
+        try:
+            return orjson.dumps(content)
+        except TypeError:  # half a character, which ASCII alone can hold
+            return json.dumps(content, allow_nan=False).encode()
 
 
 async def streamed(events: AsyncGenerator[Any]) -> Response:
@@ -256,13 +252,13 @@ class _Events(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def sent() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for line in self._lines:
-                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+            async with contextlib.aclosing(self._lines):
+                async for line in self._lines:
+                    await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-        async with contextlib.aclosing(self._lines):
-            with contextlib.suppress(_GoneError):
-                await while_there(receive, sent())
+        with contextlib.suppress(_GoneError):
+            await while_there(receive, sent())
 
 
 class _GoneError(HTTPException):
@@ -288,6 +284,7 @@ async def while_there(receive: Any, work: Awaitable[T]) -> T:
     finally:
         for each in tasks:
             each.cancel()
+        await asyncio.wait(tasks)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
