@@ -86,7 +86,7 @@ def forged(run, **values):
 
 DAMAGES = {
     "no directory": (lambda run: shutil.rmtree(run), "is no model directory (no such folder)"),
-    "a file": (lambda run: (shutil.rmtree(run), run.write_text("")), "is no model directory (no such folder)"),
+    "a file": (lambda run: (shutil.rmtree(run), run.write_text("")), "is no model directory (a file, but no model)"),
     "an empty directory": (
         lambda run: [path.unlink() for path in run.iterdir()],
         "is no model directory (no manifest.json)",

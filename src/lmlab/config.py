@@ -268,16 +268,17 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     import tomllib
 
     from lmlab.disk import exists
+    from lmlab.packed import is_packed, pieces
 
     path = Path(name_or_path)
-    if exists(path) and path.is_dir():
+    if exists(path) and (path.is_dir() or is_packed(path)):
         path = path / "config.json"
     elif path.suffix not in (".toml", ".json"):
         path = _recipe_folder() / f"{name_or_path}.toml"
-    if not path.is_file():
+    if not path.is_file() and not path.parent.is_file():
         raise UnknownNameError("recipe", name_or_path, recipe_names())
     try:
-        text = path.read_text(encoding="utf-8")
+        text = b"".join(pieces(path)).decode()
         recipe = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as a recipe ({error})", "see docs/guide/recipes.md") from error

@@ -65,17 +65,28 @@ def atomic_folder(path: Path, *, overwrite: bool = False, lasting: bool = True) 
     """
     if exists(path) and not overwrite:
         raise RunExistsError(path)
+    with scratch_folder(path) as beside:
+        yield beside
+        for file in [*beside.rglob("*"), beside] if lasting else ():
+            settle(file)
+        _swap(beside, path)
+        if lasting:
+            _sync(path.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside a place, on its disk, removed when the block ends.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
         beside.mkdir(mode=0o700)
         try:
             yield beside
-            for file in [*beside.rglob("*"), beside] if lasting else ():
-                settle(file)
-            _swap(beside, path)
-            if lasting:
-                _sync(path.parent)
         finally:
             if beside.exists():
                 import shutil  # which a cold start need not load

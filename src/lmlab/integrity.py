@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmlab import packed
 from lmlab.disk import cache_dir, write_file
 from lmlab.errors import ArtifactError, StorageError
 
@@ -27,8 +28,10 @@ _LARGEST_JSON = 1 << 28
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for piece in packed.pieces(path):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -65,7 +68,8 @@ def plain(path: Path) -> Path:
         ArtifactError: it does not, or there is none.
     """
     try:
-        mode = path.lstat().st_mode
+        within = packed.extent(path).file != path
+        mode = stat.S_IFREG if within else path.lstat().st_mode
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror})", "make it again") from error
     if not stat.S_ISREG(mode):
@@ -79,10 +83,10 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         ArtifactError: missing, no regular file, larger than 256 MiB, not JSON, or not an object.
     """
-    if (size := plain(path).stat().st_size) > _LARGEST_JSON:
+    if (size := packed.extent(plain(path)).size) > _LARGEST_JSON:
         raise ArtifactError(f"{path} has {size:,} bytes, but {_LARGEST_JSON:,} at most are read", remedy)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(b"".join(packed.pieces(path)))
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror})", remedy) from error
     except (ValueError, RecursionError) as error:
@@ -135,5 +139,5 @@ class Verified:
 
 
 def _identity(path: Path) -> list[int]:
-    now = path.stat()
+    now = packed.extent(path).file.stat()
     return [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]

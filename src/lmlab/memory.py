@@ -24,6 +24,7 @@ import numpy as np
 
 from lmlab.disk import writing
 from lmlab.errors import SettingError
+from lmlab.packed import extent
 
 _SMALL = 1 << 20
 _RESERVED = 256 << 20  # bytes of addresses, lest arrays that grow be moved, which splits huge pages into small ones
@@ -147,8 +148,10 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
         OSError: it cannot be read.
         ValueError: it is not as it was written.
     """
-    size = path.stat().st_size - length * np.dtype(dtype).itemsize
-    with path.open("rb") as file:
+    where = extent(path)
+    size = where.size - length * np.dtype(dtype).itemsize
+    with where.file.open("rb") as file:
+        file.seek(where.start)
         header = file.read(min(max(size, 0), _SMALL))
     if len(header) != size or zlib.crc32(header) != checksums[0]:
         raise ValueError("its header or its length is not as it was written")
@@ -162,7 +165,7 @@ def map_array(path: Path, dtype: str, length: int, checksums: Sequence[int], *, 
         raise ValueError(f"it has {len(checksums)} checksums, which do not fit its length")
     if not length:
         return np.empty(0, dtype)
-    array = np.asarray(np.memmap(path, dtype, "r", size, (length,)))
+    array = np.asarray(np.memmap(where.file, dtype, "r", where.start + size, (length,)))
     check_array(array, checksums, whole=whole)
     return array
 
@@ -174,8 +177,19 @@ def map_npy(path: Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
         OSError: it cannot be read.
         ValueError: it is no such file, or cut short.
     """
-    with _header():
-        return np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[no-any-return]
+    where = extent(path)
+    with _header(), where.file.open("rb") as file:
+        file.seek(where.start)
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"its version {version} is not (1, 0)")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        at, size = file.tell(), math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or min(shape, default=0) < 0 or size > where.start + where.size - at:
+            raise ValueError(f"it is too short for {dtype} of shape {shape}")
+    if not size:
+        return np.empty(shape, dtype)
+    return np.memmap(where.file, dtype, mode, at, shape, "F" if by_column else "C")
 
 
 @contextlib.contextmanager

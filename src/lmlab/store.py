@@ -10,6 +10,8 @@
     curve.png          the learning curve
     checkpoints/       what `--resume` needs (`lmlab.training.checkpoint`)
 
+An n-gram model may lie in one file as well, `model.lm`: the same paths lead into it (`lmlab.packed`).
+
 Every file and folder is written beside its place, synced, and renamed into it. Nothing is ever unpickled, and nothing
 is read that is not as it was written, or no regular file.
 """
@@ -24,8 +26,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmlab import registry, tokens
-from lmlab.disk import as_json, atomic_folder, exists, settle, write_file, write_json, writing
+from lmlab import packed, registry, tokens
+from lmlab.disk import as_json, atomic_folder, exists, scratch_folder, settle, write_file, write_json, writing
 from lmlab.errors import ArtifactError, RunExistsError, UsageError, shown
 from lmlab.integrity import Verified, plain, read_json, sha256_of, signed, unsigned
 from lmlab.models.base import Registered
@@ -71,12 +73,33 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise RunExistsError(path)
+    if path.suffix == packed.SUFFIX and packed.is_packed(path):
+        return
     within = sorted(path.iterdir()) if path.is_dir() else []
     runs = [path] if (path / MANIFEST).is_file() or not within else [entry for entry in within if entry.is_dir()]
     made = runs and all((run / MANIFEST).is_file() or run == path for run in runs)
     strange = [] if runs == [path] else [e.name for e in within if not e.is_dir() and e.name not in COMPARISON]
     if not made or strange or not path.is_dir():
         raise UsageError(f"{path} holds more than runs, so it is not overwritten", "remove it, or choose another -o")
+
+
+def check_one_file(path: Path, kind: str) -> None:
+    """Let a name that ends with `.lm` be that of a model which can lie in one file.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if path.suffix == packed.SUFFIX and not getattr(registry.stored(kind), "one_file", False):
+        raise UsageError(f"{path} would be one file, but a model of kind {kind} is kept in a folder", "name a folder")
+
+
+def is_model(path: Path) -> bool:
+    """Whether a model directory is there, or a model in one file; either may be damaged.
+
+    Raises:
+        UsageError: nothing can have that name.
+    """
+    return exists(path) and (packed.is_packed(path) if path.is_file() else (path / MANIFEST).is_file())
 
 
 def new_manifest(config: RunConfig, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +140,9 @@ def sign(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """What lies in a model directory, but folders, hidden files, checkpoints and logs."""
+    if not folder.is_dir():
+        yield from (folder / name for name in packed.members(folder) if name not in _UNSIGNED)
+        return
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name in _UNSIGNED:
             continue
@@ -165,8 +191,18 @@ def save(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a whole model directory, atomically."""
+    """Write a whole model directory, or where the name ends with `.lm` one file, atomically.
+
+    Raises:
+        UsageError: one file is named for a model of a kind that is kept in a folder alone.
+    """
     check_free(path, overwrite=overwrite)
+    if path.suffix == packed.SUFFIX:
+        check_one_file(path, config.model.kind)
+        with scratch_folder(path) as beside:
+            save(beside / "model", model, tokenizer, config, manifest, curve)
+            packed.pack(beside / "model", path)
+        return
     with atomic_folder(path, overwrite=overwrite) as folder:
         model.save(folder)
         write_description(folder, tokenizer, config, manifest)
@@ -251,8 +287,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing, damaged, or of another format.
     """
-    if not exists(path) or not (path / MANIFEST).is_file():
-        lacking = f"no {MANIFEST}" if path.is_dir() else "no such folder"
+    if not is_model(path):
+        lacking = f"no {MANIFEST}" if path.is_dir() else "a file, but no model" if path.is_file() else "no such folder"
         raise ArtifactError(f"{path} is no model directory ({lacking})", "see `lmlab train --help`")
     manifest = read_json(path / MANIFEST, _AGAIN)
     written = manifest.get("format")

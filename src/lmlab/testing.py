@@ -7,6 +7,8 @@ A law takes a model and raises AssertionError with a telling message. `laws_for(
 model does not declare (padded batches, storage, training, normalised rows) is not asked of it. The models are small: a
 few tokens of vocabulary, on the CPU, in evaluation mode.
 
+`check_honest` asks what a decoder needs of any predictor, a plain function: no model of ours, no protocol.
+
 Shapes: B contexts, T positions, V the vocabulary, N ids.
 """
 
@@ -42,12 +44,14 @@ from lmlab.decoding import (
     finish_all,
 )
 from lmlab.errors import LmlabError, UsageError
+from lmlab.honest import check_honest
 from lmlab.models.base import LanguageModel, State, Storable
 from lmlab.models.neural.dropout import drawn_from
 from lmlab.models.scorers import Padded, scorer_of
 from lmlab.train_settings import TrainSettings
 from lmlab.vocabulary import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
+__all__ = ["check_honest", "check_laws", "laws_for"]
 Law = Callable[[LanguageModel], None]
 _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
 

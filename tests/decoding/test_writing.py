@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from lmlab.decoding import Branch, Greedy, Rows, Sample, StopIds, Strategy, decode, decode_all, finish, finish_all
+from lmlab.decoding import (
+    Beam,
+    BeamSample,
+    Branch,
+    DiverseBeam,
+    Greedy,
+    Rows,
+    Sample,
+    StopIds,
+    Strategy,
+    decode,
+    decode_all,
+    finish,
+    finish_all,
+)
 from lmlab.decoding.chain import chain_of, run
 from lmlab.decoding.writing import _known
 from lmlab.errors import LmlabError
@@ -133,6 +147,125 @@ def test_many_texts_and_prompts() -> None:
     assert len({tuple(branch.ids()) for branch in written}) > 3
 
 
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
+def test_beams_in_loops_are_those_of_the_search(kind: type[Any], settings: dict[str, Any]) -> None:
+    model = network(kind, **settings)
+    model.temperature = 0.9
+    for beam, n in (
+        (Beam(width=1), 1),
+        (Beam(width=4), 4),
+        (Beam(width=7, length_penalty=0, early_stopping="first"), 2),
+        (Beam(width=3, length_penalty=2, early_stopping="heuristic"), 3),
+    ):
+        for forbidden in ([], [EOS, 5]):
+            assert_same_steps_of_beams(model, beam, n, forbidden=forbidden, max_tokens=25)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_beams_of_ngram_models_resolve_every_tie_as_the_search(order: int) -> None:
+    ids_N = np.array([BOS, *np.random.default_rng(0).integers(4, 9, 300), EOS], np.uint16)
+    model = Ngram.estimate(Ngram.Settings(order=order, smoothing="stupid-backoff"), VOCAB, ids_N)
+    for beam in (Beam(width=1), Beam(width=5), Beam(width=6, length_penalty=0), Beam(width=40)):
+        for forbidden in ([], [EOS, 5]):
+            assert_same_steps_of_beams(model, beam, 1, forbidden=forbidden, max_tokens=25)
+
+
+def assert_same_steps_of_beams(model: Any, beam: Beam, n: int, **limits: Any) -> None:
+    def shown(branch: Branch) -> tuple[Any, ...]:
+        return branch.ids(), branch.end, *near(branch.score, branch.total, branch.drawn_total, branch.perplexity)
+
+    def near(*values: float) -> list[Any]:
+        return [pytest.approx(value, abs=1e-4, rel=1e-4) for value in values]
+
+    def run() -> list[Any]:
+        prompts = [[5, 6], [], [7, 8, 9, 4]]
+        steps = [[step for step in several if step] for several in decode_all(model, prompts, beam, n=n, **limits)]
+        return [step for several in steps for step in several]
+
+    with only(False):
+        searched = run()
+    with only(True):
+        written = run()
+    assert len(searched) == len(written)
+    for one, other in zip(searched, written, strict=True):
+        for name in ("live", "ended", "best", "rivals"):
+            assert [shown(branch) for branch in getattr(other, name)] == [shown(each) for each in getattr(one, name)]
+        assert one.done == other.done
+        assert [(cut.parent.ids(), cut.token, cut.why) for cut in other.pruned] == [
+            (cut.parent.ids(), cut.token, cut.why) for cut in one.pruned
+        ]
+        assert [cut.score for cut in other.pruned] == near(*[cut.score for cut in one.pruned])
+
+
+def test_beams_in_loops_resolve_ties_as_the_search() -> None:
+    model = network(LSTM)
+    with torch.no_grad():
+        model.output.weight.zero_()  # type: ignore[operator,union-attr]
+        model.output.bias.zero_()  # type: ignore[operator,union-attr]
+        model.output.bias[10:15] = 1  # type: ignore[index]
+        model.output.bias[EOS] = 1  # type: ignore[index]
+    for width in (2, 5, 8):
+        assert_same_steps_of_beams(model, Beam(width=width), width, max_tokens=6)
+
+
+def test_limits_that_loops_do_not_know_go_through_the_search() -> None:
+    model = network(GRU)
+    for limits in ({"stop": StopIds([[7]])}, {"alternatives": 2}, {"max_seconds": 0}):
+        assert_same(*both(lambda k=limits: finish(decode(model, [], Beam(width=3), n=2, max_tokens=30, **k))))  # type: ignore[misc]
+    strategies = Beam("top_k=4,temperature=0.7", width=3), DiverseBeam(), BeamSample(width=3, seed=1)
+    for strategy in strategies:
+        assert_same(*both(lambda s=strategy: finish(decode(model, [], s, n=2, max_tokens=30))))  # type: ignore[misc]
+
+
+def test_a_text_is_the_same_bit_for_bit_alone_and_among_others() -> None:
+    model = network(LSTM, layers=2)
+
+    def written(n: int) -> list[tuple[list[int], float]]:
+        return [(one.ids(), one.total) for one in finish(decode(model, [9], Sample(seed=5), n=n, max_tokens=30))]
+
+    with only(True):
+        many = written(100)
+        assert many[:1] == written(1)
+        assert many[:7] == written(7)
+
+
+@pytest.mark.parametrize("name", ["recurrent.weight_hh_l0", "output.bias", "embedding.weight", "recurrent.bias_ih_l0"])
+def test_weights_that_change_in_place_are_noticed(name: str) -> None:
+    model = network(LSTM)
+
+    def total() -> float:
+        return finish(decode(model, [], Sample(seed=4), max_tokens=30))[0].total
+
+    with only(True):
+        totals = [total(), total()]
+        weight = dict(model.named_parameters())[name].data
+        weight.copy_(weight.flip(0))  # the same numbers elsewhere, and nothing that torch counts
+        totals.append(total())
+        model.temperature = 0.5
+        totals.append(total())
+    assert totals[0] == totals[1]
+    assert len(set(totals)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "length"), [(1, 5, 3), (2, 32, 128), (6, 70, 131), (7, 33, 300), (13, 1, 1)]
+)
+def test_product_by_panels_is_that_of_numpy(rows: int, features: int, length: int) -> None:
+    from lmlab.kernels.writing.panels import add_product, packed, width
+
+    rng = np.random.default_rng(rows)
+    matrix_FH, x_BH = rng.normal(size=(features, length)).astype("f"), rng.normal(size=(rows, length)).astype("f")
+    found = []
+    for back in (False, True):
+        y_BW = np.ones((rows, width(features)), np.float32)
+        add_product(packed(matrix_FH[None])[0], x_BH, y_BW, back)
+        assert y_BW[:, :features] == pytest.approx(1 + x_BH @ matrix_FH.T, abs=1e-4)
+        assert (y_BW[:, features:] == 1).all()
+        found.append(y_BW)
+    assert (found[0] == found[1]).all()
+
+
 def test_stop_and_steps() -> None:
     model = network(GRU)
     with only(True):
@@ -151,15 +284,16 @@ def test_broken_weights_are_told() -> None:
     model = network(LSTM)
     with torch.no_grad():
         model.output.bias[7] = torch.nan
-    with only(True), pytest.raises(LmlabError, match="NaN"):
-        finish(decode(model, [], Greedy()))
+    for strategy in (Greedy(), Beam(width=3)):
+        with only(True), pytest.raises(LmlabError, match="NaN"):
+            finish(decode(model, [], strategy))
 
 
 def test_no_writer_where_the_model_is_not_as_the_loops_want_it() -> None:
     model = network(LSTM)
-    assert model.writer([], 50) is not None  # type: ignore[attr-defined]
+    assert model.batch_writer([[]], 50) is not None  # type: ignore[attr-defined]
     for other in (network(LSTM).train(), network(LSTM).double(), network(LSTM, softmax="adaptive")):
-        assert other.writer([], 50) is None  # type: ignore[attr-defined]
+        assert other.batch_writer([[]], 50) is None  # type: ignore[attr-defined]
     assert_same(*both(lambda: finish(decode(model, [], Sample("penalties", seed=1), max_tokens=20))))
 
 

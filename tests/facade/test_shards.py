@@ -130,7 +130,7 @@ def test_several_texts_some_compressed(here: Path) -> None:
 def test_every_line_is_in_one_shard(text: str, of: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("text") / "text"
     path.write_bytes(text.encode())
-    found = [b"".join(o.read()) for n in range(1, of + 1) for o in raw.shard([path], ["text"], n, of)]
+    found = [b"".join(o.read()) for n in range(1, of + 1) for o in raw.shard(["text"], path.parent, n, of)]
     assert b"".join(found) == text.encode()
     assert all(piece.endswith(b"\n") for piece in [piece for piece in found if piece][:-1])
 
@@ -216,14 +216,36 @@ def test_forged_counts_lead_nowhere(name: str, value: int, here: Path) -> None:
         merge(*folders, out="run", reporter=Silent())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shard": [1, 2**31]}, "holds no counts of a shard"),  # a list of those that are missing would fill memory
+        ({"words": b"two  spaces"}, "its words are not a space apart"),
+        ({"words": b"a\tb"}, "its words are not a space apart"),
+    ],
+)
+def test_a_forged_description_leads_nowhere(change: dict[str, Any], said: str, here: Path) -> None:
+    from lmlab.models.ngram.count_files import read_about, read_arrays, write_arrays
+
+    (folder,) = count_all("text.txt", of=1)
+    about = read_about(folder)
+    arrays = dict(zip(about["arrays"], read_arrays(folder, *about["arrays"]), strict=True))
+    if words := change.pop("words", b""):
+        arrays["words"] = np.frombuffer(words, np.uint8)
+    kept = {key: value for key, value in about.items() if key not in ("arrays", "sha256")}
+    write_arrays(folder, arrays.items(), kept | change)
+    with pytest.raises(ArtifactError, match=said):
+        merge(folder, reporter=Silent())
+
+
 def test_shards_that_do_not_belong_together(here: Path) -> None:
     folders = count_all("text.txt", of=4)
-    with pytest.raises(UsageError, match="2 of 4 are missing: 2, 4: count them, as by `lmlab ngram count --shard 2/4`"):
+    with pytest.raises(UsageError, match="2 of 4 are missing: 2, 4: make them, as by `lmlab ngram count --shard 2/4`"):
         merge(folders[0], folders[2], reporter=Silent())
     with pytest.raises(UsageError, match=r"are both shard 2 of 4 of text.txt: name one"):
         merge(*folders, folders[1], reporter=Silent())
     other = count_all("text.txt", of=1, name="other", model=Ngram.Settings(order=2))
-    with pytest.raises(UsageError, match="other-1 was counted with order 2, but counts-1 with 3"):
+    with pytest.raises(UsageError, match="other-1 was made with order 2, but counts-1 with 3"):
         merge(*folders, *other, reporter=Silent())
     about = folders[3] / ABOUT
     about.write_text(about.read_text().replace('"format": 1', '"format": 2'))
@@ -266,7 +288,7 @@ def test_a_killed_worker_is_told_and_the_next_call_goes_on(
         patch.setattr(shards, phase, _die)
         with (
             ProcessPoolExecutor(2, get_context("spawn")) as pool,
-            pytest.raises(WorkerError, match="a worker was lost"),
+            pytest.raises(WorkerError, match="a worker or its scheduler was lost"),
         ):
             estimate("text.txt", out="run", shards=2, executor=pool)
     assert not Path("run").exists()

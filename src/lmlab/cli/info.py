@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("run_folder", nargs="?", metavar="RUN", help="a model directory")
+    parser.add_argument("run_folder", nargs="?", metavar="RUN", help="a model")
     parser.add_argument("--settings", action="store_true", help="every setting, result and file")
 
 
@@ -43,16 +43,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(name: str) -> dict[str, Any]:
-    from lmlab import store
+    from lmlab import packed, store
 
     if name.startswith("hf:"):
         from lmlab.facade.hf import open_hf
 
         return open_hf(name).manifest
-    folder = Path(name)
-    manifest = store.read_manifest(folder)
-    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {**manifest, "files": files}
+    return {**store.read_manifest(Path(name)), "files": packed.sizes(Path(name))}
 
 
 def _machine() -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   lmlab ngram estimate my.txt -o runs/kn5
   lmlab ngram estimate a.txt b.txt --order 3 --prune 0,0,1 -o runs/small
+  lmlab ngram estimate my.txt -o kn5.lm                 # one file in place of a folder
   lmlab ngram estimate big.txt.zst --memory 2G -o runs/big
   lmlab ngram estimate big.txt --shards 64 --memory 2G --cluster tcp://10.0.0.1:8786 -o runs/big"""
 
@@ -30,7 +31,7 @@ EXAMPLES = """\
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="UTF-8 text files, compressed or not, or -")
-    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+    parser.add_model_out()
     parser.add_overwrite()
     parser.add_ngram("prune_entropy", "prune_to", "k", "compat")
     parser.add_errors()
@@ -75,9 +76,11 @@ def workers(cluster: str | None) -> Iterator[Executor | None]:
     if cluster is None:
         yield None
         return
-    from lmlab.facade.shards import dask
-
-    with dask(cluster) as executor:
+    if cluster.startswith("ray:"):
+        from lmlab.facade.ray_tasks import connected
+    else:
+        from lmlab.facade.shards import dask as connected
+    with connected(cluster) as executor:
         yield executor
 
 

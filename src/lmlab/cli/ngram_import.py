@@ -15,7 +15,7 @@ EXAMPLES = """\
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
     parser.add_argument("file", metavar="FILE", help="an ARPA file")
-    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+    parser.add_model_out()
     parser.add_argument(
         "--errors", default="strict", choices=("strict", "replace"), help="words that are not UTF-8: refuse, or U+FFFD"
     )

@@ -22,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
     from lmlab.models.ngram import Ngram
 
     parser.add_argument("counts", nargs="+", metavar="COUNTS", help="folders that `lmlab ngram count` wrote")
-    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+    parser.add_model_out()
     parser.add_overwrite()
     names = [field.name for field in described(Ngram.Settings) if field.name not in ("order", "compat")]
     parser.add_settings("n-gram", "model", Ngram.Settings, *names)

@@ -20,8 +20,8 @@ EXAMPLES = """\
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("run_folder", metavar="RUN", help="a model directory")
-    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the model directory to write")
+    parser.add_argument("run_folder", metavar="RUN", help="a model")
+    parser.add_model_out()
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="drop what changes perplexity less than this share"
     )

@@ -15,18 +15,19 @@ EXAMPLES = """\
 
 def add_arguments(parser: Parser) -> None:
     """The verb's arguments."""
-    parser.add_argument("run_folder", metavar="RUN", help="a model directory")
+    parser.add_argument("run_folder", metavar="RUN", help="a model")
 
 
 def run(options: argparse.Namespace) -> int:
     """Count and weigh."""
     from lmlab.facade.estimate import ngram_of
     from lmlab.facade.text_model import TextModel
+    from lmlab.packed import sizes
 
     lm = TextModel.load(options.run_folder)
     model = ngram_of(lm)
-    total, folder = sum(model.ngrams), Path(options.run_folder)
-    on_disk = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".npy", ".bin"))
+    total, files = sum(model.ngrams), sizes(Path(options.run_folder))
+    on_disk = sum(size for name, size in files.items() if name.endswith((".npy", ".bin")))
     figures = {
         "order": len(model.ngrams),
         "smoothing": model.settings.smoothing,

@@ -68,6 +68,11 @@ class Parser(argparse.ArgumentParser):
         names = [name for name in DATA if shares or name != "split"]
         _add_settings(self.add_argument_group("text"), "data", DataSettings, names)
 
+    def add_model_out(self) -> None:
+        """Where an n-gram model is written."""
+        help = "the model to write: a folder, or where it ends with .lm one file"
+        self.add_argument("-o", "--out", metavar="RUN", required=True, help=help)
+
     def add_overwrite(self) -> None:
         """Whether what `--out` names is replaced."""
         self.add_argument("--overwrite", action="store_true", help="replace the runs that are there already")
@@ -127,7 +132,9 @@ class Parser(argparse.ArgumentParser):
 
     def add_cluster(self) -> None:
         """Where tasks run."""
-        self.add_argument("--cluster", metavar="URL", help="work on a Dask cluster, as tcp://HOST:8786")
+        self.add_argument(
+            "--cluster", metavar="URL", help="work on Dask, as tcp://HOST:8786, or Ray, as ray://HOST:10001"
+        )
 
     def add_spelling(self) -> None:
         """Whether the spelling of unknown tokens is charged."""

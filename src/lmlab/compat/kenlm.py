@@ -28,6 +28,7 @@ from lmlab.models.ngram import listing
 from lmlab.models.ngram.kenlm_file import KenlmFile, is_kenlm_file
 from lmlab.models.ngram.listing import Listing
 from lmlab.models.ngram.model import Ngram
+from lmlab.packed import is_packed
 from lmlab.tokens.word import WordTokenizer
 from lmlab.vocabulary import BOS, EOS, SPECIALS
 
@@ -93,8 +94,8 @@ class Model:
     """An n-gram model as kenlm offers it. Threads may share it; pickling keeps its path alone.
 
     Args:
-        path: a model directory of ours, its tokenizer `word` with `split space`; an ARPA file, compressed or not; or
-            a binary file that KenLM's build_binary wrote.
+        path: a model of ours, a directory or one file, its tokenizer `word` with `split space`; an ARPA file,
+            compressed or not; or a binary file that KenLM's build_binary wrote.
         config: taken and ignored.
 
     Attributes:
@@ -227,13 +228,13 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
     """The model at a path, and the spellings of its words from id 4 on.
 
     Args:
-        path: a model directory of ours, or an ARPA file.
+        path: a model directory of ours, one in one file, or an ARPA file.
         compact: whether the compact layout will do; else what is compact is refused.
 
     Raises:
         LmlabError: there is no such model.
     """
-    if not path.is_dir():
+    if not _is_ours(path):
         from lmlab.models.ngram import arpa
 
         return arpa.read(path)
@@ -247,6 +248,10 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with tokenizer word, split space")
 
 
+def _is_ours(path: Path) -> bool:
+    return path.is_dir() or is_packed(path)
+
+
 def listing_of(path: Path, **options: Any) -> Listing:
     """The n-grams of a model directory of ours, or of an ARPA file as they stand there.
 
@@ -257,4 +262,4 @@ def listing_of(path: Path, **options: Any) -> Listing:
     Raises:
         LmlabError: there is no such model, or KenLM cannot hold it.
     """
-    return listing.of(*read(path)) if path.is_dir() else listing.read(path, **options)
+    return listing.of(*read(path)) if _is_ours(path) else listing.read(path, **options)

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.corpora import named, objects, records
+from lmlab.corpora import named, objects, records, remote
 from lmlab.corpora.document import PIECE_CHARS, Document, text_pieces, token_pieces
-from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, stdin_origin
+from lmlab.corpora.raw import CHUNK, Origin, Progress, file_origin, folder_origins, named_origin, stdin_origin
 from lmlab.corpora.settings import SPLITS, DataSettings
 from lmlab.corpora.splits import FEW, SplitRule, choose_rule, code_of, position_cuts, shares_in_words
 from lmlab.disk import exists
@@ -49,7 +49,8 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
     """Read a source once and split it.
 
     Args:
-        source: a named corpus, a file, a folder, "hf:NAME" of the Hugging Face hub, or "-" for standard input.
+        source: a named corpus, a file, a folder, an address such as "s3://bucket/my.jsonl.zst", "hf:NAME" of the
+            Hugging Face hub, or "-" for standard input.
         settings: how to read and split it; the defaults where None.
         progress: called with the bytes read (or downloaded) so far and their total.
 
@@ -65,6 +66,9 @@ def open_corpus(source: str, settings: DataSettings | None = None, *, progress: 
         settings = corpus.settings(settings)
         origins, rule = named.origins(corpus, settings, progress), choose_rule(settings, corpus.rule)
         return _read(source, origins, settings, rule, progress, group=corpus.group_field)
+    if remote.is_address(source):
+        origin = named_origin(source)
+        return _read(Path(origin.name).name, [origin], settings, rule, progress)
     if source.startswith(objects.HF):
         loaded = objects.load_hf(source)
         return _spooled(source, objects.documents(loaded, settings), settings, rule)
@@ -134,8 +138,20 @@ def _read(
     return _spooled(name, documents, settings, rule, skipped)
 
 
+def open_part(name: str, origins: Sequence[Origin], settings: DataSettings) -> Corpus:
+    """The documents of one shard of a text: some splits may be empty, and none is cut by position."""
+    documents = (document for origin in origins for document in records.read_documents(origin, settings))
+    return _spooled(name, documents, settings, choose_rule(settings, SplitRule()), part=True)
+
+
 def _spooled(
-    name: str, documents: Iterator[Document], settings: DataSettings, rule: SplitRule, skipped: int = 0
+    name: str,
+    documents: Iterator[Document],
+    settings: DataSettings,
+    rule: SplitRule,
+    skipped: int = 0,
+    *,
+    part: bool = False,
 ) -> Corpus:
     if settings.max_chars is not None:
         documents = records.clip(documents, settings.max_chars)
@@ -144,7 +160,13 @@ def _spooled(
     builder = _Builder(rule, skipped)
     for document in documents:
         builder.add(document)
-    return builder.finish(name)
+    return builder.finish(name, part=part)
+
+
+def empty_splits(name: str, lacking: Sequence[str], rule: str) -> EmptyDataError:
+    """The error of a text that leaves splits empty which should have some."""
+    problem = f"{name} leaves {' and '.join(lacking)} empty ({rule})"
+    return EmptyDataError(problem, "give more text, other shares (--split 0.9,0.05,0.05) or --split none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +179,8 @@ class Corpus:
     pretokenised: bool  # whether every document comes with its tokens
     skipped: int  # the number of files of a folder that are no text, and of documents without any text
     sizes: Mapping[str, SplitSize]  # of "train", "valid", "test", and of "all" of them
-    _segments: _Segments = field(repr=False)
+    _segments: Any = field(repr=False)
+    encoded: str | None = None  # the folder that holds its ids, where it was encoded by itself
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of "train", "valid", "test" or "all", in order; large ones in pieces of at most PIECE_CHARS."""
@@ -307,16 +330,16 @@ class _Builder:
         key = hashlib.sha256(document.group.encode("utf-8")) if document.group else self._key
         return code_of(key.digest(), self._rule.shares)
 
-    def finish(self, name: str) -> Corpus:
-        """The corpus; EmptyDataError where there is no text at all, or none in a split that should have some."""
-        if not self._codes:
+    def finish(self, name: str, *, part: bool = False) -> Corpus:
+        """The corpus; unless it is a part, EmptyDataError where a split that should have text has none."""
+        if not self._codes and not part:
             remedy = "give at least one character; a generator that was read already gives nothing"
             raise EmptyDataError(f"{name} holds no text", remedy)
         edges, codes_N = np.frombuffer(self._ends, dtype=np.int64), np.frombuffer(self._codes, dtype=np.uint8)
         owners_N: Sequence[int] | np.ndarray = range(len(codes_N))
         sizes = dict(zip(SPLITS, (SplitSize(*total) for total in self._totals), strict=True))
         few = len(codes_N) == 1 or (len(codes_N) < FEW and bool(self._lacking(sizes)))
-        cut = few and not self._placed and not self._pretokenised and max(self._rule.shares) < 1
+        cut = not part and few and not self._placed and not self._pretokenised and max(self._rule.shares) < 1
         if cut:
             order = [SPLITS.index(split) for split in self._rule.order]
             cuts = position_cuts(edges.tolist(), [self._rule.shares[split] for split in order], self._texts.read)
@@ -328,9 +351,8 @@ class _Builder:
         if cut:
             sizes = {split: segments.size(split) for split in SPLITS}
         rule = self._sentence(cut)
-        if lacking := self._lacking(sizes):
-            problem = f"{name} leaves {' and '.join(lacking)} empty ({rule})"
-            raise EmptyDataError(problem, "give more text, other shares (--split 0.9,0.05,0.05) or --split none")
+        if (lacking := self._lacking(sizes)) and not part:
+            raise empty_splits(name, lacking, rule)
         sizes["all"] = SplitSize(*map(sum, zip(*map(dataclasses.astuple, sizes.values()), strict=True)))
         return Corpus(name, self._content.hexdigest(), rule, tokens, self._skipped, sizes, segments)
 

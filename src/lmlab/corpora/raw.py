@@ -1,4 +1,4 @@
-"""Where bytes come from: files, folders, zip files, standard input.
+"""Where bytes come from: files, folders, zip files, standard input, addresses.
 
 An `Origin` is one stream of bytes with a name; `reading` makes text of it.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmlab.corpora import remote
 from lmlab.corpora.reading import HEAD, inflate, packed
 from lmlab.errors import DataError, EmptyDataError, UsageError
 
@@ -64,11 +65,14 @@ def stdin_origin() -> Origin:
 
 
 def named_origin(name: str) -> Origin:
-    """The bytes of a file, or of standard input for "-".
+    """The bytes of a file, of what lies at an address, or of standard input for "-".
 
     Raises:
         DataError: there is no such file, or standard input is closed.
+        MissingExtraError: the address needs fsspec.
     """
+    if remote.is_address(name):
+        return Origin(remote.title(name), functools.partial(remote.read, name), remote.size_of(name))
     return stdin_origin() if name == "-" else file_origin(Path(name))
 
 
@@ -94,21 +98,26 @@ def folder_origins(folder: Path, unit: str) -> tuple[list[Origin], int]:
     Files are sorted by their path from the folder, the same on every machine. Hidden files and folders and
     `__pycache__` are passed over without counting. With unit "record", only files whose ending tells of records count.
     """
+    paths, skipped = folder_files(folder, unit)
+    return [file_origin(path, name=str(Path(folder.name) / path.relative_to(folder))) for path in paths], skipped
+
+
+def folder_files(folder: Path, unit: str) -> tuple[list[Path], int]:
+    """The paths of `folder_origins`, and how many files were skipped."""
     paths: list[Path] = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         paths += [Path(root, name) for name in files if not name.startswith(".")]
     paths = sorted(filter(Path.is_file, paths), key=lambda path: path.relative_to(folder).as_posix())
-    origins = []
+    found = []
     for path in paths:
-        origin = file_origin(path, name=str(Path(folder.name) / path.relative_to(folder)))
-        wanted = kind_of(origin.name) != "text" if unit == "record" else True
-        if os.access(path, os.R_OK) and wanted and (unit == "record" or is_text(origin)):
-            origins.append(origin)
-    skipped = len(paths) - len(origins)
-    if not origins:
+        wanted = kind_of(path.name) != "text" if unit == "record" else True
+        if os.access(path, os.R_OK) and wanted and (unit == "record" or is_text(file_origin(path))):
+            found.append(path)
+    skipped = len(paths) - len(found)
+    if not found:
         raise EmptyDataError(f"{folder} holds no text file ({skipped} skipped)", "give a folder with UTF-8 text in it")
-    return origins, skipped
+    return found, skipped
 
 
 def sliced(origin: Origin, start: int, stop: int | None, partition: str) -> Origin:
@@ -132,27 +141,51 @@ def sliced(origin: Origin, start: int, stop: int | None, partition: str) -> Orig
     return Origin(origin.name, read, size, partition)
 
 
-def shard(paths: Sequence[Path], names: Sequence[str], number: int, of: int) -> list[Origin]:
+def located(name: str, here: Path) -> Origin:
+    """The bytes of a file that is named from a folder, or of what lies at an address."""
+    return named_origin(name) if remote.is_address(name) else file_origin(here / name, name=name)
+
+
+def stamp(name: str, here: Path) -> tuple[int, int]:
+    """What tells whether a text is still as it was: its size, and of a file when it was changed."""
+    if remote.is_address(name):
+        return remote.size_of(name) or 0, 0
+    with _explained(here / name):
+        about = (here / name).stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def shard(
+    names: Sequence[str], here: Path, number: int, of: int, whole: Callable[[str], bool] = lambda name: False
+) -> list[Origin]:
     """The lines of some files that are one of so many shards, from 1 on, of about as many bytes each.
 
-    A line belongs to the shard that its first byte falls in, counted through all files; a compressed file belongs whole
-    to the shard of its own first byte.
+    A line belongs to the shard that its first byte falls in, counted through all files. What is compressed, or lies at
+    an address, belongs whole to the shard of its own first byte.
+
+    Args:
+        names: of files or addresses.
+        here: the folder that the names of files start from.
+        number: which shard.
+        of: how many there are.
+        whole: tells of a name whether its file is not to be cut at lines.
 
     Raises:
         UsageError: one of them has no size.
     """
-    origins = [file_origin(path, name=name) for path, name in zip(paths, names, strict=True)]
+    origins = [located(name, here) for name in names]
     if streams := [origin.name for origin in origins if origin.size is None]:
         raise UsageError(f"{streams[0]} is a stream, which cannot be cut into shards", "name a file")
     total, found = sum(origin.size or 0 for origin in origins), []
     first, last = total * (number - 1) // of, total * number // of
-    for path, origin in zip(paths, origins, strict=True):
+    for name, origin in zip(names, origins, strict=True):
         size = origin.size or 0
         start, stop = max(first, 0), min(last, size)
         first, last = first - size, last - size
         if start >= stop:
             continue
-        if not packed(origin.read()):
+        if not (whole(name) or remote.is_address(name) or packed(origin.read())):
+            path = here / name
             start, stop = _line_start(path, start), _line_start(path, stop)
             read = functools.partial(_read_file, path, start, stop)
             found.append(Origin(origin.name, read, stop - start, start=start))

@@ -80,14 +80,14 @@ def _decompressor(head: bytes) -> tuple[Callable[[], Any] | None, tuple[type[Exc
     return None, ()
 
 
-def decode(chunks: Iterable[bytes], name: str, errors: str) -> Iterator[str]:
-    r"""The text of bytes, `\r\n` turned into `\n`.
+def decode(chunks: Iterable[bytes], name: str, errors: str, offset: int = 0) -> Iterator[str]:
+    r"""The text of bytes, `\r\n` turned into `\n`; where so many lie before, no byte-order mark is looked for.
 
     Raises:
         DataError: UTF-16, a NUL, or a byte that is no UTF-8; the last two unless `errors` is "replace".
     """
     held = ""
-    for text, _ in _sound(chunks, name, errors):
+    for text, _ in _sound(chunks, name, errors, offset):
         text = held + text
         held = "\r" if text.endswith("\r") else ""  # its \n may open the next piece
         text = text.removesuffix("\r").replace("\r\n", "\n")

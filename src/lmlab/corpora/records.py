@@ -34,26 +34,36 @@ _UNFIT = re.compile("[\0\ud800-\udfff]")
 
 def read_documents(origin: Origin, settings: DataSettings, group_field: str = "") -> Iterator[Document]:
     """The documents of one stream, whose name tells the container; records of equal `group_field` stay in one split."""
-    name, kind = origin.name, kind_of(origin.name)
+    kind = kind_of(origin.name)
     if settings.unit in ("document", "line") or (kind == "text" and settings.unit != "record"):
-        texts = decode(inflate(origin.read(), name), name, settings.errors)
-        return text_documents(texts, name, settings.unit, origin.partition)
+        return text_documents(_texts(origin, settings), _place(origin), settings.unit, origin.partition)
     records = read_records(origin, settings)
     return (document_of(where, record, settings, origin.partition, group_field) for where, record in records)
 
 
 def read_records(origin: Origin, settings: DataSettings) -> Iterator[Record]:
     """The records of one stream; a line of plain text is one whose only field is `text`, blank lines are skipped."""
-    name, kind, chunks = origin.name, kind_of(origin.name), inflate(origin.read(), origin.name)
+    name, kind = _place(origin), kind_of(origin.name)
     if kind == "parquet" and settings.unit != "line":
-        return _parquet(chunks, name)
-    texts = decode(chunks, name, settings.errors)
+        return _parquet(inflate(origin.read(), name), name)
+    texts = _texts(origin, settings)
     if settings.unit == "line" or (kind == "text" and settings.unit != "record"):
         numbered = enumerate(lines(texts, name), start=1)
         return ((f"{name}:{number}", {"text": line}) for number, line in numbered if line.strip(SPACES))
     if kind in ("csv", "tsv"):
         return _delimited(texts, name, settings, tabbed=kind == "tsv")
     return (_json if kind == "json" else _json_lines)(texts, name)
+
+
+def _texts(origin: Origin, settings: DataSettings) -> Iterator[str]:
+    """The text of a stream; what begins within a text is neither compressed nor marked."""
+    chunks = origin.read() if origin.start else inflate(origin.read(), origin.name)
+    return decode(chunks, origin.name, settings.errors, origin.start)
+
+
+def _place(origin: Origin) -> str:
+    """What a line's number follows in messages: lines are counted from where the stream begins."""
+    return f"{origin.name} from byte {origin.start:,} on" if origin.start else origin.name
 
 
 def text_documents(texts: Iterable[str], name: str, unit: str, partition: str = "") -> Iterator[Document]:

@@ -20,8 +20,10 @@ from lmlab.decoding.branch import Branch, Pruned, Rows
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chance import Floats, gumbels
 from lmlab.decoding.draws import Seeded
-from lmlab.decoding.search import Choice, Search, Together, best_of
+from lmlab.decoding.search import Batch, Choice, Limits, Prompts, Search, Steps, Together, best_of
+from lmlab.decoding.writing import write_beams
 from lmlab.errors import LmlabError, SettingError
+from lmlab.models.base import LanguageModel
 
 _WIDTH = setting(5, "texts kept at every token", ge=1, le=100_000)
 _PENALTY = setting(1.0, "score = log p / length ** this: 0 is the total, 1 the mean per token", ge=0, le=10)
@@ -56,6 +58,13 @@ class Beam(Together):
         if n > self.width:
             raise SettingError("n", n, f"an integer <= the beam's width {self.width}", "widen the beam")
         return self._beams(n, max_tokens)
+
+    def run(self, model: LanguageModel, prompts: Prompts, n: int, limits: Limits, batch: Batch | None = None) -> Steps:
+        """Generate by the model's own beams where it has them for this, else all texts in one batch."""
+        searches = [self.search(prompt, n, limits.max_tokens) for prompt in prompts]
+        plain = batch is None and all(search.plain for search in searches)
+        written = write_beams(model, prompts, self, self.width, searches, limits) if plain else None
+        return written or super().run(model, prompts, n, limits, batch)
 
     def _beams(self, n: int, max_tokens: int) -> Search:
         return _Beams(self, self.width, n, max_tokens)
@@ -175,6 +184,8 @@ def _pruned(rows: Rows, at_K: Any, scores_N: Floats, vocab_size: int, why: str) 
 class _Beams(_Pool):
     """The best texts of each length, and the best of those that ended."""
 
+    plain: ClassVar[bool] = True
+
     def __init__(self, beam: Beam, width: int, n: int, max_tokens: int) -> None:
         super().__init__(width, n, beam.score)
         self._beam, self._max_tokens = beam, max_tokens
@@ -183,20 +194,24 @@ class _Beams(_Pool):
         # All candidates are of one length, so that their totals rank them as their scores do.
         scores_BV = np.array([branch.score for branch in rows.live])[:, None] + chain_BV
         keys_N = self._keys(rows, scores_BV - penalty_V).ravel()
-        vocab_size = chain_BV.shape[-1]
         # As many as can be needed: each live text can end but once, and its end makes room for no other that ends.
         order = best_of(keys_N, 2 * self._width)
-        candidates = zip(*_picked(order, scores_BV.ravel(), vocab_size), strict=True)
-        chosen, pruned, room = list[tuple[int, int, float]](), list[Pruned](), self._width
-        for place, (row, token, score) in enumerate(candidates):
-            ends = token == rows.eos
+        rows_K, tokens_K, scores_K = _picked(order, scores_BV.ravel(), chain_BV.shape[-1])
+        chosen = self.taken(rows.live, list(zip(scores_K, rows_K, tokens_K, strict=True)), rows.eos)
+        return [row for _, row, _ in chosen], [token for *_, token in chosen], [score for score, *_ in chosen]
+
+    def taken(self, live: Sequence[Branch], candidates: Sequence[Any], eos: int) -> list[Any]:
+        """Of candidates (score, row, token, ...), best first, those that are grown; the others are `pruned`."""
+        chosen, pruned, room = [], [], self._width
+        for place, one in enumerate(candidates):
+            ends = one[2] == eos
             if place < self._width if ends else room:
-                chosen.append((row, token, score))
+                chosen.append(one)
                 room -= not ends
             else:
-                pruned.append(Pruned(rows.live[row], token, score, "width"))
+                pruned.append(Pruned(live[one[1]], one[2], one[0], "width"))
         self.pruned = tuple(pruned)
-        return [row for row, *_ in chosen], [token for _, token, _ in chosen], [score for *_, score in chosen]
+        return chosen
 
     def settle(self, children: Sequence[Branch]) -> None:
         super().settle(children)
@@ -234,6 +249,8 @@ class _Beams(_Pool):
 
 class _Drawn(_Beams):
     """A beam ranked by scores with Gumbel noise: the leading ones are draws without replacement."""
+
+    plain: ClassVar[bool] = False
 
     def _keys(self, rows: Rows, scores_BV: Floats) -> Floats:
         return scores_BV + _noise(rows, scores_BV)
@@ -298,6 +315,8 @@ class _Perturbed(_Pool):
 
 class _Banks(_Beams):
     """A beam shared out by how much of the constraints each text has met."""
+
+    plain: ClassVar[bool] = False
 
     def __init__(self, beam: Constrained, width: int, n: int, max_tokens: int) -> None:
         super().__init__(beam, width, n, max_tokens)

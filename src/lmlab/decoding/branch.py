@@ -106,9 +106,8 @@ class Pruned(NamedTuple):
     why: str
 
 
-@dataclass(eq=False, slots=True)
-class Step:
-    """What one token further looks like. Never altered; not frozen for the same reason as a branch.
+class Step(NamedTuple):
+    """What one token further looks like.
 
     Attributes:
         live: the branches that may go on; best first for a beam, in row order for samples.

@@ -87,6 +87,7 @@ class Limits:
 class Search(ABC):
     """One run of a strategy from one prompt, which the loop asks at each token."""
 
+    plain: ClassVar[bool] = False  # whether it keeps the highest scores, sums of log-probabilities: a beam as such
     lanes: Sequence[int] = (0,)  # of the branches that start from the prompt
     pruned: tuple[Pruned, ...] = ()  # the best of what the last choice dropped
 

@@ -114,5 +114,7 @@ def finish_all(steps: Iterable[list[Step | None]]) -> list[list[Branch]]:
     """Drain a generation from many prompts and return the results of each."""
     last: dict[int, Step] = {}
     for several in steps:
-        last.update((at, step) for at, step in enumerate(several) if step is not None)
+        for at, step in enumerate(several):
+            if step is not None:
+                last[at] = step
     return [list(last[at].best) for at in sorted(last)]

@@ -125,7 +125,7 @@ def parse_component(spec: str) -> tuple[str, float | None]:
     (('runs/kn6', 0.3), ('runs/kn6', None))
     """
     run, colon, text = spec.rpartition(":")
-    if not colon or run == "hf" or Path(spec).is_dir():
+    if not colon or run == "hf" or Path(spec).exists():
         return spec, None
     try:
         weight = float(text)

@@ -30,6 +30,7 @@ from lmlab.facade.counting import (
 from lmlab.facade.signature import takes_settings
 from lmlab.facade.text_model import TextModel
 from lmlab.models.ngram import Ngram
+from lmlab.models.ngram.count_files import CountFiles
 from lmlab.models.ngram.smoothing import IMPORTED
 from lmlab.models.ngram.trie import Trie
 from lmlab.progress import Reporter, default_reporter
@@ -135,7 +136,7 @@ def merge(
     reporter, began = reporter or default_reporter(), time.perf_counter()
     if out is not None:
         store.check_free(Path(out), overwrite=overwrite)
-    counts = by_shards.in_order([Path(folder) for folder in folders])
+    counts = by_shards.in_order([CountFiles.open(Path(folder)) for folder in folders])
     about = counts[0].about
     defaults = {field.name: field.default for field in described(Ngram.Settings)}
     counted = {"order": counts[0].order, "compat": about["settings"]["compat"]}

@@ -18,6 +18,7 @@ from lmlab.corpora import open_objects
 from lmlab.corpora.named import CORPORA
 from lmlab.corpora.settings import IN_HAND
 from lmlab.errors import MissingExtraError, UsageError
+from lmlab.facade.encode import as_encoded, is_encoded
 from lmlab.facade.figures import account, afterwards, baselines, calibrated, held_out, reserve
 from lmlab.facade.planning import expect, planned
 from lmlab.facade.prepare import (
@@ -114,6 +115,7 @@ def train_named(
         LmlabError: `lmlab.errors` has the tree.
     """
     began, reporter = time.perf_counter() if began is None else began, reporter or default_reporter()
+    named = as_encoded(named) if text is None and is_encoded(named.get("source")) else named
     config = RunConfig.build({**named, "source": IN_HAND} if text is not None else dict(named))
     registry.resolve("model", config.model.kind)  # a library may be missing: said before a text is read, a run replaced
     if config.source is None or (text is not None and "source" in named):
@@ -124,6 +126,7 @@ def train_named(
         if not ranks.first:
             out, reporter, listeners = None, Silent(), ()
         if out is not None:
+            store.check_one_file(Path(out), config.model.kind)
             holding.enter_context(new_run(Path(out), overwrite=overwrite))
         with ranks.in_turn():
             if text is not None:

@@ -20,6 +20,7 @@ from lmlab import corpora, disk, tokens
 from lmlab.corpora.document import Document, text_pieces
 from lmlab.corpora.settings import IN_HAND, SPLITS
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, UnknownNameError, UsageError
+from lmlab.facade import encode
 from lmlab.integrity import Verified, read_json, sha256_of
 from lmlab.progress import Reporter
 from lmlab.tokens.base import Tokenizer
@@ -93,12 +94,16 @@ def open_source(source: Any, settings: DataSettings, reporter: Reporter) -> Corp
         with reporter.stage("reading texts"):
             return corpora.open_objects(source, settings)
     source = str(source)
+    if encode.is_encoded(source):
+        return encode.Encoded.open(Path(source)).corpus()
     with reporter.stage(f"reading {source}") as advance:
         return corpora.open_corpus(source, settings, progress=lambda done, total: advance(done))
 
 
 def prepare(corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
-    """Build the tokenizer from the training split, encode every split, or find both in the cache."""
+    """Build the tokenizer from the training split, encode every split, or find both, in the cache or with the text."""
+    if corpus.encoded:
+        return _encoded_before(encode.Encoded.open(Path(corpus.encoded)), corpus, wanted, reporter)
     if not corpus.sizes["train"].documents:
         raise EmptyDataError(f"{corpus.name} leaves the training split empty ({corpus.rule})", "give it a share")
     folder = disk.cache_dir() / "tokens" / _key(corpus, wanted)
@@ -107,6 +112,12 @@ def prepare(corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
         return _prepared(folder, corpus, wanted, splits, reporter)
     with disk.held(folder, lambda holder: reporter.say(f"waiting for {holder}, which encodes the same text")):
         return _prepared(folder, corpus, wanted, splits, reporter)
+
+
+def _encoded_before(found: encode.Encoded, corpus: Corpus, wanted: Component, reporter: Reporter) -> Prepared:
+    tokenizer, stores = found.tokenizer(wanted), found.stores()
+    _tell_coverage(tokenizer, stores, reporter)
+    return Prepared(corpus, tokenizer, stores)
 
 
 def _prepared(folder: Path, corpus: Corpus, wanted: Component, splits: Sequence[str], reporter: Reporter) -> Prepared:

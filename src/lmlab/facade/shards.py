@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -47,6 +47,7 @@ from lmlab.kernels.ngram.merge import cut_level, merge_level, renamed
 from lmlab.memory import forget, room
 from lmlab.models.ngram.count_files import (
     ABOUT,
+    MOST_SHARDS,
     CountFiles,
     level_arrays,
     open_level,
@@ -95,8 +96,8 @@ class Shard:
             SettingError: there cannot be so many.
             UsageError: a source is no file.
         """
-        if of is None or not 1 <= of <= 100_000:
-            raise SettingError("shards", of, "1 to 100,000")
+        if of is None or not 1 <= of <= MOST_SHARDS:
+            raise SettingError("shards", of, f"1 to {MOST_SHARDS:,}")
         if odd := [source for source in sources if not isinstance(source, str | Path) or str(source) == "-"]:
             what = "standard input" if odd[0] == "-" else f"a {type(odd[0]).__name__}"
             raise UsageError(f"{what} cannot be cut into shards", "write it to a file, and name that")
@@ -105,24 +106,19 @@ class Shard:
         shards[0].read(Silent())  # what cannot be read is told before work begins
         return shards
 
-    @property
-    def paths(self) -> list[Path]:
-        """Where the texts are."""
-        return [Path(self.here, text) for text in self.texts]
-
     def read(self, reporter: Reporter) -> Texts:
         """Its lines."""
-        origins = raw.shard(self.paths, self.texts, self.number, self.of)
+        origins = raw.shard(self.texts, Path(self.here), self.number, self.of)
         ended = self.settings.compat == "none"
         return Texts(origins, reporter, errors=self.errors, ended=ended, skip_symbols=self.skip_symbols)
 
     def about(self) -> dict[str, Any]:
         """What its counts hang on, to be kept with them."""
-        stats = [path.stat() for path in self.paths]
+        sizes, changed = zip(*(raw.stamp(text, Path(self.here)) for text in self.texts), strict=True)
         return {
             "shard": [self.number, self.of],
-            "texts": [[text, stat.st_size] for text, stat in zip(self.texts, stats, strict=True)],
-            "changed": [stat.st_mtime_ns for stat in stats],
+            "texts": list(map(list, zip(self.texts, sizes, strict=True))),
+            "changed": list(changed),
             "settings": {
                 "order": self.settings.order,
                 "compat": self.settings.compat,
@@ -255,10 +251,10 @@ def count_shards(
     """Count all shards of a text, into folders within another."""
     folders = [work / f"counts-{shard.number}" for shard in shards]
     calls = ((shard, folder, 1, True) for shard, folder in zip(shards, folders, strict=True))
-    done = _all_done(executor, reporter, "counting", count_shard, calls)
+    done = all_done(executor, reporter, "counting", count_shard, calls)
     if kept := done.count(False):
         reporter.say(f"{kept} of {len(shards)} shards were counted before")
-    return in_order(folders)
+    return in_order([CountFiles.open(folder) for folder in folders])
 
 
 def merge_counts(
@@ -294,7 +290,7 @@ def merge_counts(
         (one, None if kept else word_V, work / f"part-{i}")
         for i, (one, word_V, kept) in enumerate(zip(counts, maps, same, strict=True))
     ]
-    parts = _all_done(executor, reporter, "checking counts", check_shard, calls)
+    parts = all_done(executor, reporter, "checking counts", check_shard, calls)
     below = Below([len(levels[0])] * len(parts))
     for k in range(2, counts[0].order + 1):
         level, below = _merge_level(parts, k, below, on_disk, work, executor, reporter)
@@ -315,7 +311,7 @@ def _merge_level(
     starts = [[0] * len(parts), *stops[:-1]]
     outs = [work / f"{k}-{i}" for i in range(len(stops))]
     calls = [(parts, k, *ends, below, on_disk, out) for *ends, out in zip(starts, stops, outs, strict=True)]
-    _all_done(executor, reporter, f"merging {k}-grams", merge_range, calls)
+    all_done(executor, reporter, f"merging {k}-grams", merge_range, calls)
     pieces = [open_level(out, k, whole=True) for out in outs]
     first = np.cumsum([0, *map(len, pieces)])
     if first[-1] >= NONE:
@@ -336,20 +332,34 @@ def _merge_level(
     return level, Below(sizes, work / f"maps-{k}")
 
 
-def in_order(folders: Sequence[Path]) -> list[CountFiles]:
-    """The counts of all shards of one text or more, each once, in their order; texts in the order of their mention.
+class Made(Protocol):
+    """What was made of a shard: where it lies, the name of its text, and what it hangs on."""
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+
+    @property
+    def about(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+Each = TypeVar("Each", bound=Made)
+
+
+def in_order(counts: Sequence[Each], verb: str = "ngram count") -> list[Each]:
+    """What was made of all shards of one text or more, each once, in order; texts in the order of their mention.
 
     Raises:
-        UsageError: shards are missing, named twice, or counted in different ways.
-        ArtifactError: a folder holds no counts, or they are damaged.
+        UsageError: shards are missing, named twice, or made in different ways.
     """
-    counts = [CountFiles.open(folder) for folder in folders]
-    of_text: dict[str, dict[int, CountFiles]] = {}
+    of_text: dict[str, dict[int, Each]] = {}
     for one in counts:
         for name, value in one.about["settings"].items():
             if value != (before := counts[0].about["settings"].get(name)):
-                problem = f"{one.folder} was counted with {name} {value}, but {counts[0].folder} with {before}"
-                raise UsageError(problem, "count all shards alike")
+                problem = f"{one.folder} was made with {name} {value}, but {counts[0].folder} with {before}"
+                raise UsageError(problem, "make all shards alike")
         number, of = one.about["shard"]
         shards = of_text.setdefault(json.dumps([one.about["texts"], of]), {})
         if shards.setdefault(number, one) is not one:
@@ -362,7 +372,7 @@ def in_order(folders: Sequence[Path]) -> list[CountFiles]:
             listed = ", ".join(map(str, missing[:_SHOWN])) + ", ..." * (len(missing) > _SHOWN)
             raise UsageError(
                 f"of the shards of {one.text}, {len(missing)} of {of} are missing: {listed}",
-                f"count them, as by `lmlab ngram count --shard {missing[0]}/{of}`, and name all",
+                f"make them, as by `lmlab {verb} --shard {missing[0]}/{of}`, and name all",
             )
     return [shards[number] for shards in of_text.values() for number in sorted(shards)]
 
@@ -407,7 +417,7 @@ def _joined(arrays: Sequence[np.ndarray], on_disk: bool) -> np.ndarray:
     return whole
 
 
-def _all_done(
+def all_done(
     executor: Executor, reporter: Reporter, title: str, task: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
 ) -> list[Any]:
     """What a task returns for each call, in their order."""
@@ -420,8 +430,8 @@ def _all_done(
                 advance(done)
         return [future.result() for future in futures]
     except (BrokenExecutor, CancelledError) as error:
-        problem = f"a worker was lost while {title} (killed, or out of memory)"
-        remedy = "start again: what was counted is kept; more shards, or --memory, take less memory"
+        problem = f"a worker or its scheduler was lost while {title} (killed, or out of memory)"
+        remedy = "start again: what was done is kept; more shards, or --memory, take less memory"
         raise WorkerError(problem, remedy) from error
     finally:
         for future in futures:
@@ -429,13 +439,13 @@ def _all_done(
 
 
 @contextlib.contextmanager
-def work_folder(out: Path | None) -> Iterator[Path]:
+def work_folder(out: Path | None, ending: str = "counts") -> Iterator[Path]:
     """A folder for what workers write: `OUT.counts`, which stays where the block fails, so that all is not lost."""
     if out is None:
         with tempfile.TemporaryDirectory() as unnamed:
             yield Path(unnamed)
         return
-    folder = out.absolute().with_name(f"{out.name}.counts")
+    folder = out.absolute().with_name(f"{out.name}.{ending}")
     with disk.held(folder):
         with disk.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

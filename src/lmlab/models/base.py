@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmlab.config import Settings
-    from lmlab.kernels.writing.layout import Rule, Written
+    from lmlab.kernels.writing.layout import Candidates, Rule, Written
 
 
 class State(Protocol):
@@ -56,10 +56,17 @@ class LanguageModel(Protocol):
     Optional: `writer(prompt, tokens) -> Writer | None`, a way to write one text many tokens a call, where the model as
     it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
 
+    Optional: `batch_writer(prompts, tokens) -> BatchWriter | None`, the same for many texts, where the model reads its
+    weights but once for all.
+
+    Optional: `beam_writer(prompt, width, tokens) -> BeamWriter | None`, a way to grow a beam many tokens a call.
+
     Optional: `whole() -> LanguageModel`, the model with all that it can do, where this one is an excerpt that a process
     need not load torch for.
 
     Optional: `online() -> LanguageModel`, the model as it goes on learning from what it reads.
+
+    Optional: `follow() -> Following`, one text of which no state is kept, where that is much cheaper than by `step`.
 
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
@@ -120,6 +127,26 @@ class Writer(Protocol):
 
     def write(self, rule: Rule, uniform_T: np.ndarray) -> Written:
         """Choose up to T tokens more, fewer where `<eos>` comes; the last is -1 where the model gives NaN."""
+        ...
+
+
+class BatchWriter(Protocol):
+    """Texts after `<bos>` and their prompts, which grow with each call."""
+
+    def write(self, rule: Rule, uniform_BT: np.ndarray) -> Sequence[Written]:
+        """Of each text up to T tokens more, fewer where `<eos>` comes; the last is -1 where the model gives NaN."""
+        ...
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these texts alone, in this order; one may come several times."""
+        ...
+
+
+class BeamWriter(Protocol):
+    """A beam after `<bos>` and a prompt, which grows with each call."""
+
+    def extend(self, eos: int, forbidden: Sequence[int], tokens: int) -> Candidates:
+        """So many tokens further, fewer where no text goes on or the model gives NaN."""
         ...
 
 

@@ -213,13 +213,12 @@ def _chat(served: Any, asked: Any, pieces: Sequence[answers.Piece], *, stream: b
 
 
 class _Json(JSONResponse):
-    """JSON by orjson, which writes log-probabilities sixty times as fast as the standard library."""
+    """JSON by orjson, which writes log-probabilities sixty times as fast."""
 
     def render(self, content: Any) -> bytes:
-        try:
+        with contextlib.suppress(TypeError):  # half a character, which ASCII alone can hold
             return orjson.dumps(content)
-        except TypeError:  # half a character, which ASCII alone can hold
-            return json.dumps(content, allow_nan=False).encode()
+        return json.dumps(content, allow_nan=False).encode()
 
 
 async def streamed(events: AsyncGenerator[Any]) -> Response:

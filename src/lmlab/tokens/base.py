@@ -415,10 +415,10 @@ def lower(text: str) -> str:
 
 def _read_counts(path: Path, size: int) -> np.ndarray | None:
     """How often each of so many tokens was counted, None where that is not kept."""
-    if not path.exists():
-        return None
     try:
         count_V = np.array(map_npy(path))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error})", _REMEDY) from error
     if count_V.shape != (size,) or count_V.dtype != np.int64 or count_V.min(initial=0) < 0:

@@ -24,7 +24,7 @@ from lmlab.config import LARGEST
 from lmlab.corpora.document import Document
 from lmlab.errors import ArtifactError
 from lmlab.integrity import Verified, read_json, sha256_of, signed, unsigned
-from lmlab.memory import map_npy
+from lmlab.memory import forget, map_npy
 from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import BOS, EOS
 
@@ -67,9 +67,40 @@ class TokenStore:
         with disk.atomic_folder(folder) as beside:
             with (beside / IDS).open("wb", 1 << 20) as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
                 totals = _write(tokenizer, documents, ids_file, offsets_file, progress)
-            files = {IDS: [totals["sha256"]], OFFSETS: [sha256_of(beside / OFFSETS)]}
-            disk.write_json(beside / META, signed({**totals, "files": files}, _OWN_SUM))
+            cls._sign(beside, totals)
         return cls.open(folder)
+
+    @classmethod
+    def join(cls, folder: Path, stores: Iterable[Self]) -> Self:
+        """Lay stores of one vocabulary end to end in a new folder, and open it: what `build` makes of all documents.
+
+        Raises:
+            RunExistsError, StorageError: as `build`.
+        """
+        totals, digest, end = dict.fromkeys(TOTALS, 0), hashlib.sha256(), 0
+        with disk.atomic_folder(folder) as beside:
+            with (beside / IDS).open("wb") as ids_file, (beside / OFFSETS).open("wb") as offsets_file:
+                _write_header(offsets_file, 0)
+                for store in stores:
+                    for start in range(0, len(store.ids), PROGRESS_BYTES):
+                        piece = store.ids[start : start + PROGRESS_BYTES].tobytes()
+                        digest.update(piece)
+                        ids_file.write(piece)
+                    forget(store.ids)
+                    offsets_file.write((store.offsets[:-1] + end).astype(OFFSET).tobytes())
+                    end += len(store.ids)
+                    totals |= {name: totals[name] + getattr(store, name) for name in TOTALS if name != "sha256"}
+                    totals["vocab_size"] = store.vocab_size
+                offsets_file.write(end.to_bytes(OFFSET.itemsize, "little"))
+                offsets_file.seek(0)
+                _write_header(offsets_file, totals["documents"] + 1)
+            cls._sign(beside, {**totals, "sha256": digest.hexdigest()})
+        return cls.open(folder)
+
+    @classmethod
+    def _sign(cls, folder: Path, totals: dict[str, Any]) -> None:
+        files = {IDS: [totals["sha256"]], OFFSETS: [sha256_of(folder / OFFSETS)]}
+        disk.write_json(folder / META, signed({**totals, "files": files}, _OWN_SUM))
 
     @classmethod
     def open(cls, folder: Path) -> Self:

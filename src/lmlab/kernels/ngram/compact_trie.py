@@ -24,7 +24,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +37,7 @@ from lmlab.kernels.ngram import compact as kernels
 from lmlab.kernels.ngram.compact import BLOCK, CODES, COUNTS, DROPPED, HEAD, LEAST, RULE, WIDE
 from lmlab.kernels.ngram.layout import NONE, UNSEEN, Counts, Rule, high, log_of, low
 from lmlab.memory import fixed, map_npy
+from lmlab.packed import pieces
 from lmlab.vocabulary import BOS, NEVER_PREDICTED
 
 PIECE = 1 << 14  # words scored together: what they need stays in the second-level cache
@@ -221,7 +222,7 @@ class CompactTrie:
         """
         levels: list[np.ndarray] = []
         try:
-            about = json.loads((folder / "compact.json").read_text(encoding="utf-8"))
+            about = json.loads(b"".join(pieces(folder / "compact.json")))
             for k, checksum in enumerate(about["crc32"], 1):
                 if _checksum(folder / _file_name(k)) != checksum:
                     raise _damaged(folder, f"{_file_name(k)} is not as it was written")
@@ -241,7 +242,7 @@ class CompactTrie:
 
 
 def _checksum(path: Path) -> int:
-    return zlib.crc32(np.memmap(path, dtype=np.uint8, mode="r").data)
+    return reduce(lambda sum, piece: zlib.crc32(piece, sum), pieces(path), 0)
 
 
 def _rule(level: np.ndarray) -> np.ndarray:

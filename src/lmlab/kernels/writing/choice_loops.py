@@ -54,8 +54,8 @@ def choose(logits_V, norm, rule, uniform, room):
         chain_V[v] = logits_V[v] - norm
         broken += chain_V[v] != chain_V[v]
     if len(rule.forbidden_F):
-        _forbid(chain_V, rule.forbidden_F)
-    top, total = _weigh(chain_V, weight_V)
+        forbid(chain_V, rule.forbidden_F)
+    top, total = weigh(chain_V, weight_V)
     if broken or not abs(top) < np.inf:
         return -1, np.nan, np.nan
     for p in range(len(rule.code_P)):
@@ -63,7 +63,7 @@ def choose(logits_V, norm, rule, uniform, room):
         if code == TEMPERATURE and value > 0:
             for v in range(len(chain_V)):
                 chain_V[v] = (chain_V[v] - top) / value
-            top, total = _weigh(chain_V, weight_V)
+            top, total = weigh(chain_V, weight_V)
         elif code == TEMPERATURE:
             total = _cut(chain_V, weight_V, top, 1, np.inf)
         elif code == TOP_K and value < len(chain_V):
@@ -77,7 +77,7 @@ def choose(logits_V, norm, rule, uniform, room):
 
 
 @jit_sums
-def _weigh(chain_V, weight_V):
+def weigh(chain_V, weight_V):
     """Fill in the weights, the largest of which is 1; the largest log-probability, and the sum of weights."""
     top, total = -np.inf, 0.0
     for v in range(len(chain_V)):
@@ -89,7 +89,7 @@ def _weigh(chain_V, weight_V):
 
 
 @jit
-def _forbid(chain_V, forbidden_F):
+def forbid(chain_V, forbidden_F):
     """Send these ids to -inf, unless nothing else is left."""
     best = -np.inf
     for v in range(len(chain_V)):

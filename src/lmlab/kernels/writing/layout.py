@@ -1,7 +1,7 @@
 """What loops that write a text are given, and what they give.
 
 Shapes: L layers, E embedding, H hidden, F gates (4H of an LSTM, 3H of a GRU, H of a plain RNN), V the vocabulary, P
-processors, T tokens written.
+processors, T tokens written, W a beam's width or that of a product by panels, K candidates.
 """
 
 from __future__ import annotations
@@ -49,9 +49,49 @@ class Written(NamedTuple):
     drawn_T: np.ndarray
 
     @classmethod
-    def room(cls, tokens: int) -> Written:
+    def room(cls, *shape: int) -> Written:
+        """Of so many tokens, or rows of tokens, to be filled in."""
+        return cls(np.empty(shape, np.int64), np.empty(shape), np.empty(shape))
+
+
+class Candidates(NamedTuple):
+    """The best continuations of a beam's texts at each token, best first: K of them, twice the beam's width.
+
+    Attributes:
+        score_TK: the text's score and the token's log-probability.
+        row_TK: which of the texts it continues, in the order of those of the last token that go on.
+        token_TK: by which token.
+        logp_TK: its log-probability.
+        drawn_TK: that among what is not forbidden.
+        found_T: how many there are; -1 where the model gives NaN.
+    """
+
+    score_TK: np.ndarray
+    row_TK: np.ndarray
+    token_TK: np.ndarray
+    logp_TK: np.ndarray
+    drawn_TK: np.ndarray
+    found_T: np.ndarray
+
+    @classmethod
+    def room(cls, tokens: int, width: int) -> Candidates:
         """Of so many tokens, to be filled in."""
-        return cls(np.empty(tokens, np.int64), np.empty(tokens), np.empty(tokens))
+        score_TK, logp_TK, drawn_TK = np.empty((3, tokens, 2 * width))
+        row_TK, token_TK = np.empty((2, tokens, 2 * width), np.int64)
+        return cls(score_TK, row_TK, token_TK, logp_TK, drawn_TK, np.empty(tokens, np.int64))
+
+
+class Texts(NamedTuple):
+    """The texts of a beam: of the first `live` of them the score and the token that is not read yet."""
+
+    score_W: np.ndarray
+    token_W: np.ndarray
+    live_1: np.ndarray
+
+    @classmethod
+    def of(cls, width: int, token: int) -> Texts:
+        """One text, which ends in a token."""
+        return cls(np.zeros(width), np.full(width, token), np.ones(1, np.int64))
 
 
 class Weights(NamedTuple):
@@ -99,10 +139,10 @@ class Weights(NamedTuple):
         )
 
 
-class TextState(NamedTuple):
-    """Of one text: the layers' states, and what each token that came contributes to the first layer's gates."""
+class State(NamedTuple):
+    """Of B texts: the layers' states, and what each token that came adds to the first layer's gates, W numbers."""
 
-    h_LH: np.ndarray
-    c_LH: np.ndarray
+    h_LBH: np.ndarray
+    c_LBH: np.ndarray
     known_V: np.ndarray
-    entering_VF: np.ndarray
+    entering_VW: np.ndarray

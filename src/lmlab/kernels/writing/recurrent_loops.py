@@ -1,9 +1,9 @@
-"""The step of a recurrent network on one text, compiled, in float32.
+"""The step of a recurrent network, compiled, in float32: of one text, of many, of a beam.
 
 The first layer's product with a token's embedding is kept: there are few tokens, and many come again.
 
-Shapes: L layers, E embedding, H hidden, F gates (4H of an LSTM, 3H of a GRU, H of a plain RNN), V the vocabulary, R
-tokens read, T written.
+Shapes: B texts, L layers, E embedding, H hidden, F gates (4H of an LSTM, 3H of a GRU, H of a plain RNN), V the
+vocabulary, R tokens read, T written, W a beam's width, K its candidates.
 """
 
 from __future__ import annotations
@@ -12,91 +12,181 @@ import numpy as np
 
 from lmlab.kernels.exponential import sigmoid, tanh
 from lmlab.kernels.jit import inline, jit, jit_sums
+from lmlab.kernels.writing.beam_loops import consider, survivors
 from lmlab.kernels.writing.choice_loops import choose, log_of_sum, room_to_choose
-from lmlab.kernels.writing.layout import Rule, TextState, Weights
+from lmlab.kernels.writing.layout import Rule, State, Weights
+from lmlab.kernels.writing.panels import add_product, width
 
 _f4 = np.float32
 RNN, GRU, LSTM = 1, 3, 4  # by their gates
+_TOGETHER = 48  # texts a step, whose sums stay in the second cache
+
+
+# Named tuples come as plain ones: Numba takes a third of a millisecond to look at the others.
 
 
 @jit
-def write(weights, state, read_R, rule, uniform_T, token_T, logp_T, drawn_T):
-    """Read tokens, then choose up to T.
-
-    Named tuples come as plain ones: Numba takes a third of a millisecond to look at the others.
+def read(weights, panels, state, ids_BR, length_B):
+    """Read tokens.
 
     Args:
         weights: of the network, the parts of `Weights`.
-        state: of the text, the parts of `TextState`; the last token chosen is not read yet.
-        read_R: what comes before the first choice, at least one token.
+        panels: its packed matrices: recurrent, of deeper layers, narrow, output, and of the first layer.
+        state: of the texts, the parts of `State`.
+        ids_BR: what is read.
+        length_B: how many tokens of each text, no more than of the one before it.
+    """
+    weights, state, back = Weights(*weights), State(*state), False
+    room = _room(weights, len(ids_BR))
+    for place in range(ids_BR.shape[1]):
+        rows = np.sum(length_B > place)
+        _step(weights, panels, state, ids_BR[:, place], 0, rows, room, back)
+        back = not back
+
+
+@jit
+def write(weights, panels, state, token_B, rule, uniform_BT, token_BT, logp_BT, drawn_BT, count_B):
+    """Choose up to T tokens of each text.
+
+    Args:
+        weights: as of `read`.
+        panels: as of `read`.
+        state: as of `read`.
+        token_B: the last token of each text, which is not read yet; out: the one chosen last.
         rule: how tokens are chosen, the parts of a `Rule`.
-        uniform_T: a number of [0, 1) for each token.
-        token_T: out.
-        logp_T: out, the model's log-probabilities.
-        drawn_T: out, those after the processors.
+        uniform_BT: a number of [0, 1) for each token.
+        token_BT: out.
+        logp_BT: out, the model's log-probabilities.
+        drawn_BT: out, those after the processors.
+        count_B: zeros; out: how many tokens were chosen; the last is -1 where the model gave NaN.
+    """
+    weights, state, rule = Weights(*weights), State(*state), Rule(*rule)
+    texts, size = len(token_B), len(weights.out_bias_V)
+    room, working, going = _room(weights, min(texts, _TOGETHER)), room_to_choose(size), texts
+    for t in range(uniform_BT.shape[1]):
+        for first in range(0, texts, _TOGETHER):
+            last = min(first + _TOGETHER, texts)
+            _step(weights, panels, state, token_B, first, last, room, t % 2 == 1)
+            logits_BV = _logits(weights, panels, state, first, last, room)
+            for b in range(first, last):
+                if count_B[b] == t:
+                    logits_V = logits_BV[b - first, :size]
+                    token, logp, drawn = choose(logits_V, log_of_sum(logits_V), rule, uniform_BT[b, t], working)
+                    token_BT[b, t], logp_BT[b, t], drawn_BT[b, t] = token, logp, drawn
+                    token_B[b] = max(token, 0)
+                    count_B[b] += 1
+                    if token == rule.eos or token < 0:
+                        going -= 1
+                        count_B[b] = -count_B[b]
+        if not going:
+            break
+    np.abs(count_B, count_B)
+
+
+@jit
+def extend(weights, panels, state, texts, eos, forbidden_F, found):
+    """Grow a beam by up to T tokens.
+
+    Args:
+        weights: as of `read`.
+        panels: as of `read`.
+        state: as of `read`.
+        texts: the parts of `Texts`, in and out.
+        eos: the token that ends a text.
+        forbidden_F: ids that are never chosen, unless no other can be.
+        found: the parts of `Candidates`, out.
 
     Returns:
-        How many tokens were chosen; the last is -1 where the model gave NaN.
+        How many tokens; fewer than T where no text goes on or the model gave NaN.
     """
-    weights, state, rule = Weights(*weights), TextState(*state), Rule(*rule)
-    gates = weights.recur_LFH.shape[1]
-    sums = np.empty(gates, np.float32), np.empty(gates, np.float32)
-    shown_E, logits_V = np.empty(len(weights.narrow_EH), np.float32), np.empty(len(weights.out_bias_V), np.float32)
-    room = room_to_choose(len(logits_V))
-    for token in read_R:
-        _step(weights, state, token, sums)
-    for t in range(len(uniform_T)):
-        if t:
-            _step(weights, state, token_T[t - 1], sums)
-        shown = state.h_LH[-1]
-        if len(shown_E):
-            _multiply(weights.narrow_EH, shown, weights.narrow_bias_E, shown_E)
-            shown = shown_E
-        _multiply(weights.out_VE, shown, weights.out_bias_V, logits_V)
-        token_T[t], logp_T[t], drawn_T[t] = choose(logits_V, log_of_sum(logits_V), rule, uniform_T[t], room)
-        if token_T[t] == rule.eos or token_T[t] < 0:
+    weights, state, (score_W, token_W, live_1) = Weights(*weights), State(*state), texts
+    score_TK, row_TK, token_TK, logp_TK, drawn_TK, found_T = found
+    room, working = _room(weights, len(token_W)), room_to_choose(len(weights.out_bias_V))
+    row_W, h_LWH, c_LWH = np.empty(len(token_W), np.int64), np.empty_like(state.h_LBH), np.empty_like(state.c_LBH)
+    for t in range(len(found_T)):
+        live, many = live_1[0], 0
+        _step(weights, panels, state, token_W, 0, live, room, t % 2 == 1)
+        logits_BV = _logits(weights, panels, state, 0, live, room)
+        for b in range(live):
+            logits_V = logits_BV[b, : len(weights.out_bias_V)]
+            candidates = score_TK[t], row_TK[t], token_TK[t], logp_TK[t], drawn_TK[t]
+            many = consider(logits_V, log_of_sum(logits_V), forbidden_F, score_W[b], b, working, candidates, many)
+        found_T[t] = many
+        live_1[0] = survivors(score_TK[t], row_TK[t], token_TK[t], many, eos, score_W, row_W, token_W)
+        if not live_1[0]:
             return t + 1
-    return len(uniform_T)
+        for layer in range(len(h_LWH)):
+            h_LWH[layer, :live], c_LWH[layer, :live] = state.h_LBH[layer, :live], state.c_LBH[layer, :live]
+            for w in range(live_1[0]):
+                state.h_LBH[layer, w], state.c_LBH[layer, w] = h_LWH[layer, row_W[w]], c_LWH[layer, row_W[w]]
+    return len(found_T)
 
 
 @inline
-def _step(weights, state, token, sums):
-    entering_F, recurrent_F = sums
-    for layer in range(len(state.h_LH)):
-        h_H, c_H = state.h_LH[layer], state.c_LH[layer]
+def _room(weights, rows):
+    """What a step works in: sums of gates, what enters them, features, logits; rows as wide as panels are."""
+    gates = width(weights.recur_LFH.shape[1])
+    return (
+        np.zeros((rows, gates), np.float32),
+        np.zeros((rows, gates), np.float32),
+        np.zeros((rows, width(len(weights.narrow_EH))), np.float32),
+        np.zeros((rows, width(len(weights.out_bias_V))), np.float32),
+    )
+
+
+@inline
+def _step(weights, panels, state, token_B, first, last, room, back):
+    """Read the tokens of these texts."""
+    rows, (gates, hidden) = last - first, weights.recur_LFH.shape[1:]
+    entering_BF, recurrent_BF = room[0][:rows], room[1][:rows]
+    for layer in range(len(state.h_LBH)):
+        h_BH, c_BH = state.h_LBH[layer, first:last], state.c_LBH[layer, first:last]
+        recurrent_BF[:, :gates] = weights.bias_L2F[layer, 1]
+        add_product(panels[0][layer], h_BH, recurrent_BF, back)
         if layer:
-            _multiply(weights.deep_LFH[layer - 1], state.h_LH[layer - 1], weights.bias_L2F[layer, 0], entering_F)
-        else:
-            entering_F[:] = _entering(weights, state, token)
-        _multiply(weights.recur_LFH[layer], h_H, weights.bias_L2F[layer, 1], recurrent_F)
-        if len(entering_F) == LSTM * len(h_H):
-            _lstm(entering_F, recurrent_F, h_H, c_H)
-        elif len(entering_F) == GRU * len(h_H):
-            _gru(entering_F, recurrent_F, h_H)
-        else:
-            _rnn(entering_F, recurrent_F, h_H)
+            entering_BF[:, :gates] = weights.bias_L2F[layer, 0]
+            add_product(panels[1][layer - 1], state.h_LBH[layer - 1, first:last], entering_BF, back)
+        for b in range(rows):
+            entering_F = entering_BF[b, :gates] if layer else _entering(weights, panels, state, token_B[first + b])
+            recurrent_F = recurrent_BF[b, :gates]
+            if gates == LSTM * hidden:
+                _lstm(entering_F, recurrent_F, h_BH[b], c_BH[b])
+            elif gates == GRU * hidden:
+                _gru(entering_F, recurrent_F, h_BH[b])
+            else:
+                _rnn(entering_F, recurrent_F, h_BH[b])
 
 
 @inline
-def _entering(weights, state, token):
+def _logits(weights, panels, state, first, last, room):
+    """Rows of logits, as wide as panels are."""
+    h_BH, shown_BE, logits_BV = state.h_LBH[-1, first:last], room[2][: last - first], room[3][: last - first]
+    logits_BV[:, : len(weights.out_bias_V)] = weights.out_bias_V
+    if len(weights.narrow_EH):
+        shown_BE[:, : len(weights.narrow_EH)] = weights.narrow_bias_E
+        add_product(panels[2][0], h_BH, shown_BE, False)
+        add_product(panels[3][0], shown_BE, logits_BV, False)
+    else:
+        add_product(panels[3][0], h_BH, logits_BV, False)
+    return logits_BV
+
+
+@inline
+def _entering(weights, panels, state, token):
     """What a token contributes to the gates of the first layer, computed when it comes for the first time."""
-    entering_F = state.entering_VF[token]
+    entering_1W = state.entering_VW[token : token + 1]
+    entering_F = entering_1W[0, : weights.recur_LFH.shape[1]]
     if not state.known_V[token]:
+        entering_F[:] = weights.bias_L2F[0, 0]
         if len(weights.table_VE):
-            _multiply(weights.enter_FE, weights.table_VE[token], weights.bias_L2F[0, 0], entering_F)
+            add_product(panels[4][0], weights.table_VE[token : token + 1], entering_1W, False)
         else:
-            entering_F[:] = weights.enter_FE[:, token] + weights.bias_L2F[0, 0]
+            entering_F += weights.enter_FE[:, token]
         state.known_V[token] = True
     return entering_F
 
 
-@jit_sums
-def _multiply(matrix_FH, x_H, bias_F, y_F):
-    for f in range(len(y_F)):
-        row_H, total = matrix_FH[f], _f4(0)
-        for j in range(len(x_H)):
-            total += row_H[j] * x_H[j]
-        y_F[f] = total + bias_F[f]
+# Gates are views, each counted from 0: only such loops become instructions for many numbers at once.
 
 
 @jit_sums
@@ -104,26 +194,34 @@ def _lstm(entering_F, recurrent_F, h_H, c_H):
     size = len(h_H)
     for f in range(4 * size):
         recurrent_F[f] += entering_F[f]
+    enter_H, forget_H = recurrent_F[:size], recurrent_F[size : 2 * size]
+    new_H, output_H = recurrent_F[2 * size : 3 * size], recurrent_F[3 * size :]
     for f in range(2 * size):
         recurrent_F[f] = sigmoid(recurrent_F[f])
-    for f in range(2 * size, 3 * size):
-        recurrent_F[f] = tanh(recurrent_F[f])
-    for f in range(3 * size, 4 * size):
-        recurrent_F[f] = sigmoid(recurrent_F[f])
     for j in range(size):
-        c_H[j] = recurrent_F[size + j] * c_H[j] + recurrent_F[j] * recurrent_F[2 * size + j]
+        new_H[j] = tanh(new_H[j])
     for j in range(size):
-        h_H[j] = recurrent_F[3 * size + j] * tanh(c_H[j])
+        output_H[j] = sigmoid(output_H[j])
+    for j in range(size):
+        c_H[j] = forget_H[j] * c_H[j] + enter_H[j] * new_H[j]
+    for j in range(size):
+        new_H[j] = tanh(c_H[j])
+    for j in range(size):
+        h_H[j] = output_H[j] * new_H[j]
 
 
 @jit_sums
 def _gru(entering_F, recurrent_F, h_H):
     size = len(h_H)
+    update_H, new_H, entering_H = recurrent_F[size : 2 * size], recurrent_F[2 * size :], entering_F[2 * size :]
     for f in range(2 * size):
         recurrent_F[f] = sigmoid(entering_F[f] + recurrent_F[f])
     for j in range(size):
-        new = tanh(entering_F[2 * size + j] + recurrent_F[j] * recurrent_F[2 * size + j])
-        h_H[j] = new + recurrent_F[size + j] * (h_H[j] - new)
+        new_H[j] = entering_H[j] + recurrent_F[j] * new_H[j]
+    for j in range(size):
+        new_H[j] = tanh(new_H[j])
+    for j in range(size):
+        h_H[j] = new_H[j] + update_H[j] * (h_H[j] - new_H[j])
 
 
 @jit_sums

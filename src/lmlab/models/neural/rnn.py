@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import recurrent_layers
 from lmlab.kernels.writing.layout import Weights
-from lmlab.kernels.writing.recurrent import RecurrentWriter
-from lmlab.models.base import Reader, Writer
+from lmlab.kernels.writing.recurrent import Network, RecurrentBeam, RecurrentWriter
+from lmlab.models.base import BatchWriter, BeamWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
 from lmlab.models.neural.recurrent_reader import RecurrentReader
@@ -48,6 +48,7 @@ class Recurrent(NeuralModel):
         self.dropout = Dropout(settings.dropout)
         self.recurrent_dropout = Dropout(settings.recurrent_dropout)
         self.narrow = nn.Linear(settings.hidden, settings.embedding) if tied else nn.Identity()
+        self._packed: Network | None = None
         self._initialise(settings)
 
     @torch.no_grad()
@@ -73,13 +74,25 @@ class Recurrent(NeuralModel):
         features_BTH = self.narrow(self.dropout(hidden_TBH)).transpose(0, 1)
         return features_BTH, TensorState(tuple(part_LBH.transpose(0, 1) for part_LBH in after))
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+        network = self._network(tokens)
+        return None if network is None else RecurrentWriter(network, [[self.bos, *prompt] for prompt in prompts])
+
+    def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
+        """Grows a beam in compiled loops, where `batch_writer` writes."""
+        network = self._network(tokens)
+        return None if network is None else RecurrentBeam(network, [self.bos, *prompt], width)
+
+    def _network(self, tokens: int) -> Network | None:
+        """The weights as loops read them, packed anew when they have changed."""
         weights = self._weights() if worthwhile(tokens, _LOADED) else None
-        return None if weights is None else RecurrentWriter(weights, [self.bos, *prompt])
+        if weights is not None and (self._packed is None or not self._packed.same(weights)):
+            self._packed = Network(weights)
+        return None if weights is None else self._packed
 
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, where `writer` writes."""
+        """Steps in NumPy, where `batch_writer` writes."""
         weights = self._weights()
         return None if weights is None else RecurrentReader(weights)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,8 +21,8 @@ from lmlab.errors import ArtifactError
 from lmlab.integrity import plain
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.writing.layout import Weights
-from lmlab.kernels.writing.recurrent import RecurrentWriter
-from lmlab.models.base import Ranked, Reader, Scorer, Writer
+from lmlab.kernels.writing.recurrent import Network, RecurrentBeam, RecurrentWriter
+from lmlab.models.base import BatchWriter, BeamWriter, Ranked, Reader, Scorer
 from lmlab.models.neural.recurrent_reader import RecurrentReader
 from lmlab.models.neural.settings import TEMPERATURE, WEIGHTS, RecurrentSettings
 from lmlab.models.scorers import Stepwise
@@ -123,9 +124,18 @@ class StoredRecurrent:
         """Steps in NumPy: many texts too are written before torch is there."""
         return RecurrentReader(self._weights)
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops."""
-        return RecurrentWriter(self._weights, [self.bos, *prompt]) if worthwhile(tokens, _LOADED) else None
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops."""
+        texts = [[self.bos, *prompt] for prompt in prompts]
+        return RecurrentWriter(self._packed, texts) if worthwhile(tokens, _LOADED) else None
+
+    def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
+        """Grows a beam in compiled loops."""
+        return RecurrentBeam(self._packed, [self.bos, *prompt], width) if worthwhile(tokens, _LOADED) else None
+
+    @cached_property
+    def _packed(self) -> Network:
+        return Network(self._weights)
 
     def scorer(self) -> Scorer:
         """Step by step for short texts, by the module for others."""

@@ -27,17 +27,20 @@ from lmlab.errors import ArtifactError, SettingError, UsageError, shown
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import MAX_ORDER, UNSEEN, Counts, Level, check_arrays
 from lmlab.memory import check_array, map_array, parse_size, save_array
-from lmlab.models.base import Reader, Scorer, Writer
+from lmlab.models.base import BeamWriter, Reader, Scorer, Writer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.ranks import rank_array, rows
 from lmlab.models.ngram.smoothing import IMPORTED, SMOOTHINGS, STUPID_BACKOFF, Lmplz, absent_of, rules_of, smooth
 from lmlab.models.ngram.trie import Trie, TrieReader
 from lmlab.models.scorers import Arrays
+from lmlab.packed import pieces
 from lmlab.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmlab.kernels.ngram.rows import RowTables
 
 _LEAST_MEMORY = 512 << 20  # libraries and words alone take half of it
 _DTYPES = {"key_G": "<u8", "suffix_G": "<u4", "logp_G": "<f4", "backoff_G": "<f4"}
@@ -108,6 +111,7 @@ class Ngram:
                 raise SettingError("layout", "compact", "fast", "what is pruned by entropy has no counts to be kept as")
 
     family: ClassVar[str] = "counted"
+    one_file: ClassVar[bool] = True  # all that `load` reads may lie in one
     bos = BOS
     eos = EOS
 
@@ -237,11 +241,26 @@ class Ngram:
 
     def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
         """Writes a text in compiled loops, without torch: in the fast layout, where it is read in milliseconds."""
-        if not isinstance(self.trie, Trie) or self.nbytes > _WHOLE or not engine.worthwhile(tokens, _LOADED):
+        tables = self._row_tables(tokens)
+        if tables is None:
             return None
         from lmlab.kernels.ngram.writing import NgramWriter
 
-        return NgramWriter(self.trie.row_tables, [BOS, *prompt])
+        return NgramWriter(tables, [BOS, *prompt])
+
+    def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
+        """Grows a beam in compiled loops, where `writer` writes."""
+        tables = self._row_tables(tokens)
+        if tables is None:
+            return None
+        from lmlab.kernels.ngram.writing import NgramBeam
+
+        return NgramBeam(tables, [BOS, *prompt], width)
+
+    def _row_tables(self, tokens: int) -> RowTables | None:
+        if not isinstance(self.trie, Trie) or self.nbytes > _WHOLE or not engine.worthwhile(tokens, _LOADED):
+            return None
+        return self.trie.row_tables
 
     def _answer(self, contexts: Any) -> tuple[Tensor, NgramState]:
         import torch
@@ -298,7 +317,7 @@ class Ngram:
             _check_shape(folder, packed.ngrams, settings, vocab_size)
             return cls(settings, packed, packed.notes)
         try:
-            content = json.loads((folder / "ngram.json").read_text(encoding="utf-8"))
+            content = json.loads(b"".join(pieces(folder / "ngram.json")))
         except (OSError, ValueError, RecursionError) as error:
             raise _damaged(folder, f"ngram.json cannot be read ({error})") from error
         match content:
