@@ -40,7 +40,9 @@ class Server:
         assert self.process.stdout is not None
         told = ""
         while not told.endswith("}\n"):
-            told += self.process.stdout.readline()
+            if not (line := self.process.stdout.readline()):
+                raise SystemExit("the server did not start")
+            told += line
         self.port = urlsplit(json.loads(told)["address"]).port
 
     def megabytes(self) -> float:
@@ -112,7 +114,7 @@ def is_right(answer: bytes, path: str, expected: Any) -> bool:
 async def client(
     server: Server, known: dict[tuple[str, str], Any], draw: random.Random, counts: Counter[str], pace: float
 ) -> None:
-    """Asks, one request each `pace` seconds of all clients, until there is nothing more to ask or the server has gone."""
+    """Asks, all clients one request each `pace` seconds, until there is nothing to ask or the server has gone."""
     keys = list(known)
     while counts["asked"] < counts["wanted"]:
         counts["asked"] += 1
