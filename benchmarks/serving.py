@@ -31,7 +31,7 @@ from lmlab.facade.surprisal import in_hand
 from lmlab.scoring import evaluate
 from lmlab.tokens.id_store import TokenStore
 
-SCORED, KEYS, TIMES = 20_000, 200, 5
+SCORED, KEYS, TIMES = 20_000, 200, 5  # characters, requests, rounds of scoring
 PROTOCOL = """\
 Protocol: {load}. Loopback. The clients are one process of one thread, held on the last core; servers and library may
 use all. Each client streams one completion, temperature 1, `<eos>` barred, all begun at once. Medians of {times}
@@ -164,13 +164,13 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def load_row(
-    name: str, lm: Any, asked: dict[str, Any], clients: int, server: Any, address: str, bare: str
+    name: str, lm: Any, asked: dict[str, Any], clients: int, server: Any, address: str, bare: str, times: int
 ) -> list[str]:
     """Library, server and floor in turns."""
     count, seen, rounds, cpus = clients * asked["max_tokens"], list[Arrived](), [], []
     alone(lm, asked, clients)
     served(address, asked, clients)
-    for _ in range(TIMES):
+    for _ in range(times):
         marks = [(time.process_time(), processor_seconds(server))]
         library = alone(lm, asked, clients)
         marks.append((time.process_time(), processor_seconds(server)))
@@ -179,7 +179,7 @@ def load_row(
         seen += arrived
         rounds.append((library, took, served(bare, asked, clients)[0]))
         cpus.append((marks[1][0] - marks[0][0], marks[2][1] - marks[1][1], marks[2][0] - marks[1][0]))
-    rates = [short(count / statistics.median(times)) for times in zip(*rounds, strict=True)]
+    rates = [short(count / statistics.median(took)) for took in zip(*rounds, strict=True)]
     over, share = (100 * statistics.median(each[at] / each[0] for each in rounds) for at in (1, 2))
     cost = [f"{1e6 * statistics.fmean(each) / count:.0f}" for each in zip(*cpus, strict=True)]
     title = f"{name}, {clients} clients, {asked['max_tokens']} tokens"
@@ -190,7 +190,7 @@ def load_row(
         f"{over - 100:.0f} %",
         rates[2],
         f"{share:.0f} %",
-        *moments(seen, count * TIMES),
+        *moments(seen, count * times),
         *cost,
     ]
 
@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--peer", action="append", default=[], help="another server: NAME=http://HOST:PORT,MODEL")
+    parser.add_argument("--rounds", type=int, default=5, help="of the load")
     parser.add_argument("--only-load", action="store_true", help="neither scoring nor keys")
     parser.add_argument("--floor", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -305,7 +306,9 @@ def report(server: Any, address: str, bare: str, runs: list[str], text: str, opt
         asked["logit_bias"] = {str(lm.model.eos): -1e9}
         for tokens in options.tokens:
             some = asked | {"max_tokens": tokens}
-            rows += [load_row(name, lm, some, clients, server, address, bare) for clients in options.clients]
+            rows += [
+                load_row(name, lm, some, clients, server, address, bare, options.rounds) for clients in options.clients
+            ]
         if not options.only_load:
             scored += scoring(address, lm, name, text)
             typed += keys(address, name, text)
@@ -324,7 +327,7 @@ def report(server: Any, address: str, bare: str, runs: list[str], text: str, opt
         print("\n" + table(head, scored))
         print("\n" + table(["model", "route", "p50, ms", "p95", "longest but the first"], typed))
     load = f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores at the end"
-    print("\n" + PROTOCOL.format(load=load, times=TIMES, scored=len(text), keys=KEYS))
+    print("\n" + PROTOCOL.format(load=load, times=options.rounds, scored=len(text), keys=KEYS))
     print(machine())
 
 

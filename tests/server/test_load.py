@@ -196,6 +196,33 @@ def test_a_client_that_goes_away_is_worked_for_no_more(house: Any, stream: bool,
     asyncio.run(go())
 
 
+def test_a_stream_that_waits_ends_when_its_client_goes_away() -> None:
+    from lmlab.server.app import streamed
+
+    left: list[str] = []
+
+    async def events() -> AsyncIterator[Any]:
+        try:
+            yield {"text": "a"}
+            yield {"text": "b"}
+            await asyncio.Event().wait()  # for tokens that do not come
+        finally:
+            left.append("closed")
+
+    async def go() -> None:
+        async with gone_after(3) as (sent, send, enough):
+
+            async def receive() -> Any:
+                await enough.wait()
+                return {"type": "http.disconnect"}
+
+            await asyncio.wait_for((await streamed(events()))({"type": "http"}, receive, send), 30)
+            assert [message["type"] for message in sent] == ["http.response.start", *["http.response.body"] * 2]
+
+    asyncio.run(go())
+    assert left == ["closed"]
+
+
 def json_of(**asked: Any) -> bytes:
     import json
 

@@ -251,13 +251,13 @@ class _Events(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def sent() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for line in self._lines:
-                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+            async with contextlib.aclosing(self._lines):
+                async for line in self._lines:
+                    await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-        async with contextlib.aclosing(self._lines):
-            with contextlib.suppress(_GoneError):
-                await while_there(receive, sent())
+        with contextlib.suppress(_GoneError):
+            await while_there(receive, sent())
 
 
 class _GoneError(HTTPException):
@@ -283,6 +283,7 @@ async def while_there(receive: Any, work: Awaitable[T]) -> T:
     finally:
         for each in tasks:
             each.cancel()
+        await asyncio.wait(tasks)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
