@@ -91,12 +91,8 @@ def check_integer(name: str, value: Any, least: int = 1, most: int | None = None
     Traceback (most recent call last):
     lmlab.errors.SettingError: n is True, but must be an integer >= 1
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Integral)
-        or value < least
-        or (most is not None and value > most)
-    ):
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
+    if number < least or (most is not None and number > most):
         bound = f"an integer >= {least:,}" if most is None else f"an integer from {least:,} to {most:,}"
         raise SettingError(name, value, bound)
 
