@@ -223,6 +223,32 @@ def test_a_stream_that_waits_ends_when_its_client_goes_away() -> None:
     assert left == ["closed"]
 
 
+def test_a_client_that_reads_no_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmlab.server import app
+
+    monkeypatch.setattr(app, "_READ_SECONDS", 0.05)
+    left: list[str] = []
+
+    async def events() -> AsyncIterator[Any]:
+        try:
+            for number in range(1000):
+                yield {"text": number}
+        finally:
+            left.append("closed")
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        await (never() if message["type"] == "http.response.body" else asyncio.sleep(0))
+
+    async def go() -> None:
+        await asyncio.wait_for((await app.streamed(events()))({"type": "http"}, never, send), 30)
+
+    asyncio.run(go())
+    assert left == ["closed"]
+
+
 def json_of(**asked: Any) -> bytes:
     import json
 

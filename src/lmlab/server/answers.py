@@ -505,6 +505,15 @@ async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
     }
 
 
+async def counted(served: Served, asked: asking.Ngrams) -> dict[str, Any]:
+    """The answer of `/ngrams`, its figures those of `lm.plot.ngram`."""
+    ids_of(served, asked.text, allow_unknown=True)
+    rows = await served.worker.call(lambda: served.lm.plot.ngram(asked.text).rows)
+    names = {"token": "text", "training line": "line"}
+    told = [{names.get(key, key): value for key, value in row.items()} for row in rows]
+    return {"tokens": [{**row, "bits": finite(row["bits"])} for row in told]}
+
+
 async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, Any]]:
     """The steps of `/beam`: the nodes that each adds to the tree or changes."""
     name = asked.strategy if asked.strategy != "sample" else "beam"

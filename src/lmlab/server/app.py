@@ -38,6 +38,7 @@ from lmlab.server.worker import BusyError, TooLongError
 
 PAGE = Path(__file__).parent / "page"
 _OPEN = ("/health", "/docs", "/openapi.json")  # that need no key
+_READ_SECONDS = 60.0  # that a client may leave an event unread once all buffers are full
 _DONE = "data: [DONE]\n\n"
 _log = logging.getLogger("lmlab.server")
 T = TypeVar("T")
@@ -107,6 +108,11 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
     async def score(asked: asking.Score, request: Request) -> Response:
         async with house.using(asked.model) as served:
             return _Json(await while_there(request.receive, answers.scored(served, asked)))
+
+    @app.post("/ngrams")
+    async def ngrams(asked: asking.Ngrams, request: Request) -> Response:
+        async with house.using(asked.model) as served:
+            return _Json(await while_there(request.receive, answers.counted(served, asked)))
 
     @app.post("/beam")
     async def beam(asked: asking.Grow) -> Response:
@@ -239,7 +245,7 @@ async def streamed(events: AsyncGenerator[Any]) -> Response:
 
 
 class _Events(Response):
-    """A stream that ends at once when its client goes away."""
+    """A stream that ends at once when its client goes away, and soon when it reads no more."""
 
     media_type = "text/event-stream"
 
@@ -253,10 +259,11 @@ class _Events(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with contextlib.aclosing(self._lines):
                 async for line in self._lines:
-                    await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+                    async with asyncio.timeout(_READ_SECONDS):
+                        await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-        with contextlib.suppress(_GoneError):
+        with contextlib.suppress(_GoneError, TimeoutError):
             await while_there(receive, sent())
 
 
