@@ -86,9 +86,20 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     if (size := packed.extent(plain(path)).size) > _LARGEST_JSON:
         raise ArtifactError(f"{path} has {size:,} bytes, but {_LARGEST_JSON:,} at most are read", remedy)
     try:
-        content = json.loads(b"".join(packed.pieces(path)))
+        written = b"".join(packed.pieces(path))
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror})", remedy) from error
+    return json_object(path, written, remedy)
+
+
+def json_object(path: Path, written: bytes, remedy: str) -> dict[str, Any]:
+    """The JSON object that was read from a path.
+
+    Raises:
+        ArtifactError: not JSON, or not an object.
+    """
+    try:
+        content = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error})", remedy) from error
     if not isinstance(content, dict):
@@ -103,6 +114,7 @@ class Verified:
         folder: where they lie.
         sums: of every file that matters.
         remedy: what to do where one is damaged.
+        told: what else the caller compares with them before it calls `remember`; other words are not remembered.
 
     Attributes:
         remembered: whether `remember` was called for these files before, and none has changed since.
@@ -111,9 +123,10 @@ class Verified:
         ArtifactError: a file is missing, no regular file, or not as it was written.
     """
 
-    def __init__(self, folder: Path, sums: Sums, remedy: str) -> None:
+    def __init__(self, folder: Path, sums: Sums, remedy: str, told: str = "") -> None:
         self._seen = {name: _identity(plain(folder / name)) for name in sums}
-        key = hashlib.sha256(f"{folder.resolve()}\0{json_sum(sums)}".encode("utf-8", "surrogateescape")).hexdigest()
+        named = f"{folder.resolve()}\0{json_sum(sums)}\0{told}"
+        key = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()
         self._note = cache_dir() / "verified" / f"{key[:32]}.json"
         self.remembered = self._known() == self._seen
         if self.remembered:

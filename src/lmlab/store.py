@@ -234,12 +234,14 @@ def read_description(path: Path, classifier: bool = False) -> Described:
         raise ArtifactError(f"{path} is {what}", f"`lmlab {verb}` reads it")
     for file in _files(path):
         plain(file)
-    verified = Verified(path, manifest["files"], _AGAIN)
+    size = manifest.get("vocab_size")
+    verified = Verified(path, manifest["files"], _AGAIN, repr(size))
     config = read_config(path)
-    tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump())
-    if manifest.get("vocab_size") != tokenizer.vocab_size:
+    known = size if verified.remembered else None
+    tokenizer = tokens.load_tokenizer(path, config.tokenizer.kind, config.tokenizer.settings.dump(), known)
+    if size != tokenizer.vocab_size:
         raise ArtifactError(
-            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {shown(manifest.get('vocab_size'))} in {MANIFEST}",
+            f"{path} is inconsistent: {tokenizer.vocab_size} tokens, {shown(size)} in {MANIFEST}",
             _AGAIN,
         )
     return Described(tokenizer, config, manifest, verified)
@@ -261,7 +263,9 @@ def load(path: Path) -> Stored:
         ArtifactError: it is none, of another format, or damaged.
     """
     tokenizer, config, manifest, verified = read_description(path)
-    model = registry.stored(config.model.kind).load(path, config.model.settings, tokenizer.vocab_size)
+    kind = registry.stored(config.model.kind)
+    read = getattr(kind, "load_verified", kind.load) if verified.remembered else kind.load
+    model = read(path, config.model.settings, tokenizer.vocab_size)
     if not verified.remembered:
         model.check()
         verified.remember()

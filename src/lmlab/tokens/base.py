@@ -11,7 +11,7 @@ literal `<bos>` is spelled like any other text, or is an unknown word where it c
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,9 @@ from lmlab import config, registry
 from lmlab.config import setting
 from lmlab.corpora.document import whole_or_pieces
 from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError, check_integer
-from lmlab.integrity import read_json
+from lmlab.integrity import json_object, read_json
 from lmlab.memory import map_npy
+from lmlab.packed import pieces
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 if TYPE_CHECKING:
@@ -124,6 +125,37 @@ class Vocabulary(NamedTuple):
     count_V: np.ndarray | None = None
 
 
+class Unread(Sequence[str]):
+    """The tokens of a `tokenizer.json` that was checked before: read now, parsed when one is first asked for.
+
+    Raises:
+        ArtifactError: it cannot be read; or, when asked for a token, holds another number of them.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
+        try:
+            self._written = b"".join(pieces(path))
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read ({error.strerror})", _REMEDY) from error
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, id: Any) -> Any:
+        return self._tokens[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tokens)
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        tokens, _ = _vocabulary_of(self._path, json_object(self._path, self._written, _REMEDY))
+        if len(tokens) != self._size:
+            raise ArtifactError(f"{self._path} holds {len(tokens)} tokens, not {self._size}", _REMEDY)
+        return tokens
+
+
 class Tokenizer(abc.ABC):
     """Text to ids and back; made by `train` or `load`.
 
@@ -137,8 +169,12 @@ class Tokenizer(abc.ABC):
     def __init__(self, settings: Any, made: Vocabulary) -> None:
         self.settings, self.count_V = settings, made.count_V
         self.specials: Sequence[str] = settings.specials or SPECIALS
-        self.tokens = tuple(made.tokens)
-        self.vocab_size = len(self.tokens)
+        self._made, self.vocab_size = made.tokens, len(made.tokens)
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The spelling of every id."""
+        return tuple(self._made)
 
     @property
     def normalisation(self) -> str:
@@ -306,10 +342,16 @@ class Tokenizer(abc.ABC):
         path.write_text(self.reference().to_str(pretty=True), encoding="utf-8", newline="\n")
 
     @classmethod
-    def load(cls, folder: Path, settings: Any) -> Self:
-        """Read what `save` wrote; ArtifactError where it is missing or damaged."""
+    def load(cls, folder: Path, settings: Any, size: int | None = None) -> Self:
+        """Read what `save` wrote; ArtifactError where it is missing or damaged.
+
+        Args:
+            folder: where it lies.
+            settings: of the tokenizer.
+            size: of its vocabulary, where the files were checked before: what can be read later may be.
+        """
         tokens, merges = _read_model(folder / FILE)
-        return cls(settings, Vocabulary(tokens, merges, _read_counts(folder / COUNTS, len(tokens))))
+        return cls(settings, Vocabulary(tokens, merges, read_counts(folder / COUNTS, len(tokens))))
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as an int64 array; UsageError where one is outside the vocabulary."""
@@ -333,10 +375,10 @@ def build_tokenizer(kind: str, settings: Mapping[str, Any], documents: Iterable[
     return trained
 
 
-def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any]) -> Tokenizer:
-    """Load what the `save` of a registered kind wrote; ArtifactError where it is missing or damaged."""
+def load_tokenizer(folder: Path, kind: str, settings: Mapping[str, Any], size: int | None = None) -> Tokenizer:
+    """Load what the `save` of a registered kind wrote, as `Tokenizer.load`; ArtifactError where it is damaged."""
     cls = registry.resolve("tokenizer", kind)
-    loaded: Tokenizer = cls.load(folder, cls.Settings.make(settings, "tokenizer"))
+    loaded: Tokenizer = cls.load(folder, cls.Settings.make(settings, "tokenizer"), size)
     return loaded
 
 
@@ -407,7 +449,7 @@ def lower(text: str) -> str:
     return text.replace("\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER SIGMA}").lower()
 
 
-def _read_counts(path: Path, size: int) -> np.ndarray | None:
+def read_counts(path: Path, size: int) -> np.ndarray | None:
     """How often each of so many tokens was counted, None where that is not kept."""
     try:
         count_V = np.array(map_npy(path))
@@ -422,15 +464,21 @@ def _read_counts(path: Path, size: int) -> np.ndarray | None:
 
 def _read_model(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """The tokens by id and the merges of a `tokenizer.json`."""
-    match read_json(path, _REMEDY):
+    return _vocabulary_of(path, read_json(path, _REMEDY))
+
+
+def _vocabulary_of(path: Path, content: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
+    match content:
         case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
             pairs = [(pair[0], pair[1]) for pair in merges if isinstance(pair, list) and len(pair) == 2]
         case {"model": {"vocab": dict(vocab)}}:
             merges, pairs = [], []
         case _:
             raise ArtifactError(f"{path} holds no vocabulary", _REMEDY)
-    token_of = {id: token for token, id in vocab.items() if isinstance(id, int)}
-    tokens = [token_of[id] for id in range(len(vocab)) if id in token_of]
+    tokens = list(vocab)
+    if list(vocab.values()) != list(range(len(vocab))):  # not in order, as ours are
+        token_of = {id: token for token, id in vocab.items() if isinstance(id, int)}
+        tokens = [token_of[id] for id in range(len(vocab)) if id in token_of]
     if tuple(tokens[: len(SPECIALS)]) != SPECIALS or len(tokens) < len(vocab) or len(pairs) != len(merges):
         problem = f"{path} is not a vocabulary of ours: ids must run from 0, the special tokens first"
         raise ArtifactError(problem, _REMEDY)

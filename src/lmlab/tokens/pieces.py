@@ -98,7 +98,7 @@ class SentencePieceTokenizer(Tokenizer):
         (folder / FILE).write_text(json.dumps({"sentencepiece": base64.b64encode(self._model).decode()}) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, settings: Any) -> Self:
+    def load(cls, folder: Path, settings: Any, size: int | None = None) -> Self:
         match read_json(folder / FILE, _REMEDY):
             case {"sentencepiece": str(model)}:
                 try:

@@ -26,15 +26,19 @@ import numpy as np
 from lmlab.config import setting
 from lmlab.kernels import engine
 from lmlab.tokens.base import (
+    COUNTS,
+    FILE,
     SILENT,
     Encoded,
     EncodedDocuments,
     Located,
     Tokenizer,
     TokenizerSettings,
+    Unread,
     Vocabulary,
     clean,
     lower,
+    read_counts,
 )
 from lmlab.tokens.scan import WordScanner, scanner
 from lmlab.vocabulary import BOS, SPACES, SPECIALS, UNK
@@ -105,6 +109,12 @@ class WordsTokenizer(Tokenizer):
                 dropped += 1
                 counts = Counter({word: count for word, count in counts.items() if count > dropped})
         return cls.counted(settings, counts)
+
+    @classmethod
+    def load(cls, folder: Path, settings: Any, size: int | None = None) -> Self:
+        if size is None:
+            return super().load(folder, settings)
+        return cls(settings, Vocabulary(Unread(folder / FILE, size), count_V=read_counts(folder / COUNTS, size)))
 
     def words(self, document: Document) -> list[str]:
         """The words of a document: its tokens where it came with them, else those of its text."""

@@ -310,6 +310,19 @@ class Ngram:
         Raises:
             ArtifactError: a file is missing, truncated or altered, or does not fit the settings or the vocabulary.
         """
+        return cls._load(folder, settings, vocab_size, verified=False)
+
+    @classmethod
+    def load_verified(cls, folder: Path, settings: Ngram.Settings, vocab_size: int) -> Ngram:
+        """`load`, where all files are known to be as they were written: of the arrays, the headers alone are read.
+
+        Raises:
+            ArtifactError: as `load`.
+        """
+        return cls._load(folder, settings, vocab_size, verified=True)
+
+    @classmethod
+    def _load(cls, folder: Path, settings: Ngram.Settings, vocab_size: int, *, verified: bool) -> Ngram:
         if settings.layout == "compact":
             from lmlab.kernels.ngram.compact_trie import CompactTrie
 
@@ -330,9 +343,9 @@ class Ngram:
         _check_shape(folder, sizes, settings, vocab_size)
         if not -math.inf < absent <= 0 or not (bos_logp is None or (type(bos_logp) is float and bos_logp <= 0)):
             raise _damaged(folder, f"its logs {absent} and {bos_logp} are none up to 0")
-        whole = sum(sizes) * _NGRAM <= _WHOLE
-        levels = tuple(_load_level(folder, k, sizes, about["crc32"], whole=whole) for k in range(1, len(sizes) + 1))
-        trie = Trie(levels, absent, None if whole else _Files(folder, levels, about["crc32"]), bos_logp)
+        whole = None if verified else sum(sizes) * _NGRAM <= _WHOLE
+        levels = tuple(_load_level(folder, k, sizes, about["crc32"], whole) for k in range(1, len(sizes) + 1))
+        trie = Trie(levels, absent, _Files(folder, levels, about["crc32"]) if whole is False else None, bos_logp)
         return cls(settings, trie, tuple(map(str, about["notes"])))
 
 
@@ -377,7 +390,9 @@ def _file_name(name: str, k: int) -> str:
     return f"{name.removesuffix('_G')}_{k}.npy"
 
 
-def _load_level(folder: Path, k: int, sizes: list[int], checksums: Mapping[str, list[int]], *, whole: bool) -> Level:
+def _load_level(
+    folder: Path, k: int, sizes: list[int], checksums: Mapping[str, list[int]], whole: bool | None
+) -> Level:
     arrays: dict[str, Any] = {}
     for name, dtype in _DTYPES.items():
         file_name = _file_name(name, k)
