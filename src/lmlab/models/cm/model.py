@@ -370,10 +370,6 @@ class Adaptive:
     a step; any other is read from its beginning, in tables that are copied anew.
     """
 
-    @dataclass(frozen=True)
-    class Settings(config.Settings):
-        """It learns as it did."""
-
     family: ClassVar[str] = "composed"
 
     def __init__(self, model: CM) -> None:
