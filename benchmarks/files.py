@@ -45,6 +45,8 @@ def opening(folder: Path, text: str, with_kenlm: bool) -> None:
         import kenlm
 
         ways["KenLM's probing binary, kenlm.Model"] = lambda: kenlm.Model(str(folder / "kn.bin"))
+    models = {name: way for name, way in ways.items() if "Model" in name}
+    ways |= {f"{name}, a sentence": (lambda way=way: way().score("to be or not")) for name, way in models.items()}
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
         for name, way in ways.items():

@@ -280,6 +280,26 @@ def arpa(case: Case) -> list[Line]:
     ]
 
 
+def warm(case: Case) -> list[Line]:
+    """1 MB in a process that runs already, as users of the module have it; lmplz is a process each time."""
+    text, theirs = case.head(SMALL), case.folder / "small.arpa"
+    if not case.tools:
+        return []
+    case.lmplz(text, "small.arpa")
+    with (
+        Worker(job("opening", theirs, "lmlab.compat.kenlm")) as lmlab,
+        Worker(job("opening", theirs, "kenlm", python=case.kenlm or sys.executable)) as kenlm,
+        Worker(job("estimating", text, case.order)) as estimating,
+    ):
+        ours, others, model, lmplz = in_turn(
+            case.passes, lmlab, kenlm, estimating, lambda: case.lmplz(text, "small.arpa").cpu
+        )
+    return [
+        Line("read ARPA of 1 MB of text, warm; kenlm.Model", "CPU s", of(ours, "cpu"), of(others, "cpu")),
+        Line("estimate 1 MB, warm; lmplz", "CPU s", of(model, "cpu"), lmplz),
+    ]
+
+
 def threads(case: Case) -> list[Line]:
     """All cores, beside one."""
     spread = on(case.cores)  # as a decorator, it can be used again
@@ -304,7 +324,9 @@ def threads(case: Case) -> list[Line]:
     ]
 
 
-ROWS = {work.__name__: work for work in (estimate, ready, small, batch, sentences, calls, size, row, arpa, threads)}
+ROWS = {
+    work.__name__: work for work in (estimate, ready, small, batch, sentences, calls, size, row, arpa, warm, threads)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

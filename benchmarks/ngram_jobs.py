@@ -240,9 +240,46 @@ def calls(path: str, module: str, held: str) -> Answer:
     return answer
 
 
+def opening(path: str, module: str) -> Answer:
+    """Seconds to open an ARPA file in a process that has opened it before."""
+    kenlm = importlib.import_module(module)
+    kenlm.Model(path)
+
+    def answer() -> dict[str, float]:
+        _, cpu, _ = timed(lambda: kenlm.Model(path))
+        return {"cpu": cpu}
+
+    return answer
+
+
+def estimating(text: str, order: int) -> Answer:
+    """Seconds to estimate in a process that has done so before, the model in memory."""
+    from lmlab.facade.estimate import estimate
+    from lmlab.progress import Silent
+
+    def answer() -> dict[str, float]:
+        _, cpu, wall = timed(lambda: estimate(text, order=order, reporter=Silent()))
+        return {"cpu": cpu, "wall": wall}
+
+    answer()
+    return answer
+
+
 JOBS: dict[str, Callable[..., Any]] = {
     job.__name__: job
-    for job in (scoring, text_to_tables, read_arpa, sizes, write_words, our_row, their_row, sentences, calls)
+    for job in (
+        scoring,
+        text_to_tables,
+        read_arpa,
+        sizes,
+        write_words,
+        our_row,
+        their_row,
+        sentences,
+        calls,
+        opening,
+        estimating,
+    )
 }
 
 

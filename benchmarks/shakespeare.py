@@ -25,6 +25,7 @@ from common import machine
 
 SPLIT = "0.9,0,0.1"
 DYNAMIC, COUNTS = "lr=0.001,decay=0.002", "discount=0.8,strength=0.5"
+CM = "context mixing alone, online"
 EVALUATIONS = {
     "one LSTM": "",
     "with the n-gram, weight 0.25": "--mix kn:0.25",
@@ -33,6 +34,8 @@ EVALUATIONS = {
     "dynamic evaluation, n-gram, counts": (
         f"--mix kn:0.18 --adapt dynamic+counts:{DYNAMIC},{COUNTS},weight=0.2,shortest=5,longest=9"
     ),
+    "dynamic evaluation with context mixing, online": f"--mix cm:0.45 --adapt dynamic+online:{DYNAMIC}",
+    CM: "--adapt online",
 }
 
 
@@ -66,10 +69,13 @@ def one_run(seed: int, minutes: float | None, folder: Path, source: str, split: 
     _, counting = lmlab(
         "train", source, "--tokenizer", "char", "--order", "10", "--split", split, "-o", "kn", cwd=folder
     )
+    _, priming = lmlab(
+        "train", source, "--tokenizer", "char", "--model", "cm", "--split", split, "-o", "cm", cwd=folder
+    )
     config = json.loads((folder / "lstm" / "config.json").read_text(encoding="utf-8"))
-    figures, seconds = {}, {"training": training, "counting": counting}
+    figures, seconds = {}, {"training": training, "counting": counting, "priming": priming}
     for name, options in EVALUATIONS.items():
-        (report,), seconds[name] = lmlab("eval", "lstm", *options.split(), cwd=folder)
+        (report,), seconds[name] = lmlab("eval", "cm" if name == CM else "lstm", *options.split(), cwd=folder)
         figures[name] = report["nats_per_token"]
     keys = ("steps", "tokens_seen", "parameters")
     about = {key: trained[key] for key in keys} | {"hidden": config["model"]["hidden"], "lr": config["train"]["lr"]}
@@ -90,7 +96,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         lines.append(
             f"\nseed {run['seed']}: {run['hidden']} units, {run['parameters']:,} parameters, lr {run['lr']}, "
             f"{run['steps']} steps, {run['tokens_seen'] / 1e6:.2f} M tokens; {seconds['training']:.1f} s of training, "
-            f"{seconds['counting']:.1f} s for the n-gram, {run['wall']:.1f} s in all"
+            f"{seconds['counting']:.1f} s for the n-gram, {run['wall']:.1f} s in all; "
+            f"{seconds['priming']:.1f} s for context mixing"
         )
     return "\n".join(lines)
 

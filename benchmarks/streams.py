@@ -1,6 +1,8 @@
 """What a token of generated text costs beside the loops that others run: ratios within one run, on one core.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/streams.py
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/streams.py [WORDS]
+
+Words choose the rows whose names have them all.
 
 A peer that is not installed (transformers, kenlm) is left out.
 """
@@ -18,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from common import machine, short, table
+from common import Endless, machine, short, table
 from lmlab.decoding import Beam, Sample, Strategy, decode_all, finish_all
 from lmlab.kernels.jit import jit, jit_sums
+from lmlab.models.neural.cnn import CNN
 from lmlab.models.neural.rnn import LSTM, RecurrentSettings
+from lmlab.models.neural.transformer import Transformer
 from lmlab.models.ngram.arpa import write
 from lmlab.models.ngram.model import Ngram
 from lmlab.vocabulary import BOS, EOS
@@ -33,9 +38,10 @@ Work = tuple[Callable[[int], None], int]  # what makes so many tokens of each te
 
 PROTOCOL = f"""\
 Protocol: one run, one thread, fp32, random weights (speed does not hang on what they say): LSTM {HIDDEN} with embedding
-16, GPT-2 of 2 layers x 128, V = {VOCAB}; {ORDER}-grams of 100,000 random tokens; empty prompt, `<eos>` forbidden;
-seconds of the processor, medians of {TURNS} turns, each work once a turn. A ratio is the peer's median over ours; what
-memory allows is how often the recurrent and the output weights, 1.19 MB, can be read and added up."""
+16, GPT-2 of 2 layers x 128, Transformer and CNN of default settings, V = {VOCAB}; {ORDER}-grams of 100,000 random
+tokens; empty prompt, `<eos>` forbidden; seconds of the processor, medians of {TURNS} turns, each work once a turn. A
+ratio is the peer's median over ours; what memory allows is how often the recurrent and the output weights, 1.19 MB, can
+be read and added up."""
 
 
 def ours(model: Any, strategy: Strategy, rows: int = 1) -> Callable[[int], None]:
@@ -84,6 +90,71 @@ def reading(lstm: LSTM) -> Callable[[int], None]:
     named = lstm.state_dict()
     needed = [named[name].numpy().ravel() for name in ("recurrent.weight_hh_l0", "output.weight")]
     return lambda count: void(read(np.concatenate(needed), count))
+
+
+class CachedBlock(nn.Module):
+    """A block of lmlab's Transformer by PyTorch's modules, its keys and values kept by `torch.cat`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norms = heads, nn.ModuleList(nn.RMSNorm(width) for _ in range(2))
+        self.project, self.attended = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.widen, self.narrow = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x_BTD: Tensor, turn: Callable[[Tensor], Tensor], past: list[Tensor], window: int) -> Tensor:
+        """One position; `past` is replaced."""
+        new_3BATF = self.project(self.norms[0](x_BTD)).view(1, 1, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = (turn(F.rms_norm(part, part.shape[-1:])) for part in new_3BATF[:2])
+        new = key, new_3BATF[2]
+        past[:] = [torch.cat([old, part], 2)[:, :, -window:] for old, part in zip(past, new, strict=True)]
+        seen = F.scaled_dot_product_attention(query, *past)
+        x_BTD = x_BTD + self.attended(seen.transpose(1, 2).reshape(x_BTD.shape))
+        wide: Tensor = F.relu(self.widen(self.norms[1](x_BTD))).square()
+        return x_BTD + self.narrow(wide)
+
+
+def cached(width: int = 192, layers: int = 4, heads: int = 6, window: int = 256) -> Callable[[int], None]:
+    """The same Transformer in plain PyTorch, one position a call."""
+    embedding, norm, output = nn.Embedding(VOCAB, width), nn.RMSNorm(width), nn.Linear(width, VOCAB)
+    blocks, half = [CachedBlock(width, heads) for _ in range(layers)], width // heads // 2
+    angles = torch.outer(torch.arange(4096.0), 10_000 ** (-torch.arange(half) / half))
+    cosines, sines = angles.cos(), angles.sin()
+
+    @torch.inference_mode()
+    def sample(count: int) -> None:
+        token, past = torch.zeros(1, 1, dtype=torch.long), [[torch.empty(1, heads, 0, 2 * half)] * 2 for _ in blocks]
+        for place in range(count):
+
+            def turn(x: Tensor, cos: Tensor = cosines[place], sin: Tensor = sines[place]) -> Tensor:
+                one, other = x.chunk(2, -1)
+                return torch.cat([one * cos - other * sin, one * sin + other * cos], -1)
+
+            x_BTD = embedding(token)
+            for block, kept in zip(blocks, past, strict=True):
+                x_BTD = block(x_BTD, turn, kept, window)
+            token = torch.multinomial(output(norm(x_BTD))[0].softmax(-1), 1)
+
+    return sample
+
+
+def windows() -> dict[str, tuple[Work, Work]]:
+    """Of the networks that look at a window: beside plain PyTorch, or torch's own step of the same network."""
+    sample = Sample(seed=0)
+    transformer = Transformer(Transformer.Settings(), VOCAB).eval()
+    cnn = CNN(CNN.Settings(), VOCAB).eval()
+    found: dict[str, tuple[Work, Work]] = {}
+    for count in (200, 1000):
+        few = ours(transformer, sample), count
+        found[f"Transformer 4 x 192, {count} tokens, PyTorch with a cache"] = (cached(), count), few
+    for name, model, count in (("Transformer", transformer, 10), ("CNN", cnn, 50)):
+        plain, beam = Endless(model), Beam(width=5)
+        found[f"{name}, torch's own step"] = (ours(plain, sample), count), (ours(model, sample), 200)
+        found[f"{name}, beam 5, torch's own step"] = (ours(plain, beam), count), (ours(model, beam), 50)
+        found[f"{name}, 64 texts, torch's own step"] = (
+            (ours(plain, sample, 64), count // 5),
+            (ours(model, sample, 64), 20),
+        )
+    return found
 
 
 def gpt2(**asked: Any) -> Callable[[int], None]:
@@ -147,7 +218,8 @@ def main() -> None:
     torch.set_num_threads(1)
     about = machine()
     with tempfile.TemporaryDirectory() as folder:
-        figures = works(Path(folder))
+        every = works(Path(folder)) | windows()
+        figures = {name: pair for name, pair in every.items() if all(word in name for word in sys.argv[1:])}
         seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in figures}
         for turn in range(TURNS + 1):
             print(f"turn {turn} of {TURNS}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from lmlab.corpora.document import Document
 from lmlab.disk import cache_dir
 from lmlab.errors import ArtifactError, LmlabError
 from lmlab.integrity import json_sum, sha256_of
+from lmlab.models.base import whole
 from lmlab.models.neural.cnn import CNN
 from lmlab.packed import extent, members
 from lmlab.run_config import RunConfig
@@ -362,7 +363,7 @@ def test_a_file_without_a_sum_must_stay_as_it_was_too(counted):
 def test_weights_take_the_place_of_others(saved, tmp_path, monkeypatch, killed):
     """A kill before they do leaves the old ones, which the manifest still allows."""
     model = CNN(CNN.Settings(channels=4, embedding=3, layers=1), TOKENIZER.vocab_size)
-    before = store.load(saved).model.output.bias.tolist()
+    before = whole(store.load(saved).model).output.bias.tolist()
     (tmp_path / "made").mkdir()
     model.save(tmp_path / "made")
     with monkeypatch.context() as patch:
@@ -372,7 +373,7 @@ def test_weights_take_the_place_of_others(saved, tmp_path, monkeypatch, killed):
                 store.replace_files(saved, tmp_path / "made")
         else:
             store.replace_files(saved, tmp_path / "made")
-    assert store.load(saved).model.output.bias.tolist() == (before if killed else model.output.bias.tolist())
+    assert whole(store.load(saved).model).output.bias.tolist() == (before if killed else model.output.bias.tolist())
 
 
 @pytest.mark.parametrize("killed_before", ["config.json", "manifest.json"])

@@ -35,6 +35,8 @@ _LAZY = {
     "encode": "lmlab.facade.encode",
     "TextModel": "lmlab.facade.text_model",
     "filter": "lmlab.facade.text_model",
+    "compress": "lmlab.compression",
+    "decompress": "lmlab.compression",
     "Greedy": "lmlab.decoding",
     "Sample": "lmlab.decoding",
     "Beam": "lmlab.decoding",

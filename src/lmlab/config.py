@@ -212,11 +212,10 @@ def _in_schema(kind: Any, limits: Mapping[str, float]) -> dict[str, Any]:
 
 def described(cls: type[Settings]) -> tuple[Field, ...]:
     """Every field of a settings class, in order."""
-    settings: Any = cls  # which no protocol describes as hashable
-    return _described(settings)
+    return _described(typing.cast(Any, cls))
 
 
-@functools.cache  # Python compiles every annotation anew: milliseconds
+@functools.cache
 def _described(cls: Any) -> tuple[Field, ...]:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)

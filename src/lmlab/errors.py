@@ -23,6 +23,7 @@ Every message names the value, the bound and the remedy, in one line.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 _LONGEST_SHOWN = 120  # characters of a value in a message
@@ -81,6 +82,19 @@ class SettingError(UsageError):
     def within(self, group: str) -> SettingError:
         """This error for a setting of a group: `model.layers` for `layers`."""
         return SettingError(self._name if "." in self._name else f"{group}.{self._name}", *self._said)
+
+
+def check_integer(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """SettingError where a value is no integer within its bounds.
+
+    >>> check_integer("n", True)
+    Traceback (most recent call last):
+    lmlab.errors.SettingError: n is True, but must be an integer >= 1
+    """
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
+    if number < least or (most is not None and number > most):
+        bound = f"an integer >= {least:,}" if most is None else f"an integer from {least:,} to {most:,}"
+        raise SettingError(name, value, bound)
 
 
 def shown(value: object) -> str:

@@ -31,6 +31,8 @@ _BUILT_IN = {
         "rnn": "lmlab.models.neural.stored:StoredRecurrent",
         "lstm": "lmlab.models.neural.stored:StoredLSTM",
         "gru": "lmlab.models.neural.stored:StoredGRU",
+        "cnn": "lmlab.models.neural.stored:StoredCNN",
+        "transformer": "lmlab.models.neural.stored:StoredTransformer",
     },
     "tokenizer": {
         "char": "lmlab.tokens.char:CharTokenizer",

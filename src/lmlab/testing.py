@@ -7,6 +7,8 @@ A law takes a model and raises AssertionError with a telling message. `laws_for(
 model does not declare (padded batches, storage, training, normalised rows) is not asked of it. The models are small: a
 few tokens of vocabulary, on the CPU, in evaluation mode.
 
+`check_honest` asks what a decoder needs of any predictor, a plain function: no model of ours, no protocol.
+
 Shapes: B contexts, T positions, V the vocabulary, N ids.
 """
 
@@ -36,18 +38,21 @@ from lmlab.decoding import (
     Sample,
     Speculative,
     StochasticBeam,
+    Strategy,
     decode,
     decode_all,
     finish,
     finish_all,
 )
 from lmlab.errors import LmlabError, UsageError
+from lmlab.honest import check_honest
 from lmlab.models.base import LanguageModel, State, Storable
 from lmlab.models.neural.dropout import drawn_from
 from lmlab.models.scorers import Padded, scorer_of
 from lmlab.train_settings import TrainSettings
 from lmlab.vocabulary import NEVER_PREDICTED, PAD, SPECIALS, UNK
 
+__all__ = ["check_honest", "check_laws", "laws_for"]
 Law = Callable[[LanguageModel], None]
 _LENGTHS = (2, 0, 5, 1, 0, 3, 9)  # ragged, with empty prompts among them
 
@@ -255,11 +260,12 @@ def seeded_sampling_repeats(model: LanguageModel) -> None:
     assert texts[2][0] == texts[0][0], f"alone the first row is {texts[2][0]}, among three {texts[0][0]}"
 
 
-def sampling_matches_scorer(model: LanguageModel) -> None:
+def sampling_matches_scorer(model: LanguageModel, strategy: Strategy | None = None) -> None:
     """Drawn texts of up to two tokens come as often as the model says (chi-square, about five standard deviations)."""
     draws, prompt = 1000, _prompts(model, (3,))[0]
     depth = _depth(model, 2)
-    drawn = Counter(map(_read, finish(decode(model, prompt, Sample(seed=5), n=draws, max_tokens=depth))))
+    texts = finish(decode(model, prompt, strategy or Sample(seed=5), n=draws, max_tokens=depth))
+    drawn = Counter(map(_read, texts))
     expected = {ids: draws * math.exp(total) for ids, total in _all_texts(model, prompt, depth).items()}
     for ids in drawn:
         assert ids in expected, f"{ids} was drawn, but has probability 0"

@@ -33,7 +33,7 @@ def made_up(seed, shift):
     nats = {name: 1.0 + place / 10 + shift for place, name in enumerate(shakespeare.EVALUATIONS)}
     seconds = {name: 10.0 * place + shift for place, name in enumerate(shakespeare.EVALUATIONS)}
     about = {"hidden": 640, "lr": 4e-3, "steps": 7000, "tokens_seen": 7_654_321, "parameters": 1_900_000}
-    seconds |= {"training": 170.0, "counting": 3.5}
+    seconds |= {"training": 170.0, "counting": 3.5, "priming": 7.0}
     return {"seed": seed, "nats": nats, "seconds": seconds, "wall": 173.5, **about}
 
 
@@ -42,9 +42,9 @@ def test_the_table_gives_means_each_seed_and_medians():
     assert lines[0] == "| nats/char, last tenth | mean | seeds 0, 4, 7 | seconds |"
     assert lines[2] == "| one LSTM | 1.3000 | 1.0000 1.2000 1.7000 | 0 |"
     assert lines[3] == "| with the n-gram, weight 0.25 | 1.4000 | 1.1000 1.3000 1.8000 | 10 |"
-    assert lines[8] == (
+    assert lines[10] == (
         "seed 0: 640 units, 1,900,000 parameters, lr 0.004, 7000 steps, 7.65 M tokens; 170.0 s of training, "
-        "3.5 s for the n-gram, 173.5 s in all"
+        "3.5 s for the n-gram, 173.5 s in all; 7.0 s for context mixing"
     )
 
 
@@ -63,7 +63,12 @@ def test_the_wall_time_is_that_of_the_two_commands_that_train(tmp_path, monkeypa
     monkeypatch.setattr(shakespeare, "lmlab", lmlab)
     run = shakespeare.one_run(3, None, tmp_path, "text.txt", "0.9,0,0.1")
     assert run["wall"] == 2 + 4
-    assert run["seconds"] == {"training": 2, "counting": 4, **dict.fromkeys(shakespeare.EVALUATIONS, 1000.0)}
-    assert [words[0] for words in asked] == ["train", "train", *["eval"] * len(shakespeare.EVALUATIONS)]
+    assert run["seconds"] == {
+        "training": 2,
+        "counting": 4,
+        "priming": 8,
+        **dict.fromkeys(shakespeare.EVALUATIONS, 1000.0),
+    }
+    assert [words[0] for words in asked] == ["train", "train", "train", *["eval"] * len(shakespeare.EVALUATIONS)]
     assert all("--minutes" not in words for words in asked)
     assert asked[0][asked[0].index("--seed") + 1] == "3"

@@ -11,7 +11,8 @@ from torch import nn
 
 from lmlab import registry
 from lmlab.classify import GRUModel, LSTMModel, RNNModel, adding, fit_numbers, parity
-from lmlab.classify.many_to_one import ManyToOne, TextNetwork
+from lmlab.classify.many_to_one import ManyToOne
+from lmlab.classify.network import TextNetwork
 from lmlab.classify.settings import POOLS
 from lmlab.errors import DataError, SettingError
 from lmlab.vocabulary import PAD

@@ -282,6 +282,28 @@ def test_requests_that_cannot_be(refused, options, named):
     refused(code, ["generate", "runs/lstm", *options.split()], *named)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--top-k", "9999", "--top-p", "1", "--min-p", "1"],
+        ["--beams", "500", "--max-tokens", "2"],
+        ["--chain", "suppressed=" + " ".join(map(str, range(200)))],
+        ["--regex", "the " * 262_144],
+        ["--prompt", "the " * 300],
+    ],
+    ids=lambda options: options[0],
+)
+def test_bounds_that_cut_all_or_nothing_have_a_text(here, capsys, options):
+    called = call(capsys, "generate", "runs/lstm", "--max-tokens", "9", *options, "--quiet")
+    assert (called.code, called.err) == (0, "")
+
+
+def test_a_regular_expression_of_a_megabyte_that_is_too_complex(refused, here, capsys):
+    asked = ["generate", "runs/lstm", "--regex", "the" + "( the)?" * 140_000]
+    refused(2, asked, "too many expressions", "make it simpler")
+    assert len(call(capsys, *asked, "--quiet").err) < 400
+
+
 def test_a_text_that_the_vocabulary_cannot_spell(refused):
     told = "no token goes on at the beginning as the grammar wants"
     refused(2, ["generate", "runs/lstm", "--regex", "☃"], told, "take a tokenizer of bytes")

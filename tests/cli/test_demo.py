@@ -42,7 +42,7 @@ def test_one_screen_says_it_all_and_its_commands_run_as_printed(source, here, ca
     called = call(capsys, "demo", "--source", source, "--minutes", "0.002", "-o", "runs/demo", "--quiet")
     assert called.code == 0, called.err
     assert len(called.out.splitlines()) < 45  # a screen
-    for name in ("uniform", "xz", "ngram", "cnn", "lstm", "mixture", "adapting"):
+    for name in ("uniform", "xz", "ngram", "cm", "cnn", "lstm", "mixture", "adapting"):
         assert re.search(rf"^  {name} +\d\.\d{{3}}(  |$)", called.out, re.MULTILINE), name
     assert called.out.count("Return the") >= 4  # a prompt before, early and at the end; and the sentence
     assert "lmlab train my.txt" in called.out
@@ -59,7 +59,7 @@ def test_its_page_stands_alone_and_its_picture_is_drawn(source, here, capsys):
     words = ["demo", "--source", source, "--minutes", "0.002", "-o", "runs/demo", "--quiet", "--json"]
     called = call(capsys, *words)
     assert called.code == 0, called.err
-    assert [each["model"] for each in called.json["results"]] == ["ngram", "cnn", "lstm", "mixture"]
+    assert [each["model"] for each in called.json["results"]] == ["ngram", "cm", "cnn", "lstm", "mixture"]
     assert len({(each["tokens"], each["bytes"]) for each in called.json["results"]}) == 1  # one text, one ruler
     samples = called.json["samples"]
     assert next(iter(samples)) == "before training"

@@ -109,6 +109,26 @@ def test_what_cannot_be_is_told_in_a_line(name, capsys, words, told):
     assert called.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("damage", ["no tokenizer", "cut GGUF"])
+def test_what_is_broken_is_told_in_a_line(here, capsys, damage):
+    if damage == "no tokenizer":
+        broken = huggingface.save(here / "broken")
+        for path in broken.glob("tokenizer*"):
+            path.unlink()
+    else:
+        broken = huggingface.save_gguf(here / "broken.gguf")
+        broken.write_bytes(broken.read_bytes()[:4000])
+    called = call(capsys, "generate", f"hf:{broken}")
+    assert (called.code, called.out) == (1, "")
+    assert called.err.startswith(f"lmlab: hf:{broken}")
+    assert called.err.count("\n") == 1
+
+
+def test_a_prompt_may_be_longer_than_the_window(name, capsys):
+    called = call(capsys, "generate", name, "--prompt", "to and fro " * 30, "--max-tokens", "5", "--strategy", "greedy")
+    assert called.code == 0, called.err
+
+
 def test_info_tells_what_it_is(name, capsys):
     assert call(capsys, "info", name, "--json").json["architecture"] == "gpt2"
 

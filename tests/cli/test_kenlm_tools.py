@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -267,6 +268,17 @@ def test_interpolation_of_different_vocabularies_and_orders(tool, tmp_path):
     listed = {line.split(b"\t")[1] for line in both.read_bytes().split(b"\n") if line.count(b"<s> ") == 1}
     told = np.array([f"<s> {word}".encode() in listed for word in words])
     assert (10 ** rows(both, words, ""))[told] == pytest.approx(mixed[told], rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["-w 1e308 1e308", "-w 1e308 -1e308", "-t {text}"])
+def test_what_cannot_be_interpolated_is_one_line(tool, tmp_path, capsys, how):
+    models = [arpa_of(name, tmp_path) for name in ("few_o3", "words_o2")]
+    (tmp_path / "text").write_text("the dog\n")
+    if "-t" in how:
+        models[0].write_bytes(re.sub(rb"(?m)^[-.0-9]+\t(<unk>|</s>)", rb"-inf\t\1", models[0].read_bytes()))
+    code, said = tool(f"interpolate {how.format(text=tmp_path / 'text')} -m {models[0]} {models[1]}")
+    assert (code, said) == (1, b"")
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("form", ["", "--linear"])

@@ -68,6 +68,40 @@ def pyctcdecode(model, pieces, folder):
     return [[(beam[0], beam[-2], beam[-1]) for beam in d.decode_beams(frames_TV)[:20]] for d in (decoder, again)]
 
 
+def data_juicer(model, pieces, folder):
+    """The operator that filters by perplexity, which takes its models from the folder it runs in."""
+    import os
+
+    from data_juicer.ops.filter.perplexity_filter import PerplexityFilter
+    from data_juicer.utils.constant import Fields
+
+    os.chdir(folder)
+    for path, name in ((model, "en.arpa.bin"), (pieces, "en.sp.model")):
+        Path(name).symlink_to(path)
+    wanted = PerplexityFilter(lang="en", max_ppl=300)
+    told = wanted.compute_stats_batched({"text": TEXTS, Fields.stats: [{} for _ in TEXTS]})
+    return [told[Fields.stats], list(wanted.process_batched(told))]
+
+
+def monocleaner(model, pieces, folder):
+    """A model of characters of order 7, made by the commands lmplz and build_binary, and scores of sentences."""
+    import os
+
+    from monocleaner.lm import LMFluencyFilter, LMType
+
+    for command in ("lmplz", "build_binary"):
+        Path(folder, command).write_text(f'#!/bin/sh\nexec {sys.executable} -m lmlab kenlm {command} "$@"\n')
+        Path(folder, command).chmod(0o755)
+    os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    clean, noisy, out = (Path(folder, name) for name in ("clean", "noisy", "model"))
+    clean.write_text("\n".join(TEXTS) + "\n")
+    noisy.write_text("\n".join(text[::-1] for text in TEXTS) + "\n")
+    cleaner = LMFluencyFilter(LMType.CHARACTER, "en", None)
+    stats = cleaner.train(str(clean), str(clean), str(noisy), str(out))
+    cleaner.load(str(out), stats)
+    return [vars(stats), [cleaner.raw_score(text) for text in TEXTS], [cleaner.score(text[::2]) for text in TEXTS]]
+
+
 if __name__ == "__main__":
     from kenlm_programs import LocalModel  # by its module, where workers find it
 

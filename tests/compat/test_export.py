@@ -72,6 +72,30 @@ def test_logits_in_transformers_are_ours(runs, name, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_are_read_once_by_generate(runs, name, tmp_path, monkeypatch):
+    export(runs(name), "hf", tmp_path / "out")
+    model, tokenizer = opened(tmp_path / "out")
+    given = tokenizer(PROMPTS, return_tensors="pt", padding=True, return_token_type_ids=False)
+    read, forward = [], model.body.forward
+    monkeypatch.setattr(model.body, "forward", lambda ids, *more: read.append(ids.shape[1]) or forward(ids, *more))
+    for how in ({}, {"num_beams": 3, "num_return_sequences": 2}):
+        asked = {
+            "max_new_tokens": 15,
+            "do_sample": False,
+            "output_scores": True,
+            "return_dict_in_generate": True,
+            **how,
+        }
+        read.clear()
+        with_state = model.generate(**given, **asked)
+        assert set(read[1:]) == {1}
+        without = model.generate(**given, **asked, use_cache=False)
+        assert torch.equal(with_state.sequences, without.sequences)
+        torch.testing.assert_close(torch.stack(with_state.scores), torch.stack(without.scores), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_the_tokenizer_goes_along(runs, kind, tmp_path):
     lm = runs("rnn", kind)

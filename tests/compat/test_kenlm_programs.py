@@ -17,7 +17,9 @@ from lmlab.models.ngram.kenlm_write import write_trie
 
 HERE = Path(__file__).parent
 GOLDEN, MODULE = HERE.parent / "golden", HERE.parents[1] / "packages" / "kenlm-module"
-PROGRAMS = {"cc_net": "sentencepiece", "datatrove": "datatrove", "pyctcdecode": "pyctcdecode"}
+PROGRAMS = {"cc_net": "sentencepiece"} | {
+    name: name for name in ("datatrove", "pyctcdecode", "data_juicer", "monocleaner")
+}
 
 
 def theirs() -> Path:
@@ -33,6 +35,8 @@ def run(name: str, first: Path, arguments: list[str], folder: Path) -> object:
     path = os.pathsep.join([str(first), str(HERE), *filter(None, sys.path)])
     command = [sys.executable, str(HERE / "kenlm_programs.py"), name, *arguments, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
+    if "KENLM_MAX_ORDER" in done.stderr:
+        pytest.skip("KenLM's own module was built for lower orders: MAX_ORDER=10 pip install kenlm")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

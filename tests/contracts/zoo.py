@@ -165,6 +165,12 @@ def _gated(*components) -> LanguageModel:
     return Gated([component() for component in components], gate)
 
 
+def _online(*components, rate=0.05) -> LanguageModel:
+    from lmlab.models.adaptive.online import Online
+
+    return Online(Online.Settings(rate), [component() for component in components])
+
+
 def _recount(inner, **settings) -> LanguageModel:
     from lmlab.models.adaptive.recount import Recount
 
@@ -174,6 +180,10 @@ def _recount(inner, **settings) -> LanguageModel:
 ADAPTED = {
     "adaptive-cm": {"one-context": _adaptive_cm},
     "gated": {"ngram-lstm": partial(_gated, _bigram, _lstm), "three": partial(_gated, _script, _cnn, _bigram)},
+    "online": {
+        "ngram-lstm": partial(_online, _bigram, _lstm),
+        "three": partial(_online, _script, _adaptive_cm, _bigram),
+    },
     "recount": {
         "uniform": partial(_recount, lambda: Uniform(VOCAB), shortest=0, longest=2),
         "mixture": partial(_recount, partial(_mixture, "linear", _bigram, _lstm), shortest=1, longest=2, weight=0.9),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import lmlab.kernels.writing.network
 from lmlab.decoding import (
     Beam,
     BeamSample,
@@ -30,25 +31,60 @@ from lmlab.decoding.chain import chain_of, run
 from lmlab.decoding.writing import _known
 from lmlab.errors import LmlabError
 from lmlab.kernels import only
-from lmlab.kernels.writing.layout import Rule
+from lmlab.kernels.writing.layout import BlockWeights, Rule
 from lmlab.models.neural.base import NeuralModel
+from lmlab.models.neural.cnn import CNN
 from lmlab.models.neural.rnn import GRU, LSTM, RNN, RecurrentSettings
 from lmlab.models.neural.transformer import Transformer
+from lmlab.models.neural.transformer_reader import TransformerReader
 from lmlab.models.ngram.model import Ngram
 from lmlab.vocabulary import BOS, EOS
 
 VOCAB = 23
 SETTINGS: list[dict[str, Any]] = [{}, {"layers": 2}, {"input": "tied"}, {"input": "one-hot", "layers": 3}]
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"layers": 1, "kernel": 1},
+    {"layers": 3, "kernel": 2, "dilation": 3},
+    {"layers": 2, "kernel": 3, "gated": True, "embedding": 6},
+    {"layers": 2, "kernel": 3, "residual": False},
+]
+WINDOWS = (1, 3, 5, 64)
 CHAINS = ["", "temperature=0.7,top_k=5", "top_k=9,top_p=0.8,temperature=1.5", "min_p=0.1", "temperature=0", "top_p=0.3"]
 
 
 def network(kind: type[Any], **settings: Any) -> NeuralModel:
     torch.manual_seed(0)
     model: NeuralModel = kind(RecurrentSettings(hidden=24, embedding=8, **settings), VOCAB).eval()
+    return steep(model, **settings)
+
+
+def steep(model: NeuralModel, **settings: Any) -> NeuralModel:
+    """Predictions that differ."""
     with torch.no_grad():
         if settings.get("softmax") != "adaptive":
             model.output.bias.normal_()  # type: ignore[operator,union-attr]
     return model
+
+
+def convolutions(settings: dict[str, Any]) -> NeuralModel:
+    torch.manual_seed(0)
+    return steep(CNN(CNN.Settings(channels=6, **{"embedding": 5} | settings), VOCAB).eval())
+
+
+def transformer(window: int) -> NeuralModel:
+    torch.manual_seed(0)
+    model = Transformer(Transformer.Settings(width=16, layers=2, heads=2, window=window), VOCAB).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return steep(model)
+
+
+several = pytest.mark.parametrize(
+    "model",
+    [network(LSTM, layers=2), convolutions({"layers": 2, "kernel": 3}), transformer(20)],
+    ids=lambda model: type(model).__name__,
+)
 
 
 def both(write: Callable[[], list[Branch]]) -> tuple[list[Branch], list[Branch]]:
@@ -70,11 +106,24 @@ def assert_same(plain: Sequence[Branch], written: Sequence[Branch]) -> None:
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
 def test_every_recurrent_network_writes_what_it_steps(kind: type[Any], settings: dict[str, Any]) -> None:
-    model = network(kind, **settings)
+    assert_writes_what_it_steps(network(kind, **settings))
+
+
+@pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
+def test_convolutions_write_what_they_step(settings: dict[str, Any]) -> None:
+    assert_writes_what_it_steps(convolutions(settings))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_transformers_write_what_they_step(window: int) -> None:
+    assert_writes_what_it_steps(transformer(window))
+
+
+def assert_writes_what_it_steps(model: NeuralModel) -> None:
     model.temperature = 1.25
     strategies: list[Strategy] = [Greedy(), *(Sample(chain, seed=3) for chain in CHAINS)]
     for strategy in strategies:
-        for prompt in ([], [5, 6, 7]):
+        for prompt in ([], [5, 6, 7], [*range(4, 20)]):
             assert_same(*both(lambda p=prompt, s=strategy: finish(decode(model, p, s, max_tokens=40))))  # type: ignore[misc]
 
 
@@ -99,15 +148,21 @@ def test_recurrent_networks_step_in_numpy_as_in_torch(kind: type[Any], settings:
     assert_same_steps(model, model.reader(3))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("window", [1, 3, 5, 64])
-def test_transformers_step_in_numpy_as_in_torch(window: int) -> None:
-    torch.manual_seed(0)
-    model = Transformer(Transformer.Settings(width=16, layers=2, heads=2, window=window), VOCAB).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
+@pytest.mark.parametrize("settings", CONVOLUTIONS, ids=str)
+def test_convolutions_step_in_numpy_as_in_torch(settings: dict[str, Any]) -> None:
+    model = convolutions(settings)
     model.temperature = 0.8
-    assert_same_steps(model, model.reader(3))
+    assert_same_steps(model, model.reader(3))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_transformers_step_in_numpy_as_in_torch(window: int) -> None:
+    model = transformer(window)
+    model.temperature = 0.8
+    assert_same_steps(model, TransformerReader(BlockWeights.of(model.as_arrays(), model.settings, 0.8)))  # type: ignore[arg-type]
+    for kernels in (False, True):
+        with only(kernels):
+            assert_same_steps(model, model.reader(3))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("order", [1, 4])
@@ -135,9 +190,8 @@ def assert_same_steps(model: Any, reader: Any) -> None:
         assert (reader.step(old.select(rows), tokens)[0] == own_BV).all()  # a state is a value
 
 
-def test_many_texts_and_prompts() -> None:
-    model = network(LSTM)
-
+@several
+def test_many_texts_and_prompts(model: NeuralModel) -> None:
     def write() -> list[Branch]:
         steps = decode_all(model, [[5], [], [6, 7]], Sample(seed=1), n=3, max_tokens=150, forbidden=[4, 9])
         return [branch for several in finish_all(steps) for branch in several]
@@ -218,9 +272,10 @@ def test_limits_that_loops_do_not_know_go_through_the_search() -> None:
         assert_same(*both(lambda s=strategy: finish(decode(model, [], s, n=2, max_tokens=30))))  # type: ignore[misc]
 
 
-def test_a_text_is_the_same_bit_for_bit_alone_and_among_others() -> None:
-    model = network(LSTM, layers=2)
-
+@several
+def test_a_text_is_the_same_bit_for_bit_alone_among_others_and_on_threads(
+    model: NeuralModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def written(n: int) -> list[tuple[list[int], float]]:
         return [(one.ids(), one.total) for one in finish(decode(model, [9], Sample(seed=5), n=n, max_tokens=30))]
 
@@ -228,6 +283,9 @@ def test_a_text_is_the_same_bit_for_bit_alone_and_among_others() -> None:
         many = written(100)
         assert many[:1] == written(1)
         assert many[:7] == written(7)
+        monkeypatch.setattr(lmlab.kernels.writing.network, "_WORK", 1)
+        monkeypatch.setattr(lmlab.kernels.engine, "cores", lambda: 3)
+        assert many == written(100)
 
 
 @pytest.mark.parametrize("name", ["recurrent.weight_hh_l0", "output.bias", "embedding.weight", "recurrent.bias_ih_l0"])
@@ -287,6 +345,30 @@ def test_broken_weights_are_told() -> None:
     for strategy in (Greedy(), Beam(width=3)):
         with only(True), pytest.raises(LmlabError, match="NaN"):
             finish(decode(model, [], strategy))
+
+
+def test_weights_that_change_are_packed_anew() -> None:
+    model = transformer(5)
+    one, same = (model.reader(1).start([[5]])[0] for _ in range(2))  # type: ignore[operator]
+    assert (one == same).all()
+    for weight in model.parameters():
+        weight.data.mul_(1.1)  # which torch does not count
+        changed = model.reader(1).start([[5]])  # type: ignore[operator]
+        stepped, _ = model.reader(1).step(changed[1], [6])  # type: ignore[operator]
+        assert stepped == pytest.approx(model.step(model.start([[5]])[1], torch.tensor([6]))[0].numpy(), abs=1e-5)
+
+
+def test_texts_whose_columns_fill_the_memory_are_left_to_torch() -> None:
+    model = CNN(CNN.Settings(channels=300, embedding=1, layers=3, kernel=2, dilation=512), 5)
+    assert model.eval().reader(1) is model.batch_writer([[]], 50) is None
+
+
+def test_a_reader_is_asked_for_as_many_rows_as_texts_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = network(GRU), list[int]()
+    monkeypatch.setattr(model, "reader", asked.append)
+    for strategy, rows in ((Beam("top_k=4", width=5), 5), (DiverseBeam(width=6), 6), (Sample("penalties", seed=1), 2)):
+        finish(decode(model, [], strategy, n=2, max_tokens=2))
+        assert asked.pop() == rows
 
 
 def test_no_writer_where_the_model_is_not_as_the_loops_want_it() -> None:

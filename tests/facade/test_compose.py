@@ -197,6 +197,22 @@ def test_a_model_that_counts_as_it_reads_goes_on_with_it():
         cm.composed("online+cache")
 
 
+def test_a_mixture_learns_online_with_what_is_in_it(lm, runs, tmp_path):
+    text, cm = some_text(60, seed=9), str(tmp_path / "cm")
+    lmlab.train(text=TEXT, tokenizer="char", model="cm", settings={"model": {"memory": "32M"}}).save(cm)
+    nats = {}
+    for adapt in (None, "online", "dynamic+online:lr=0.01,decay=0.01,segment=8"):
+        composed = lm.composed(adapt, [f"{cm}:0.5"])
+        scores = composed.score(text)
+        nats[adapt] = scores.total["total_nats"]
+        assert sum(row["bits"] for row in scores.rows) == pytest.approx(nats[adapt] / math.log(2), rel=1e-4)
+    assert set(composed.composition["adaptation"]) == {"dynamic", "online"}
+    assert nats["online"] < nats[None]
+    assert len(composed.plot.mixture("the").rows) == 4
+    with pytest.raises(UsageError, match="leave counts out"):
+        lm.composed("online+counts", [f"{cm}:0.5"])
+
+
 def test_only_such_a_model_does(lm):
     with pytest.raises(UsageError, match="--model cm"):
         lm.composed("online")

@@ -32,6 +32,7 @@ from lmlab.errors import (
 from lmlab.facade import encode as room
 from lmlab.facade.encode import ABOUT, Encoded, encode
 from lmlab.integrity import signed
+from lmlab.kernels import engine
 from lmlab.progress import Silent
 from lmlab.tokens.id_store import TokenStore
 from tests.texts import some_text
@@ -84,11 +85,13 @@ TOKENIZERS = [
 ]
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("of", [1, 3, 20])
-def test_the_ids_of_one_process_and_of_train(here, tokenizer, of):
-    """Of 20 shards of 15 lines some are empty."""
-    Path("text.txt").write_text(some_text(15), encoding="utf-8")
+@pytest.mark.parametrize(
+    ("tokenizer", "lines", "of"),
+    [*((tokenizer, 150, 3) for tokenizer in TOKENIZERS), ({}, 150, 1), ({}, 20, 25), (TOKENIZERS[3], 20, 25)],
+)
+def test_the_ids_of_one_process_and_of_train(here, tokenizer, lines, of):
+    """Of 25 shards of 20 lines some are empty."""
+    Path("text.txt").write_text(some_text(lines), encoding="utf-8")
     settings = LINES | tokenizer
     one = ids_of("text.txt", out="one", settings=settings)
     same(in_threads("text.txt", out="many", shards=of, settings=settings), one)
@@ -149,8 +152,8 @@ KINDS = ["records", "lines with marks", "several, one packed", "a folder", "one 
 def test_any_source(here, kind):
     texts, settings = sources(kind)
     one = ids_of(*texts, out="one", settings=settings)
-    same(in_threads(*texts, out="many", shards=6, settings=settings), one)
-    same(ids_of(*by_hand(*texts, of=4, settings=settings), out="joined"), one)
+    same(in_threads(*texts, out="many", shards=4, settings=settings), one)
+    same(ids_of(*by_hand(*texts, of=2, settings=settings), out="joined"), one)
     if len(texts) == 1:
         data = {path.partition(".")[2]: value for path, value in settings.items()}
         lmlab.train(texts[0], model="uniform", reporter=Silent(), settings={"data": data})
@@ -191,8 +194,9 @@ TRAINING = {"model": "rnn", "hidden": 16, "steps": 6, "seed": 1, "calibration_te
 
 def test_training_from_the_ids_is_training_from_the_text(here):
     ids = in_threads("text.txt", out="ids", shards=3, settings={**LINES, "tokenizer.kind": "word"})
-    lm = lmlab.train(ids, out="from-ids", reporter=Silent(), **TRAINING)
-    other = lmlab.train("text.txt", unit="line", tokenizer="word", out="from-text", reporter=Silent(), **TRAINING)
+    with engine.only(kernels=False):  # which need not be compiled for this
+        lm = lmlab.train(ids, out="from-ids", reporter=Silent(), **TRAINING)
+        other = lmlab.train("text.txt", unit="line", tokenizer="word", out="from-text", reporter=Silent(), **TRAINING)
     for name, array in weights("from-text").items():
         assert np.array_equal(array, weights("from-ids")[name]), name
     told = [each.manifest["results"] for each in (lm, other)]
@@ -398,7 +402,7 @@ def test_a_killed_worker_is_told_and_the_rest_is_kept(here):
         real, room.encode_part = room.encode_part, killed
         killed.__globals__["room"] = type("Real", (), {"encode_part": staticmethod(real)})
         try:
-            with pytest.raises(WorkerError, match="a worker was lost while encoding"):
+            with pytest.raises(WorkerError, match="a worker or its scheduler was lost while encoding"):
                 ids_of("text.txt", out="many", shards=4, executor=executor)
         finally:
             room_now = sys.modules["lmlab.facade.encode"]
@@ -425,7 +429,7 @@ class Said(Silent):
         self.lines.append(line)
 
 
-@pytest.mark.parametrize("moment", [0.05, 0.6, 1.2])
+@pytest.mark.parametrize("moment", [0.6, 1.2])
 def test_a_process_killed_at_any_moment_leaves_nothing_half(here, moment):
     """Whatever stands when it dies, the next call ends in the same ids."""
     code = "import lmlab; lmlab.encode('text.txt', out='many', shards=5, settings={'data.unit': 'line'})"

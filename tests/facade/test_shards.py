@@ -216,6 +216,28 @@ def test_forged_counts_lead_nowhere(name: str, value: int, here: Path) -> None:
         merge(*folders, out="run", reporter=Silent())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shard": [1, 2**31]}, "holds no counts of a shard"),  # a list of those that are missing would fill memory
+        ({"words": b"two  spaces"}, "its words are not a space apart"),
+        ({"words": b"a\tb"}, "its words are not a space apart"),
+    ],
+)
+def test_a_forged_description_leads_nowhere(change: dict[str, Any], said: str, here: Path) -> None:
+    from lmlab.models.ngram.count_files import read_about, read_arrays, write_arrays
+
+    (folder,) = count_all("text.txt", of=1)
+    about = read_about(folder)
+    arrays = dict(zip(about["arrays"], read_arrays(folder, *about["arrays"]), strict=True))
+    if words := change.pop("words", b""):
+        arrays["words"] = np.frombuffer(words, np.uint8)
+    kept = {key: value for key, value in about.items() if key not in ("arrays", "sha256")}
+    write_arrays(folder, arrays.items(), kept | change)
+    with pytest.raises(ArtifactError, match=said):
+        merge(folder, reporter=Silent())
+
+
 def test_shards_that_do_not_belong_together(here: Path) -> None:
     folders = count_all("text.txt", of=4)
     with pytest.raises(UsageError, match="2 of 4 are missing: 2, 4: make them, as by `lmlab ngram count --shard 2/4`"):
@@ -266,7 +288,7 @@ def test_a_killed_worker_is_told_and_the_next_call_goes_on(
         patch.setattr(shards, phase, _die)
         with (
             ProcessPoolExecutor(2, get_context("spawn")) as pool,
-            pytest.raises(WorkerError, match="a worker was lost"),
+            pytest.raises(WorkerError, match="a worker or its scheduler was lost"),
         ):
             estimate("text.txt", out="run", shards=2, executor=pool)
     assert not Path("run").exists()

@@ -121,3 +121,16 @@ def test_the_process_that_compiles_rounds_as_those_that_load(tmp_path):
     first, second = (run(tmp_path, tmp_path / "cache") for _ in range(2))
     assert first == second
     assert len(first) == 64
+
+
+def test_loops_are_loaded_without_linear_algebra_which_others_still_find() -> None:
+    pytest.importorskip("scipy", reason="Numba multiplies matrices by SciPy's BLAS")
+    code = """
+import sys, numpy, numba
+import lmlab.kernels.ngram.count
+assert "scipy.linalg" not in sys.modules
+product = numba.njit(lambda a, b: numpy.dot(a, b) + numpy.cov(a)[0, 0])(numpy.eye(2), numpy.eye(2))
+assert "scipy.linalg" in sys.modules
+assert product.sum() == 4.0, product
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

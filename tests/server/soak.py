@@ -1,6 +1,6 @@
 """A long run against a server in a process of its own: one request in ten is broken off, malformed, slow or cancelled.
 
-    python -m tests.server.soak --requests 10000
+    python -m tests.server.soak --requests 10000 --minutes 30
 
 Every sound answer is compared with the library's. Half way the server gets SIGTERM with requests in flight: those are
 answered, and a server that is started again takes the rest. Prints a table; exits with 1 where something was wrong.
@@ -109,11 +109,14 @@ def is_right(answer: bytes, path: str, expected: Any) -> bool:
     return [choice["text"] for choice in found["choices"]] == expected
 
 
-async def client(server: Server, known: dict[tuple[str, str], Any], draw: random.Random, counts: Counter[str]) -> None:
-    """Asks until there is nothing more to ask, or the server has gone."""
+async def client(
+    server: Server, known: dict[tuple[str, str], Any], draw: random.Random, counts: Counter[str], pace: float
+) -> None:
+    """Asks, all clients one request in `pace` seconds, until nothing is left to ask or the server has gone."""
     keys = list(known)
     while counts["asked"] < counts["wanted"]:
         counts["asked"] += 1
+        await asyncio.sleep(pace * CLIENTS * draw.uniform(0.5, 1.5))
         path, body = draw.choice(keys)
         fault = draw.choice(["malformed", "cut off", "slow", "cancelled"]) if draw.random() < 0.1 else ""
         try:
@@ -140,7 +143,7 @@ async def client(server: Server, known: dict[tuple[str, str], Any], draw: random
             counts["right" if is_right(answer, path, known[path, body]) else "wrong"] += 1
 
 
-async def soak(runs: list[Path], requests: int) -> Counter[str]:
+async def soak(runs: list[Path], requests: int, pace: float) -> Counter[str]:
     """Ask so much of two servers, one after the other."""
     known, counts, draw = library_answers(runs), Counter[str](), random.Random(0)
     memory: list[str] = []
@@ -149,7 +152,7 @@ async def soak(runs: list[Path], requests: int) -> Counter[str]:
         counts["wanted"], counts["ending"] = requests if half == 2 else 10**9, 0
         began, tasks = (
             counts["asked"],
-            [asyncio.create_task(client(server, known, draw, counts)) for _ in range(CLIENTS)],
+            [asyncio.create_task(client(server, known, draw, counts, pace)) for _ in range(CLIENTS)],
         )
         marks = [began + share * (requests // 2) // 4 for share in (1, 2, 3, 4)]
         for mark in marks:
@@ -172,7 +175,8 @@ def main() -> int:
     """Run it in a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
-    requests = parser.parse_args().requests
+    parser.add_argument("--minutes", type=float, default=0.0, help="spread over so long")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, runs = Path(name), []
         (folder / "poem.txt").write_text(TEXT, encoding="utf-8")
@@ -180,7 +184,7 @@ def main() -> int:
             lmlab.train(folder / "poem.txt", tokenizer="char", out=folder / run, **settings)
             runs.append(folder / run)
         began = time.perf_counter()
-        counts = asyncio.run(soak(runs, requests))
+        counts = asyncio.run(soak(runs, args.requests, 60 * args.minutes / args.requests))
     told = {name: count for name, count in counts.items() if name not in ("wanted", "ending")}
     print(f"{time.perf_counter() - began:.0f} s, {CLIENTS} clients: {told}")
     return int(bool(counts["wrong"] or counts["lost"] or counts["bad exits"]))

@@ -63,6 +63,15 @@ def test_scores_tell_how_each_token_was_predicted(client: Any, library: Any) -> 
     assert [token["matched"] for token in counted["tokens"]] == [2, 2, 3, 3, 3, 1, 1]  # no text begins with "a "
 
 
+def test_the_counts_and_training_lines_of_ngrams(client: Any, library: Any) -> None:
+    told = ask(client, "/ngrams", model="kn3", text="a dog sat")["tokens"]
+    expected = library["kn3"].plot.ngram("a dog sat").rows
+    assert [list(token.values()) for token in told] == [pytest.approx([*row.values()]) for row in expected]
+    assert any(token["count"] and token["line"] for token in told)
+    refused = client.post("/ngrams", json={"model": "lstm", "text": "a dog"})
+    assert (refused.status_code, "only an n-gram model has counts" in refused.text) == (400, True)
+
+
 @each
 def test_what_is_echoed_has_the_librarys_log_probabilities(client: Any, library: Any, model: str) -> None:
     asked = {"model": model, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}

@@ -1,13 +1,17 @@
 """Clients that others wrote, against a server that listens."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -53,6 +57,18 @@ def test_a_signal_lets_what_is_in_flight_finish(runs: Path) -> None:
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
         assert process.wait(30) == 0
+
+
+def test_a_flood_of_headers_is_refused(address: str) -> None:
+    where = urlsplit(address)
+    for headers in (b"x: " + b"y" * 200_000, b"x: y\r\n" * 50_000):
+        with socket.create_connection((where.hostname, where.port), timeout=30) as client:
+            with contextlib.suppress(OSError):  # the server stops reading
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + headers)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1000)[:12] in (b"HTTP/1.1 400", b"")
+    with urlopen(f"{address}/health") as answer:
+        assert answer.status == 200
 
 
 LLM = """

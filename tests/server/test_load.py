@@ -96,12 +96,25 @@ def test_what_nobody_waits_for_ends(worker: Any) -> None:
 
     async def leave() -> None:
         turns = worker.turns(endless)
-        assert await anext(turns) == 1
+        assert set(await anext(turns)) == {1}
         await turns.aclose()
         await worker.call(lambda: None)
 
     asyncio.run(leave())
     assert ended.wait(20)
+
+
+def test_what_came_meanwhile_comes_at_once_and_whole(worker: Any) -> None:
+    async def take() -> list[list[int]]:
+        blocks = []
+        async for values in worker.turns(lambda: iter(range(1000))):
+            blocks.append(values)
+            time.sleep(0.001)  # telling takes longer than finding
+        return blocks
+
+    blocks = asyncio.run(take())
+    assert [value for values in blocks for value in values] == [*range(1000)]
+    assert len(blocks) < 500
 
 
 def test_texts_share_the_batch(worker: Any) -> None:
@@ -181,6 +194,59 @@ def test_a_client_that_goes_away_is_worked_for_no_more(house: Any, stream: bool,
         assert served.worker.asked == 0
 
     asyncio.run(go())
+
+
+def test_a_stream_that_waits_ends_when_its_client_goes_away() -> None:
+    from lmlab.server.app import streamed
+
+    left: list[str] = []
+
+    async def events() -> AsyncIterator[Any]:
+        try:
+            yield {"text": "a"}
+            yield {"text": "b"}
+            await asyncio.Event().wait()  # for tokens that do not come
+        finally:
+            left.append("closed")
+
+    async def go() -> None:
+        async with gone_after(3) as (sent, send, enough):
+
+            async def receive() -> Any:
+                await enough.wait()
+                return {"type": "http.disconnect"}
+
+            await asyncio.wait_for((await streamed(events()))({"type": "http"}, receive, send), 30)
+            assert [message["type"] for message in sent] == ["http.response.start", *["http.response.body"] * 2]
+
+    asyncio.run(go())
+    assert left == ["closed"]
+
+
+def test_a_client_that_reads_no_more_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lmlab.server import app
+
+    monkeypatch.setattr(app, "_READ_SECONDS", 0.05)
+    left: list[str] = []
+
+    async def events() -> AsyncIterator[Any]:
+        try:
+            for number in range(1000):
+                yield {"text": number}
+        finally:
+            left.append("closed")
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        await (never() if message["type"] == "http.response.body" else asyncio.sleep(0))
+
+    async def go() -> None:
+        await asyncio.wait_for((await app.streamed(events()))({"type": "http"}, never, send), 30)
+
+    asyncio.run(go())
+    assert left == ["closed"]
 
 
 def json_of(**asked: Any) -> bytes:

@@ -281,7 +281,7 @@ def test_a_heat_map_is_read_with_the_keyboard(sheet, address, library):
     assert sheet.locator(".heat .here").count() == 2
 
 
-def test_colour_can_be_the_weights_of_a_mixture_or_the_matched_order(sheet, address):
+def test_colour_can_be_the_weights_of_a_mixture_or_the_matched_order(sheet, address, library):
     sheet.goto(address_of(address, "score", models=json.dumps(["kn3", "lstm+kn3"]), a=TEXT))
     colour = sheet.get_by_label("Colour")
     colour.select_option("weight of kn3")
@@ -296,6 +296,8 @@ def test_colour_can_be_the_weights_of_a_mixture_or_the_matched_order(sheet, addr
     ]
     counted.nth(5).hover()
     waits(sheet, ".detail", f"matched order {orders[5]}")
+    found = library["kn3"].plot.ngram(TEXT[:6]).rows[5]
+    waits(sheet, ".detail", f"{found['count']} of {found['of']} in training, as in “{found['training line'].strip()}”")
     waits(sheet, ".detail", "lstm 60.0 %, kn3 40.0 %")
 
 

@@ -29,6 +29,7 @@ from lmlab.models.ngram import arpa
 from lmlab.models.ngram.smoothing import SMOOTHINGS
 from lmlab.progress import Silent
 from lmlab.run_config import RunConfig, from_tables, settings_class
+from tests.soak import counted
 from tests.soak.campaign import WrongError
 from tests.soak.directories import (
     Bases,
@@ -57,6 +58,7 @@ def targets(folder: Path) -> dict[str, Target]:
     """Every target; the folder receives what they damage."""
     torch.set_num_threads(1)
     base = Bases(folder)
+    counts = counted.Counted(folder)
     parsers = {verb: verb_parser(verb) for verb in VERBS}
     return {
         "recipes": Target(292_200, recipe),
@@ -73,6 +75,9 @@ def targets(folder: Path) -> dict[str, Target]:
         "verbs": Target(6_000, lambda draw, here: verb(draw, here, parsers, base)),
         "train": Target(800, lambda draw, here: trained(draw, here)),
         "checkpoints": Target(3_000, lambda draw, here: forged_checkpoint(draw, here, base)),
+        "binaries": Target(100_000, lambda draw, here: counted.binary(draw, here, counts)),
+        "pairs": Target(5_000, lambda draw, here: counted.pair(draw, here, base.arpa, run_main)),
+        "shards": Target(3_000, lambda draw, here: counted.shards(draw, here, counts)),
     }
 
 

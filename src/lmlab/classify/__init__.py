@@ -17,7 +17,7 @@ _LAZY = {
     "RNNModel": "lmlab.classify.many_to_one",
     "LSTMModel": "lmlab.classify.many_to_one",
     "GRUModel": "lmlab.classify.many_to_one",
-    "fit_numbers": "lmlab.classify.learning",
+    "fit_numbers": "lmlab.classify.many_to_one",
     "adding": "lmlab.classify.toy",
     "parity": "lmlab.classify.toy",
 }

@@ -2,20 +2,20 @@
 
 log p(c | text) = log p(text | c) + log p(c) + constant. Every class has its own model, all share one vocabulary.
 
-Shapes: N texts, M tokens, C classes, V the vocabulary.
+Shapes: N texts, M tokens, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmlab import registry, scoring
+from lmlab.classify.data import Task
 from lmlab.corpora import DataSettings, open_objects
-from lmlab.corpora.document import Document
 from lmlab.errors import EmptyDataError, UsageError, shown
 from lmlab.facade.learn import learn
 from lmlab.facade.prepare import Prepared
@@ -23,14 +23,12 @@ from lmlab.models.base import estimated
 from lmlab.models.scorers import scorer_of
 from lmlab.progress import Reporter, Silent
 from lmlab.run_config import RunConfig
-from lmlab.tokens import Tokenizer
 from lmlab.tokens.id_store import TokenStore
 from lmlab.training.budget import Budget
 
 MOST_MODELS = 1_000
 """Classes with a language model each."""
 _LEAST = -1e9  # nats, where a model without smoothing finds a text impossible
-_MOST_COUNTS = 50_000_000  # of the naive Bayes baseline: classes times vocabulary
 
 
 class Bayes:
@@ -40,36 +38,27 @@ class Bayes:
         self.models, self.log_prior_C = list(models), log_prior_C
 
     @classmethod
-    def fit(
-        cls,
-        config: RunConfig,
-        tokenizer: Tokenizer,
-        by_class: Mapping[Any, list[str]],
-        reporter: Reporter,
-        budget: Budget,
-    ) -> Bayes:
+    def fit(cls, task: Task) -> Bayes:
         """Train a model on the texts of each class; what is left of a budget of minutes is shared among them.
 
         Raises:
             UsageError: too many classes, or a model whose scores are not probabilities.
             EmptyDataError: a network is asked for, and a class has only empty texts.
         """
-        if len(by_class) > MOST_MODELS:
-            problem = f"{len(by_class):,} classes would need as many language models; {MOST_MODELS:,} at most are made"
+        if (classes := len(task.classes)) > MOST_MODELS:
+            problem = f"{classes:,} classes would need as many language models; {MOST_MODELS:,} at most are made"
             raise UsageError(problem, "train one network: --model lstm, without --bayes")
-        config, models = config.with_train(baseline=False, samples=False), list[Any]()
-        with reporter.stage("training a model a class", len(by_class), " classes") as advance:
+        by_class: dict[Any, list[str]] = {label: [] for label in task.classes}
+        for text, label in task.train:
+            by_class[label].append(text)
+        models: list[Any] = []
+        with task.reporter.stage("training a model a class", classes, " classes") as advance:
             for label, texts in by_class.items():
-                if registry.resolve("model", config.model.kind).family != "counted" and not any(texts):
-                    problem = f"the class {shown(label)} has only empty texts, from which no network learns"
-                    raise EmptyDataError(problem, "take n-grams, or one network without bayes")
-                share = Budget(budget.left / (len(by_class) - len(models)))
-                models.append(_model_of(config, tokenizer, texts, share))
+                models.append(_model_of(task, label, texts, Budget(task.budget.left / (classes - len(models)))))
                 advance(len(models))
         if not scorer_of(models[0]).normalised:
             raise UsageError("stupid backoff gives no probabilities, so no class has one", "choose another smoothing")
-        counts_C = np.array([len(texts) for texts in by_class.values()], np.float64)
-        return cls(models, np.log(counts_C / counts_C.sum()))
+        return cls(models, np.log([len(texts) / len(task.train) for texts in by_class.values()]))
 
     def logits(self, tokens: TokenStore, reporter: Reporter) -> np.ndarray:
         """logits_NC: of each text, in nats, with the prior of each class."""
@@ -92,38 +81,25 @@ class Bayes:
 
     @classmethod
     def load(cls, folder: Path, config: RunConfig, vocab_size: int, log_prior_C: np.ndarray) -> Bayes:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtifactError: a model is missing or damaged.
-        """
+        """Read what `save` wrote; ArtifactError where a model is missing or damaged."""
         kind, settings = registry.resolve("model", config.model.kind), config.model.settings
         folders = (folder / f"class-{nth:03}" for nth in range(len(log_prior_C)))
         return cls([kind.load(each, settings, vocab_size) for each in folders], log_prior_C)
 
     def check(self) -> None:
-        """Look for weights that are NaN or infinite."""
+        """ArtifactError where a weight is NaN or infinite."""
         for model in self.models:
             model.check()
 
 
-def _model_of(config: RunConfig, tokenizer: Tokenizer, texts: list[str], budget: Budget) -> Any:
-    store = TokenStore.from_documents(tokenizer, map(Document, texts))
+def _model_of(task: Task, label: Any, texts: list[str], budget: Budget) -> Any:
+    """A language model of the texts of a class."""
+    config, store = task.config.with_train(baseline=False, samples=False), task.encoded(texts)
     kind = registry.resolve("model", config.model.kind)
     if kind.family == "counted":
-        return estimated(kind, config.model.settings, tokenizer.spellings(), store.ids)
+        return estimated(kind, config.model.settings, task.tokenizer.spellings(), store.ids)
+    if not any(texts):
+        problem = f"the class {shown(label)} has only empty texts, from which no network learns"
+        raise EmptyDataError(problem, "take n-grams, or one network without bayes")
     corpus = open_objects(texts, DataSettings(split="none"))
-    return learn(Prepared(corpus, tokenizer, {"train": store}), config, None, Silent(), budget).model
-
-
-def naive_bayes(train: TokenStore, classes_N: np.ndarray, classes: int, tokens: TokenStore) -> np.ndarray | None:
-    """logits_NC of multinomial naive Bayes with add-one smoothing, a baseline; None where its table is too large."""
-    size = train.vocab_size
-    if classes * size > _MOST_COUNTS:
-        return None
-    owner_M = np.repeat(classes_N, train.lengths)
-    counts_CV = np.bincount(owner_M * size + train.ids, minlength=classes * size).reshape(classes, size) + 1.0
-    logp_CV = np.log(counts_CV / counts_CV.sum(1, keepdims=True))
-    prior_C = np.log(np.bincount(classes_N, minlength=classes) / len(classes_N))
-    documents = (tokens.document(nth) for nth in range(len(tokens)))
-    return np.array([logp_CV[:, ids].sum(1) + prior_C for ids in documents]).reshape(-1, classes)
+    return learn(Prepared(corpus, task.tokenizer, {"train": store}), config, None, Silent(), budget).model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 
 from lmlab import registry, store, tokens
-from lmlab.classify.bayes import Bayes, naive_bayes
-from lmlab.classify.data import Examples, Labelled, checked_label, classes_of, split_of
+from lmlab.classify.bayes import MOST_MODELS, Bayes
+from lmlab.classify.data import Examples, Labelled, Task, checked_label, classes_of, split_of
 from lmlab.classify.figures import calibration_temperature, figures, log_loss, probabilities
 from lmlab.classify.settings import ClassifierSettings
 from lmlab.config import Named
@@ -38,6 +38,7 @@ _FIGURES, _FIGURES_SHARE, _SAVING_SECONDS = "figures", 0.1, 1.0  # set aside of 
 _HELD_OUT = SplitRule((0.9, 0.1, 0.0))  # of the texts given to `fit`
 _CLASSES = "classes.json"
 _BAYES: Named = {"model.order": 2}
+_NAIVE_BAYES: Named = {"model.kind": "ngram", "model.order": 1, "model.smoothing": "add-k", "model.k": 1.0}
 _NETWORK: Named = {"train.epochs": 10, "train.lr": 5e-3, "train.batch_size": 32}
 
 
@@ -106,103 +107,71 @@ class Classifier:
         began, texts, labels = time.perf_counter(), _texts(X), _labels(y)
         if len(texts) != len(labels):
             raise DataError(f"there are {len(texts):,} texts, but {len(labels):,} labels", "give one label for each")
-        labels, classes = classes_of(labels)
-        held_N = np.array([split_of(text, _HELD_OUT) == "valid" for text in texts])
-        lost = set(labels) - {label for label, held in zip(labels, held_N, strict=True) if not held}
-        held_N &= [label not in lost for label in labels]  # no class is held out whole
-        held_N &= len({text for text, held in zip(texts, held_N, strict=True) if held}) >= FEW
-        train, valid = (
-            Examples(
-                [text for text, held in zip(texts, held_N, strict=True) if held == part],
-                [label for label, held in zip(labels, held_N, strict=True) if held == part],
-            )
-            for part in (False, True)
+        whole = Examples(zip(texts, classes_of(labels)[0], strict=True))
+        held = {pair for pair in whole if split_of(pair[0], _HELD_OUT) == "valid"}
+        learned = {label for text, label in whole if (text, label) not in held}
+        held = {(text, label) for text, label in held if label in learned}  # no class is held out whole
+        if len({text for text, _ in held}) < FEW:
+            held = set()
+        train, valid = (Examples(pair for pair in whole if (pair in held) == out) for out in (False, True))
+        parts, rule = (
+            {"train": train, "valid": valid, "test": Examples()},
+            f"a tenth by hash validates, from {FEW} texts on",
         )
         named = from_keywords({**(self.settings or {}), **self._kinds()}) | {"source": IN_HAND, "seed": self.seed}
-        data = {"name": "texts", "split_rule": "a tenth, by hash of each text, validates, where it has 20"}
-        self._learn(named, train, valid, classes, data, reporter or Silent(), began, 0)
-        return self
+        return self.learn(named, Labelled("texts", "", rule, parts), reporter or Silent(), began)
 
     def learn(self, named: Named, labelled: Labelled, reporter: Reporter, began: float | None = None) -> Self:
         """Learn from the training split of a labelled corpus, `named` as `lmlab.train_named` takes it.
 
         Minutes count from `began`, by `time.perf_counter`, or from now, and leave time to evaluate the other splits.
-
-        Raises:
-            EmptyDataError: the training split is empty.
         """
         began = time.perf_counter() if began is None else began
-        train, valid = labelled.of("train"), labelled.splits["valid"]
-        named, later = from_keywords(self._kinds()) | named, len(valid) + len(labelled.splits["test"])
-        self._learn(named, train, valid, classes_of(train.labels)[1], labelled.describe(), reporter, began, later)
-        return self
-
-    def _kinds(self) -> dict[str, Any]:
-        return {"model": self.model or "ngram", "tokenizer": self.tokenizer or "word"}
-
-    def _own(self) -> ClassifierSettings:
         names = ("start", "bayes", "pool", "frozen", "decay", "max_tokens")
-        return ClassifierSettings.make({name: getattr(self, name) for name in names}, "classify")
-
-    def _learn(
-        self,
-        named: Named,
-        train: Examples,
-        valid: Examples,
-        classes: list[Any],
-        data: Any,
-        reporter: Reporter,
-        began: float,
-        later: int,  # texts that the caller evaluates within the budget
-    ) -> None:
-        own, encoder, tokenizer = self._own(), None, None
+        own = ClassifierSettings.make({name: getattr(self, name) for name in names}, "classify")
+        train, valid, encoder, tokenizer = labelled.of("train"), labelled.splits["valid"], None, None
+        classes, named = classes_of(train.labels)[1], from_keywords(self._kinds()) | named
         if own.start is not None:
             if own.bayes or self.model or self.tokenizer:
                 raise UsageError("model, tokenizer and bayes stand beside a start", "its model and tokenizer are used")
             encoder, tokenizer, of_start = _started(own.start)
             named = {path: v for path, v in named.items() if not path.startswith(("model.", "tokenizer."))} | of_start
-        if self.tokenizer is None and tokenizer is None:
+        elif self.tokenizer is None:
             named = {"tokenizer.lower": True, **named}
         kind, family = named["model.kind"], registry.resolve("model", named["model.kind"]).family
         if family not in ("counted", "neural"):
             raise UsageError(f"a {kind} is not trained from text", "`lmlab train --help` lists the models that are")
         bayes = own.bayes or family == "counted"
-        defaults = _BAYES if kind == "ngram" else {} if bayes else _NETWORK
-        config = RunConfig.build(merged(defaults, named))
-        budget = Budget.of(config.train, began)
+        config = RunConfig.build(merged(_BAYES if kind == "ngram" else {} if bayes else _NETWORK, named))
+        budget, later = Budget.of(config.train, began), len(valid) + len(labelled.splits["test"])
         budget.reserve(_FIGURES, _FIGURES_SHARE, _SAVING_SECONDS)
         if tokenizer is None:
             with reporter.stage("building the vocabulary"):
                 wanted = config.tokenizer
                 tokenizer = tokens.build_tokenizer(wanted.kind, wanted.settings.dump(), map(Document, train.texts))
-        at = {label: nth for nth, label in enumerate(classes)}
-        known = [nth for nth, label in enumerate(valid.labels) if label in at]
-        valid = Examples([valid.texts[nth] for nth in known], [valid.labels[nth] for nth in known])
+        known = set(classes)
+        valid = Examples(pair for pair in valid if pair[1] in known)
+        task = Task(config, own, tokenizer, classes, train, valid, reporter, budget, {_FIGURES: len(valid) + later})
+        scorer: Any
         results: dict[str, Any] = {"status": "done"}
         if bayes:
-            by_class: dict[Any, list[str]] = {label: [] for label in classes}
-            for text, label in zip(train.texts, train.labels, strict=True):
-                by_class[label].append(text)
-            scorer: Any = Bayes.fit(config, tokenizer, by_class, reporter, budget)
+            scorer = Bayes.fit(task)
         else:
-            from lmlab.classify.batches import Texts
-            from lmlab.classify.learning import fit, new_network
+            from lmlab.classify.network import TextNetwork
 
-            scorer = new_network(config, tokenizer.vocab_size, len(classes), own, encoder)
-            rows, seed, longest = config.train.batch_size, config.seed, own.max_tokens
-            learned = Texts(_encoded(tokenizer, train.texts), longest, _numbers(at, train.labels), rows, seed)
-            held_out = Texts(_encoded(tokenizer, valid.texts), longest, _numbers(at, valid.labels))
-            afterwards = {_FIGURES: len(valid) + later}
-            results = fit(scorer, learned, held_out if known else None, config, own, reporter, budget, afterwards)
-        valid_N = _numbers(at, valid.labels)
-        logits_NC = scorer.logits(_encoded(tokenizer, valid.texts), reporter)
-        temperature = 1.0
+            scorer, results = TextNetwork.fit(task, encoder)
+        temperature, logits_NC = 1.0, scorer.logits(task.encoded(valid.texts), reporter)
         if len(set(valid.texts)) >= FEW:
-            temperature = calibration_temperature(logits_NC, valid_N)
-            results["log_loss_before_calibration"] = log_loss(logits_NC, valid_N)
-        manifest = store.new_manifest(config, data) | {"kind": store.CLASSIFIER, "classifier": own.dump()}
-        manifest |= {"status": results.pop("status"), "results": results | {"classes": len(classes)}}
+            temperature = calibration_temperature(logits_NC, task.numbers(valid))
+            results["log_loss_before_calibration"] = log_loss(logits_NC, task.numbers(valid))
+        manifest = store.new_manifest(config, labelled.describe())
+        manifest |= {"kind": store.CLASSIFIER, "classifier": own.dump(), "status": results.pop("status")}
+        manifest["results"] = results | {"classes": len(classes)}
         self._fitted = _Fitted(config, own, tokenizer, classes, scorer, temperature, manifest)
+        return self
+
+    def _kinds(self) -> dict[str, Any]:
+        return {"model": self.model or "ngram", "tokenizer": self.tokenizer or "word"}
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -214,7 +183,7 @@ class Classifier:
     def predict_proba(self, X: Iterable[str], reporter: Reporter | None = None) -> np.ndarray:
         """p_NC: the calibrated probability of each class."""
         fitted = self.fitted
-        encoded = _encoded(fitted.tokenizer, _texts(X))
+        encoded = TokenStore.from_documents(fitted.tokenizer, map(Document, _texts(X)))
         return probabilities(fitted.scorer.logits(encoded, reporter or Silent()), fitted.temperature)
 
     def score(self, X: Iterable[str], y: Iterable[Any]) -> float:
@@ -236,22 +205,18 @@ class Classifier:
 
     def baselines(self, train: Examples, part: Examples) -> dict[str, dict[str, Any]]:
         """The figures of the commonest class, and of naive Bayes on the same tokens, which are not calibrated."""
-        tokenizer, classes = self.fitted.tokenizer, self.fitted.classes
-        classes_N = _numbers({label: nth for nth, label in enumerate(classes)}, train.labels)
-        shares_C = np.bincount(classes_N, minlength=len(classes)) / len(classes_N)
+        fitted, quiet = self.fitted, Silent()
+        config, own = RunConfig.build(_NAIVE_BAYES), fitted.own
+        task = Task(config, own, fitted.tokenizer, fitted.classes, train, part, quiet, Budget(), {})
+        shares_C = np.bincount(task.numbers(train), minlength=len(task.classes)) / len(train)
         found = {"majority class": np.tile(shares_C, (len(part), 1))}
-        encoded = (_encoded(tokenizer, some.texts) for some in (train, part))
-        if (logits_NC := naive_bayes(next(encoded), classes_N, len(classes), next(encoded))) is not None:
-            found["naive Bayes"] = probabilities(logits_NC)
-        return {name: figures(p_NC, classes, part.labels) for name, p_NC in found.items()}
+        if len(task.classes) <= MOST_MODELS:
+            found["naive Bayes"] = probabilities(Bayes.fit(task).logits(task.encoded(part.texts), quiet))
+        return {name: figures(p_NC, task.classes, part.labels) for name, p_NC in found.items()}
 
     @property
     def fitted(self) -> _Fitted:
-        """What learning left.
-
-        Raises:
-            UsageError: nothing was learned yet.
-        """
+        """What learning left; UsageError where nothing was learned yet."""
         if self._fitted is None:
             raise UsageError("this classifier has not learned yet", "call fit first, or load one")
         return self._fitted
@@ -265,11 +230,7 @@ class Classifier:
     # -- keeping --------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write a directory; never over an existing one.
-
-        Raises:
-            RunExistsError: `path` is already there.
-        """
+        """Write a directory; RunExistsError where something is there."""
         fitted, path = self.fitted, Path(path)
         prior = getattr(fitted.scorer, "log_prior_C", np.empty(0))
         with atomic_folder(path) as folder:
@@ -281,11 +242,7 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a directory that `save` wrote.
-
-        Raises:
-            ArtifactError: it is none, or damaged.
-        """
+        """Read a directory that `save` wrote; ArtifactError where it is none, or damaged."""
         path = Path(path)
         tokenizer, config, manifest, verified = store.read_description(path, classifier=True)
         own = ClassifierSettings.make(manifest.get("classifier", {}), "classify")
@@ -300,9 +257,9 @@ class Classifier:
         if prior:
             scorer: Any = Bayes.load(path, config, tokenizer.vocab_size, np.array(prior))
         else:
-            from lmlab.classify.learning import new_network
+            from lmlab.classify.network import TextNetwork
 
-            scorer = new_network(config, tokenizer.vocab_size, len(classes), own, None).read(path)
+            scorer = TextNetwork.new(config, own, tokenizer.vocab_size, len(classes), None).read(path)
         if not verified.remembered:
             scorer.check()
             verified.remember()
@@ -317,11 +274,7 @@ class Classifier:
         return {name: getattr(self, name) for name in list(inspect.signature(type(self)).parameters)}
 
     def set_params(self, **params: Any) -> Self:
-        """Change what the constructor was given.
-
-        Raises:
-            ValueError: it takes no such thing.
-        """
+        """Change what the constructor was given; ValueError where it takes no such thing."""
         for name, value in params.items():
             if name not in self.get_params():
                 raise ValueError(f"Classifier takes no {name!r}: there are {', '.join(self.get_params())}")
@@ -344,11 +297,7 @@ class Classifier:
 
 
 def _texts(X: Iterable[str]) -> list[str]:
-    """Texts as a corpus takes them; an empty one is a text.
-
-    Raises:
-        DataError: one is no text.
-    """
+    """Texts as a corpus takes them, an empty one too; DataError where one is no text."""
     if isinstance(X, str | bytes) or not hasattr(X, "__iter__"):
         raise DataError(f"{shown(X)} stands in place of texts", "give several in a list")
     texts = list(X)
@@ -359,11 +308,7 @@ def _texts(X: Iterable[str]) -> list[str]:
 
 
 def _labels(y: Any) -> list[Any]:
-    """Labels, whatever holds them.
-
-    Raises:
-        DataError: nothing does.
-    """
+    """Labels, whatever holds them; DataError where nothing does."""
     y = np.asarray(y) if hasattr(y, "__array__") else y
     if isinstance(y, str | bytes) or not hasattr(y, "__iter__"):
         problem = f"a classifier requires y to be passed, but the target y is {shown(y)}"
@@ -371,20 +316,8 @@ def _labels(y: Any) -> list[Any]:
     return list(y)
 
 
-def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenStore:
-    return TokenStore.from_documents(tokenizer, map(Document, texts))
-
-
-def _numbers(at: Mapping[Any, int], labels: Sequence[Any]) -> np.ndarray:
-    return np.array([at[label] for label in labels], np.int64)
-
-
 def _started(run: str) -> tuple[Any, Tokenizer, Named]:
-    """The network of a run, its tokenizer, and how they are configured.
-
-    Raises:
-        UsageError: it is no network.
-    """
+    """The network of a run, its tokenizer, and how they are configured; UsageError where it is no network."""
     stored = store.load(Path(run))
     model, config = whole(stored.model), stored.config
     if model.family != "neural":

@@ -1,4 +1,4 @@
-"""Labelled texts: records with a text and a label, each in its split.
+"""Labelled texts: records with a text and a label, each in its split; and what a classifier is to learn from them.
 
 A record's text is read as that of a language model's corpus is, and split by the same rule: as its source names it,
 else by the hash of its text.
@@ -9,34 +9,44 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lmlab.classify.settings import ClassifierSettings
 from lmlab.corpora import DataSettings, objects
+from lmlab.corpora.document import Document
 from lmlab.corpora.raw import folder_origins, kind_of, named_origin
 from lmlab.corpora.reading import decode, inflate, lines
 from lmlab.corpora.records import PARTITIONS, clean, document_of, read_records
 from lmlab.corpora.settings import IN_HAND, SPLITS
 from lmlab.corpora.splits import SplitRule, choose_rule, code_of, shares_in_words
 from lmlab.errors import DataError, EmptyDataError, UnknownNameError, UsageError, shown
+from lmlab.progress import Reporter
 from lmlab.run_config import RunConfig
+from lmlab.tokens import Tokenizer
+from lmlab.tokens.id_store import TokenStore
+from lmlab.training.budget import Budget
 
 LABEL_FIELDS = ("label", "class", "category")
 """Where a record's label is looked for when no field is named."""
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Texts, and the label of each."""
+class Examples(list[tuple[str, Any]]):
+    """Texts, each with its label."""
 
-    texts: list[str] = field(default_factory=list)
-    labels: list[Any] = field(default_factory=list)
+    @property
+    def texts(self) -> list[str]:
+        """The texts alone."""
+        return [text for text, _ in self]
 
-    def __len__(self) -> int:
-        return len(self.texts)
+    @property
+    def labels(self) -> list[Any]:
+        """The label of each."""
+        return [label for _, label in self]
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,8 @@ class Labelled:
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the data."""
-        sizes = {
-            split: {"documents": len(part), "labels": len(set(part.labels))}
-            for split, part in self.splits.items()
-            if len(part)
-        }
+        parts = {split: part for split, part in self.splits.items() if part}
+        sizes = {split: {"documents": len(part), "labels": len(set(part.labels))} for split, part in parts.items()}
         return {"name": self.name, "sha256": self.sha256, "split_rule": self.rule, "splits": sizes}
 
     def of(self, split: str) -> Examples:
@@ -66,13 +73,35 @@ class Labelled:
         """
         if split not in (*SPLITS, "all"):
             raise UnknownNameError("split", split, (*SPLITS, "all"))
-        parts = [self.splits[name] for name in (SPLITS if split == "all" else (split,))]
-        found = Examples([t for part in parts for t in part.texts], [label for part in parts for label in part.labels])
-        if not len(found):
-            raise EmptyDataError(
-                f"{self.name} leaves {split} empty ({self.rule})", "name another split or other shares"
-            )
+        found = Examples(pair for name in SPLITS if split in (name, "all") for pair in self.splits[name])
+        if not found:
+            problem = f"{self.name} leaves {split} empty ({self.rule})"
+            raise EmptyDataError(problem, "name another split or other shares")
         return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a classifier learns from, and how; validation texts are of classes that training has."""
+
+    config: RunConfig
+    own: ClassifierSettings
+    tokenizer: Tokenizer
+    classes: list[Any]
+    train: Examples
+    valid: Examples
+    reporter: Reporter
+    budget: Budget
+    afterwards: Mapping[str, float]  # stages of the budget after training, and how many texts each reads
+
+    def encoded(self, texts: Iterable[str]) -> TokenStore:
+        """The ids of texts."""
+        return TokenStore.from_documents(self.tokenizer, map(Document, texts))
+
+    def numbers(self, part: Examples) -> np.ndarray:
+        """The place of each label among the classes."""
+        at = {label: nth for nth, label in enumerate(self.classes)}
+        return np.array([at[label] for label in part.labels], np.int64)
 
 
 def read(source: Any, settings: DataSettings, label_field: str | None = None) -> Labelled:
@@ -88,13 +117,12 @@ def read(source: Any, settings: DataSettings, label_field: str | None = None) ->
             break
         document = document_of(where, record, settings, partition)
         text, label = document.text[: settings.max_chars], _label(where, record, label_field)
-        named, placed = (document.partition, True) if rule.named and document.partition else ("", placed)
-        split = named or split_of(text, rule)
-        splits[split].texts.append(text)
-        splits[split].labels.append(label)
+        named = document.partition if rule.named else ""
+        splits[named or split_of(text, rule)].append((text, label))
+        placed = placed or bool(named)
         digest.update(json.dumps([text, label]).encode())
     name = Path(source).name if isinstance(source, str | Path) else objects.NAME
-    if not any(map(len, splits.values())):
+    if not any(splits.values()):
         raise EmptyDataError(f"{name} holds no record", "give records with a text and a label")
     how = "as the source names it" if placed else f"by hash of each document's content: {shares_in_words(rule.shares)}"
     return Labelled(name, digest.hexdigest(), how, splits)
@@ -114,8 +142,7 @@ def labelled_of(
         return read(on, _settings(config, data), label_field)
     if config.source in (None, IN_HAND, "-"):
         raise UsageError("this classifier's records came from a program or a pipe, and are gone", "name some with --on")
-    labelled = read(config.source, config.data, label_field)
-    before = manifest["data"]["sha256"]
+    labelled, before = read(config.source, config.data, label_field), manifest["data"]["sha256"]
     if labelled.sha256 != before:
         problem = f"{labelled.name} is not what it was (sha256 {labelled.sha256[:12]}, trained on {before[:12]})"
         raise DataError(problem, "put the old records back, or name others with --on")
@@ -166,11 +193,7 @@ def _label(where: str, record: Mapping[str, Any], label_field: str | None) -> st
 
 
 def checked_label(value: Any, what: str) -> Any:
-    """A label as Python has it: text that is not empty, or a number.
-
-    Raises:
-        DataError: None, an empty text, a number with a fraction, or another object.
-    """
+    """A label as Python has it: text that is not empty, or a whole number; DataError where it is neither."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, str) and value:
         return clean(value, what, "strict")
@@ -189,10 +212,10 @@ def classes_of(labels: Iterable[Any]) -> tuple[list[Any], list[Any]]:
         DataError: a label is none, or texts and numbers are mixed; fewer than two differ.
     """
     found = [checked_label(label, f"label {number}") for number, label in enumerate(labels)]
-    counts = Counter(found)
-    if len({isinstance(label, str) for label in counts}) > 1:
+    classes = set(found)
+    if len({isinstance(label, str) for label in classes}) > 1:
         raise DataError("some labels are texts, others numbers", "write all of them as texts")
-    if len(counts) < 2:
-        one = f"one class alone is there, {shown(next(iter(counts)))}" if found else "there is no text"
+    if len(classes) < 2:
+        one = f"one class alone is there, {shown(found[0])}" if found else "there is no text"
         raise DataError(one, "a classifier needs texts of two labels or more")
-    return found, sorted(counts)
+    return found, sorted(classes)

@@ -13,8 +13,8 @@ import numpy as np
 
 _BINS = 15  # of confidence, for the calibration error
 _MOST_CONFUSIONS = 1_000  # pairs of truth and prediction that are told
-_HOTTEST, _COLDEST = 1e4, 1e-2
-_SEARCHES = 60
+_COLDEST, _HOTTEST, _SEARCHES = 1e-2, 1e4, 60  # temperatures
+_LEAST = 1e-300  # a probability whose logarithm is finite
 
 
 def probabilities(logits_NC: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -44,11 +44,13 @@ def calibration_temperature(logits_NC: np.ndarray, classes_N: np.ndarray) -> flo
 def log_loss(logits_NC: np.ndarray, classes_N: np.ndarray, temperature: float = 1.0) -> float:
     """Mean nats of the true classes."""
     p_N = probabilities(logits_NC, temperature)[np.arange(len(classes_N)), classes_N]
-    return float(-np.log(np.maximum(p_N, 1e-300)).mean())
+    return float(-np.log(np.maximum(p_N, _LEAST)).mean())
 
 
 def figures(p_NC: np.ndarray, classes: Sequence[Any], labels: Sequence[Any]) -> dict[str, Any]:
     """Accuracy, macro F1, log loss and calibration error of predictions, each label's row, and what was confused.
+
+    Precision, recall and F1 are 0 where they are undefined, as in scikit-learn.
 
     Args:
         p_NC: a probability for each class.
@@ -56,48 +58,36 @@ def figures(p_NC: np.ndarray, classes: Sequence[Any], labels: Sequence[Any]) -> 
         labels: the true ones; one that training never saw is always an error, and has no part in the log loss.
     """
     at = {label: nth for nth, label in enumerate(classes)}
-    true_N = np.array([at.get(label, -1) for label in labels])
-    best_N = p_NC.argmax(1)
-    right_N, known_N = best_N == true_N, true_N >= 0
-    pairs = Counter(zip(labels, (classes[nth] for nth in best_N), strict=True))
-    rows = _by_label(pairs)
-    p_true_N = np.maximum(p_NC[np.flatnonzero(known_N), true_N[known_N]], 1e-300)
+    known = [(nth, at[label]) for nth, label in enumerate(labels) if label in at]
+    predicted = [classes[nth] for nth in p_NC.argmax(1)]
+    right_N = np.array([truth == said for truth, said in zip(labels, predicted, strict=True)])
+    true, said, pairs = Counter(labels), Counter(predicted), Counter(zip(labels, predicted, strict=True))
+    rows = [
+        {
+            "label": label,
+            "texts": true[label],
+            "precision": pairs[label, label] / max(1, said[label]),
+            "recall": pairs[label, label] / max(1, true[label]),
+            "f1": 2 * pairs[label, label] / (true[label] + said[label]),
+        }
+        for label in sorted({*true, *said}, key=lambda label: (isinstance(label, str), label))
+    ]
     return {
         "texts": len(labels),
         "accuracy": float(right_N.mean()),
         "macro_f1": float(np.mean([row["f1"] for row in rows])),
-        "log_loss": float(-np.log(p_true_N).mean()) if known_N.any() else None,
+        "log_loss": float(-np.log(np.maximum(p_NC[tuple(np.transpose(known))], _LEAST)).mean()) if known else None,
         "calibration_error": _calibration_error(p_NC.max(1), right_N),
         "unseen_labels": sorted({str(label) for label in labels if label not in at}),
         "labels": rows,
         "confusions": [
-            {"label": truth, "predicted": said, "texts": many}
-            for (truth, said), many in pairs.most_common(_MOST_CONFUSIONS)
+            {"label": truth, "predicted": predicted, "texts": many}
+            for (truth, predicted), many in pairs.most_common(_MOST_CONFUSIONS)
         ],
     }
-
-
-def _by_label(pairs: Counter[tuple[Any, Any]]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each label that is true or predicted, 0 where one is undefined, as scikit-learn."""
-    true, said, both = Counter[Any](), Counter[Any](), Counter[Any]()
-    for (truth, predicted), many in pairs.items():
-        true[truth] += many
-        said[predicted] += many
-        both[truth] += many if truth == predicted else 0
-    return [
-        {
-            "label": label,
-            "texts": true[label],
-            "precision": both[label] / max(1, said[label]),
-            "recall": both[label] / max(1, true[label]),
-            "f1": 2 * both[label] / (true[label] + said[label]),
-        }
-        for label in sorted({*true, *said}, key=lambda label: (isinstance(label, str), label))
-    ]
 
 
 def _calibration_error(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
     """How far confidence and accuracy are apart in bins of confidence, weighted by their texts (Guo et al. 2017)."""
     bin_N = np.minimum((confidence_N * _BINS).astype(int), _BINS - 1)
-    gap_K = np.bincount(bin_N, confidence_N - right_N, _BINS)
-    return float(np.abs(gap_K).sum() / len(right_N))
+    return float(np.abs(np.bincount(bin_N, confidence_N - right_N, _BINS)).sum() / len(right_N))

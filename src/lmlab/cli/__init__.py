@@ -33,6 +33,8 @@ VERBS = {
     "compare": "train several kinds of model on one text, one table",
     **{f"plot {name}": shows for name, shows in PLOTS.items()},
     **{f"inspect {name}": shows for name, shows in INSPECTIONS.items()},
+    "compress": "any file in few bytes, by what a model expects; nothing to train",
+    "decompress": "files again from what compress wrote",
     "serve": "trained models over HTTP, as OpenAI's server, and a page to play with",
     "report": "one page on several models, for any browser: figures, curves, samples, surprisal, beams",
     "export": "a trained network for transformers or ONNX",

@@ -1,4 +1,4 @@
-"""Two minutes, no download: an n-gram, a CNN and an LSTM learn English from the docstrings of Python's own library.
+"""Two minutes, no download: four kinds of model learn English from the docstrings of Python's own library.
 
 One screen shows what each needs for a byte of text that none has seen, down to their mixture; what the LSTM wrote
 before, early and at the end of its training; and a sentence coloured by surprisal. index.html in the folder keeps it.
@@ -37,6 +37,7 @@ _TOKENS = {"kind": "bpe", "vocab_size": 1_000}
 _SHARES = {"cnn": 0.2, "lstm": 0.6}  # of the minutes left once the text is there; the rest mixes, scores and draws
 _MODELS: dict[str, dict[str, Any]] = {
     "ngram": {"model": {"order": 5}},
+    "cm": {},
     "cnn": {"model": {"channels": 128, "layers": 2, "kernel": 4, "dropout": 0.0}, "train": {"lr": 5e-3}},
     "lstm": {},
 }
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         data={"text_field": "docstring"} if options.source == _STDLIB else {},
     )
     lm, mixture = models[-2], models[-1]
-    adapting = lm.composed(adapt="counts", mix=[str(out / "ngram")], reporter=reporter)
+    adapting = models[[*_MODELS].index("cm")].composed(adapt="online", reporter=reporter)
     with reporter.stage("scoring it as it reads", models.held_out.tokens, " tokens") as advance:
         bits = scoring.evaluate(adapting.model, models.held_out, advance).bits_per_byte
     seconds = time.perf_counter() - options.began
@@ -126,11 +127,11 @@ class Early:
 
 def commands(out: Path) -> list[str]:
     """What to try next."""
-    mixture, lstm = shlex.quote(str(out / "mixture")), shlex.quote(str(out / "lstm"))
+    mixture, cm = shlex.quote(str(out / "mixture")), shlex.quote(str(out / "cm"))
     return [
         f'lmlab generate {mixture} --prompt "{PROMPT}" --temperature 0.7 --max-tokens 30 -n 3',
         f'echo "{SENTENCE}" | lmlab score {mixture} - --by word',
-        f"lmlab eval {lstm} --mix {shlex.quote(str(out / 'ngram'))} --adapt counts",
+        f"lmlab eval {cm} --adapt online",
     ]
 
 
@@ -192,12 +193,12 @@ class Shown:
 
     @property
     def ladder(self) -> list[Rung]:
-        """Of the models, and of the mixture that counts what it reads."""
+        """Of the models, and of context mixing that learns from what it reads."""
         from lmlab.report.ladder import Rung
 
         return [
             *self.models.ladder,
-            Rung("adapting", self.adapting, "lstm + n-gram, learning as they read"),
+            Rung("adapting", self.adapting, "cm, learning as it reads"),
         ]
 
     @property

@@ -76,9 +76,11 @@ def workers(cluster: str | None) -> Iterator[Executor | None]:
     if cluster is None:
         yield None
         return
-    from lmlab.facade.shards import dask
-
-    with dask(cluster) as executor:
+    if cluster.startswith("ray:"):
+        from lmlab.facade.ray_tasks import connected
+    else:
+        from lmlab.facade.shards import dask as connected
+    with connected(cluster) as executor:
         yield executor
 
 

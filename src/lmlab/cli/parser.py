@@ -132,7 +132,9 @@ class Parser(argparse.ArgumentParser):
 
     def add_cluster(self) -> None:
         """Where tasks run."""
-        self.add_argument("--cluster", metavar="URL", help="work on a Dask cluster, as tcp://HOST:8786")
+        self.add_argument(
+            "--cluster", metavar="URL", help="work on Dask, as tcp://HOST:8786, or Ray, as ray://HOST:10001"
+        )
 
     def add_spelling(self) -> None:
         """Whether the spelling of unknown tokens is charged."""

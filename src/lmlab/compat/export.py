@@ -18,7 +18,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -81,11 +81,11 @@ def _write_hf(lm: TextModel, folder: Path) -> None:
         "vocab_size": network.vocab_size,
         "dtype": "float32",
         "tie_word_embeddings": False,
-        "use_cache": False,
+        "use_cache": True,
         **ends,
     }
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {**ends, "use_cache": False})
+    write_json(folder / "generation_config.json", {**ends, "use_cache": True})
 
 
 def _write_tokenizer(lm: TextModel, folder: Path) -> None:
@@ -156,7 +156,8 @@ def _initial(network: Any, rows: int) -> list[Tensor]:
     state = list(network.initial_state(rows, network.device).tensors)
     if isinstance(network, Transformer):
         *caches, missing_B = state
-        kept = cast(Transformer.Settings, network.settings).window - 1
+        settings: Any = network.settings
+        kept = settings.window - 1
         wide = [cache.new_zeros(*cache.shape[:2], kept, cache.shape[3]) for cache in caches]
         return [*wide, torch.full_like(missing_B, kept)]
     return [each.clone() for each in state]

@@ -18,6 +18,7 @@ import functools
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -111,12 +112,30 @@ class Model:
             bound = _bound(Path(os.fsdecode(self.path)))
         except (LmlabError, OSError) as error:
             raise CannotReadError(f"Cannot read model {os.fsdecode(path)!r} ({error})") from error
-        self.order, self._begin, self._lacks, self._calls, self._spelled = bound
+        self.order, self._begin, self._lacks, self._bind, self._spelled = bound
         self._empty = plain_calls.EMPTY
-        self._score, self._full_scores, self._step = self._calls.score, self._calls.full_scores, self._calls.step
-        if self._lacks:
-            self._score, self._full_scores = (_unmarked(call, self._lacks) for call in (self._score, self._full_scores))
         self._records = struct.Struct(plain_calls.RECORD).iter_unpack
+
+    @functools.cached_property
+    def _calls(self) -> plain_calls.Calls:
+        """The functions, whose tables are made when one is first called."""
+        calls = self._bind()
+        if not self._lacks:
+            return calls
+        score, full_scores = (_unmarked(call, self._lacks) for call in (calls.score, calls.full_scores))
+        return replace(calls, score=score, full_scores=full_scores)
+
+    @functools.cached_property
+    def _score(self) -> Callable[[str | bytes, object, object], float]:
+        return self._calls.score
+
+    @functools.cached_property
+    def _full_scores(self) -> Callable[[str | bytes, object, object], bytes]:
+        return self._calls.full_scores
+
+    @functools.cached_property
+    def _step(self) -> Callable[[int, str | bytes], tuple[int, float, int, bool]]:
+        return self._calls.step
 
     @functools.cached_property
     def ids(self) -> dict[bytes, int]:
@@ -183,24 +202,28 @@ class LanguageModel(Model):
 
 
 class _Bound(NamedTuple):
-    """What a model is made of: order, the context of a beginning, markers it lacks, its functions, its words' ids."""
+    """What a model is made of: order, context of a beginning, markers it lacks, makers of its functions and words."""
 
     order: int
     begin: int
     lacks: Sequence[int]
-    calls: plain_calls.Calls
+    bind: Callable[[], plain_calls.Calls]
     spelled: Callable[[], dict[bytes, int]]
 
 
 def _bound(path: Path) -> _Bound:
     if path.is_file() and is_kenlm_file(path):
         file = KenlmFile(path)
-        return _Bound(file.order, file.begin, (), file.calls(), lambda: {w: id for id, w in enumerate(file.words)})
-    trie, words = read(path)
-    bound = calls.bind(trie.levels, trie.absent, words, trie.bos_logp)
-    ids = {b"<s>": BOS, b"</s>": EOS}
-    spelled = lambda: ids | {word: id for id, word in enumerate(words, len(SPECIALS))}  # noqa: E731
-    return _Bound(trie.order, plain_calls.begin(trie.order), trie.lacks, bound, spelled)
+        return _Bound(file.order, file.begin, (), file.calls, lambda: {w: id for id, w in enumerate(file.words)})
+    trie, words = _read(path, compact=False)
+
+    def spelled() -> dict[bytes, int]:
+        return {b"<s>": BOS, b"</s>": EOS} | {word: id for id, word in enumerate(words(), len(SPECIALS))}
+
+    def bind() -> plain_calls.Calls:
+        return calls.bind(trie.levels, trie.absent, words(), trie.bos_logp)
+
+    return _Bound(trie.order, plain_calls.begin(trie.order), trie.lacks, bind, spelled)
 
 
 def _unmarked(call: Callable[..., Any], lacks: Sequence[int]) -> Callable[..., Any]:
@@ -234,14 +257,22 @@ def read(path: Path, *, compact: bool = False) -> tuple[Any, Sequence[bytes]]:
     Raises:
         LmlabError: there is no such model.
     """
+    trie, words = _read(path, compact=compact)
+    return trie, words()
+
+
+def _read(path: Path, *, compact: bool) -> tuple[Any, Callable[[], Sequence[bytes]]]:
     if not _is_ours(path):
         from lmlab.models.ngram import arpa
 
-        return arpa.read(path)
+        trie, words = arpa.read(path)
+        return trie, lambda: words
     stored = store.load(path)
     match stored.model, stored.tokenizer:
         case Ngram() as model, WordTokenizer() as tokenizer if tokenizer.plain:
-            return model.trie if compact else model.fast_trie, [*map(str.encode, tokenizer.tokens[len(SPECIALS) :])]
+            return model.trie if compact else model.fast_trie, lambda: [
+                *map(str.encode, tokenizer.tokens[len(SPECIALS) :])
+            ]
     kinds = f"model {stored.config.model.kind} on {stored.config.tokenizer.dump()}"
     raise ArtifactError(f"it is {kinds}, not an ngram of words as they stand", "train with tokenizer word, split space")
 

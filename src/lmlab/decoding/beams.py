@@ -159,6 +159,10 @@ class _Pool(Search):
         self._ended: list[Branch] = []
         self._live: list[Branch] = []
 
+    @property
+    def most(self) -> int:
+        return self._width
+
     def settle(self, children: Sequence[Branch]) -> None:
         self._live = [child for child in children if child.end is None]
         self._ended += [child for child in children if child.end is not None]
@@ -264,6 +268,10 @@ class _Groups(Search):
         self.lanes = range(beam.groups)
         self._beam, self._n = beam, n
         self._groups = [_Beams(beam, share, min(n, share), max_tokens) for _ in self.lanes]
+
+    @property
+    def most(self) -> int:
+        return self._beam.width
 
     def choose(self, rows: Rows, chain_BV: Floats) -> Choice:
         taken_V = np.zeros(chain_BV.shape[-1])

@@ -24,7 +24,7 @@ from lmlab.decoding.branch import Alternative, Branch, End, Pruned, Rows, Step
 from lmlab.decoding.chain import PROCESSORS, Chain, Process, Processor, chain_of, cut, learns, normal, run
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.stop import Stop
-from lmlab.errors import LmlabError, SettingError, UnknownNameError
+from lmlab.errors import LmlabError, SettingError, UnknownNameError, check_integer
 from lmlab.models.base import LanguageModel
 from lmlab.models.readers import reader_of
 
@@ -66,8 +66,8 @@ class Limits:
     began: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
-        integer("max_tokens", self.max_tokens, 1)
-        integer("alternatives", self.alternatives, 0)
+        check_integer("max_tokens", self.max_tokens, 1)
+        check_integer("alternatives", self.alternatives, 0)
         object.__setattr__(self, "forbidden", tuple(self.forbidden))
         if self.max_seconds is not None and not self.max_seconds >= 0:
             raise SettingError("max_seconds", self.max_seconds, "a number >= 0")
@@ -90,6 +90,11 @@ class Search(ABC):
     plain: ClassVar[bool] = False  # whether it keeps the highest scores, sums of log-probabilities: a beam as such
     lanes: Sequence[int] = (0,)  # of the branches that start from the prompt
     pruned: tuple[Pruned, ...] = ()  # the best of what the last choice dropped
+
+    @property
+    def most(self) -> int:
+        """How many texts may be live at once."""
+        return len(self.lanes)
 
     @abstractmethod
     def choose(self, rows: Rows, chain_BV: Floats) -> Choice:
@@ -359,7 +364,7 @@ class Batch:
     def run(self, searches: Sequence[Growing]) -> Iterator[list[Step | None]]:
         """Join, and give the steps of these searches, None once one is done; whoever wants a step drives them all."""
         if not self._growing:
-            self._reader = reader_of(self._model, sum(len(each.live) for each in searches))
+            self._reader = reader_of(self._model, sum(each.search.most for each in searches))
         self._growing += searches
         return self._steps(searches)
 
@@ -456,10 +461,3 @@ def _without(logp_BV: Floats, forbidden: Sequence[int]) -> Floats:
     rest_BV = logp_BV.copy()
     rest_BV[:, list(forbidden)] = -np.inf
     return np.where(np.isfinite(rest_BV).any(-1, keepdims=True), rest_BV, logp_BV)
-
-
-def integer(name: str, value: Any, least: int) -> int:
-    """The value, once it is an integer and no less than the least; SettingError where it is not."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise SettingError(name, value, f"an integer >= {least}")
-    return int(value)

@@ -15,8 +15,8 @@ from lmlab.decoding.alone import Contrastive, Exact, Lookup, Speculative
 from lmlab.decoding.beams import Beam, BeamSample, Constrained, DiverseBeam, StochasticBeam
 from lmlab.decoding.branch import Branch, Step
 from lmlab.decoding.draws import MBR, Greedy, Sample
-from lmlab.decoding.search import Batch, Limits, Prompts, Steps, Strategy, integer
-from lmlab.errors import SettingError, UnknownNameError
+from lmlab.decoding.search import Batch, Limits, Prompts, Steps, Strategy
+from lmlab.errors import SettingError, UnknownNameError, check_integer
 from lmlab.models.base import LanguageModel
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
@@ -94,7 +94,7 @@ def decode_all(
     A `batch` of the model is one that other calls share: their texts and these grow side by side.
     """
     check_strategy(strategy)
-    integer("n", n, 1)
+    check_integer("n", n, 1)
     bounds = Limits(**limits)
     for token in (token for prompt in prompts for token in prompt):
         if not 0 <= token < model.vocab_size:

@@ -17,7 +17,7 @@ from lmlab.decoding.chain import Processor
 from lmlab.decoding.chance import uniforms
 from lmlab.decoding.search import Limits, Prompts, Steps, Strategy, broken
 from lmlab.kernels.writing.layout import MIN_P, TEMPERATURE, TOP_K, TOP_P, Rule, Written
-from lmlab.models.base import BatchWriter, BeamWriter, LanguageModel, Writer
+from lmlab.models.base import BatchWriter, BeamWriter, LanguageModel
 
 _KNOWN = {
     processors.temperature: TEMPERATURE,
@@ -25,7 +25,6 @@ _KNOWN = {
     processors.top_p: TOP_P,
     processors.min_p: MIN_P,
 }
-_TOGETHER = 1 << 25  # bytes read for a token of each text, from which one batch, which reads them once, is quicker
 _FIRST, _MOST = 8, 256  # tokens a call: few at first, so that a stream begins at once
 _HELD = 2048  # tokens written ahead, of all texts
 _WIDEST = 64  # beams whose candidates are kept in order one by one
@@ -73,31 +72,11 @@ def _together(steps: Sequence[Iterator[Step]]) -> Steps:
 
 def _writer_of(model: LanguageModel, prompts: Prompts, n: int, max_tokens: int) -> BatchWriter | None:
     """What writes n texts after each prompt, if the model has it."""
-    rows = len(prompts) * n
-    batch: Callable[[Prompts, int], BatchWriter | None] | None = getattr(model, "batch_writer", None)
-    if batch is not None:
-        writer = batch(prompts, rows * max_tokens)
-        if writer is not None and n > 1:
-            writer.select([row for row in range(len(prompts)) for _ in range(n)])
-        return writer
-    declared: Callable[[Sequence[int], int], Writer | None] | None = getattr(model, "writer", None)
-    first = None if declared is None else declared(prompts[0], rows * max_tokens)
-    if declared is None or first is None or (rows > 1 and rows * first.nbytes > _TOGETHER):
-        return None
-    return _Each([declared(prompt, rows * max_tokens) for prompt in prompts for _ in range(n)])
-
-
-class _Each:
-    """Texts that are written one by one."""
-
-    def __init__(self, writers: list[Any]) -> None:
-        self._writers = writers
-
-    def write(self, rule: Rule, uniform_BT: Any) -> Sequence[Written]:
-        return [writer.write(rule, uniform_T) for writer, uniform_T in zip(self._writers, uniform_BT, strict=True)]
-
-    def select(self, rows: Sequence[int]) -> None:
-        self._writers = [self._writers[row] for row in rows]
+    declared: Callable[[Prompts, int], BatchWriter | None] | None = getattr(model, "batch_writer", None)
+    writer = None if declared is None else declared(prompts, len(prompts) * n * max_tokens)
+    if writer is not None and n > 1:
+        writer.select([row for row in range(len(prompts)) for _ in range(n)])
+    return writer
 
 
 class _Columns:

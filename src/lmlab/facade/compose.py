@@ -4,9 +4,9 @@
     runs/kn6:0.3                   another run, and its weight
 
 The run's own model adapts first (dynamic, cache, online), then it is mixed with the others; counts lie around the
-whole. What is not named is fitted on the run's own validation split, never on the text to be scored: weights by
-expectation maximisation, learning rates and the like by a small search. The results are kept, so that each is fitted
-once.
+whole. With online those mixed in that can learn as they read do so too, and so do the weights, of a log-linear mixture.
+What is not named is fitted on the run's own validation split, never on the text to be scored: weights by expectation
+maximisation, learning rates and the like by a small search. The results are kept, so that each is fitted once.
 
 Shapes: M components of a mixture, N tokens, P all weights of a network laid end to end.
 """
@@ -31,9 +31,9 @@ from lmlab.facade.fitting import Fitting, Found, Run, head, identity, mean_nats,
 from lmlab.models.adaptive.dynamic import Dynamic, gradient_rms
 from lmlab.models.adaptive.gate import Gate, Gated, fit_gate
 from lmlab.models.adaptive.neural_cache import NeuralCache
+from lmlab.models.adaptive.online import Online
 from lmlab.models.adaptive.recount import Recount, fit_counts
 from lmlab.models.base import LanguageModel
-from lmlab.models.cm import Adaptive
 from lmlab.models.mixture import Mixture, fit_weights
 from lmlab.models.neural.base import NeuralModel
 from lmlab.models.scorers import documents
@@ -43,7 +43,7 @@ ADAPTATIONS: dict[str, type[Settings]] = {
     "dynamic": Dynamic.Settings,
     "cache": NeuralCache.Settings,
     "counts": Recount.Settings,
-    "online": Adaptive.Settings,
+    "online": Online.Settings,
 }
 """The settings of each adaptation; counts adapt the whole composition, all others a run's own model."""
 _SGD = {"rule": "sgd", "lr": 0.1, "decay": 0.001}  # where the search begins under that rule
@@ -73,12 +73,15 @@ def compose(
     others = [_opened(run, lm) for run, _ in specs]
     given = _all_weights([weight for _, weight in specs])
     fitting, protocol = Fitting(lm, reporter), dict[str, Any]()
-    own = _adapted(fitting, named, protocol)
-    components = _Components(fitting, (own, *(other.model for other in others)), others, {**protocol})
-    mixed_model = _mixed(components, given, protocol) if others else None
+    if others and {"online", "counts"} <= set(named):
+        raise UsageError("--adapt online with --mix counts what it reads already", "leave counts out")
+    own = _adapted(fitting, named, protocol, alone=not others)
+    models = [_online(other.model) if "online" in named else other.model for other in others]
+    components = _Components(fitting, (own, *models), others, {**protocol})
+    mixed_model = _mixed(components, given, named.get("online"), protocol) if others else None
     model = mixed_model or own
     if "counts" in named:
-        model = _recounted(components, mixed_model, named["counts"], protocol)
+        model = _recounted(components, cast(Mixture | Gated | None, mixed_model), named["counts"], protocol)
     if named:
         protocol["adapted"] = f"what is learned is {scoring.ADAPTED}"
     return model, protocol
@@ -163,19 +166,26 @@ def _opened(run: str, lm: Run) -> Run:
 # -- the run's own model ----------------------------------------------------------------------------------------------
 
 
-def _adapted(fitting: Fitting, named: Mapping[str, Mapping[str, str]], protocol: dict[str, Any]) -> LanguageModel:
+def _online(model: LanguageModel) -> LanguageModel:
+    """The model as it goes on learning from what it reads, if it can."""
+    online = getattr(model, "online", None)
+    return model if online is None else cast(LanguageModel, online())
+
+
+def _adapted(
+    fitting: Fitting, named: Mapping[str, Mapping[str, str]], protocol: dict[str, Any], *, alone: bool
+) -> LanguageModel:
     """The run's own model, adapted as named."""
-    wanted = [kind for kind in named if kind != "counts"]
+    wanted = [kind for kind in named if kind not in ("counts", "online")]
+    own: LanguageModel = fitting.lm.model
+    if "online" in named:
+        learning = _online(own)
+        if wanted if learning is not own else alone:
+            problem = f"--adapt {'+'.join(named)}: online is the way of models that learn by counting, and of mixtures"
+            raise UsageError(problem, "train one with --model cm, and name no other way for it but counts")
+        own, protocol["adaptation"] = learning, {"online": {}}
     if not wanted:
-        own: LanguageModel = fitting.lm.model
         return own
-    if wanted == ["online"] and (online := getattr(fitting.lm.model, "online", None)) is not None:
-        protocol["adaptation"] = {"online": {}}
-        learning: LanguageModel = online()
-        return learning
-    if "online" in wanted:
-        problem = f"--adapt {'+'.join(wanted)}: online is the way of models that learn by counting as they read, alone"
-        raise UsageError(problem, "train one with --model cm, and name no other way but counts")
     if fitting.lm.model.family != "neural":
         kind = fitting.lm.config.model.kind
         problem = f"--adapt {'+'.join(wanted)} needs a neural model, but this run's is {kind}"
@@ -183,7 +193,7 @@ def _adapted(fitting: Fitting, named: Mapping[str, Mapping[str, str]], protocol:
     network = cast(NeuralModel, fitting.lm.model)
     dynamic = _dynamic(fitting, network, named["dynamic"]) if "dynamic" in named else None
     adapted: Dynamic | NeuralCache = dynamic or Dynamic(network, Dynamic.Settings(lr=0))
-    protocol["adaptation"] = {} if dynamic is None else {"dynamic": dynamic.settings.dump()}
+    protocol.setdefault("adaptation", {}).update({} if dynamic is None else {"dynamic": dynamic.settings.dump()})
     if "cache" in named:
         adapted = _cached(fitting, cast(Dynamic, adapted), named["cache"])
         protocol["adaptation"]["cache"] = adapted.settings.dump()
@@ -269,11 +279,18 @@ class _Components:
         return list(documents(text.ids)), np.stack(logp)
 
 
-def _mixed(components: _Components, given: Sequence[float | None], protocol: dict[str, Any]) -> Mixture | Gated:
-    """The components weighed as given; or by expectation maximisation; or, where nothing is given, by a gate."""
+def _mixed(
+    components: _Components, given: Sequence[float | None], online: Mapping[str, str] | None, protocol: dict[str, Any]
+) -> Mixture | Gated | Online:
+    """The components weighed as given; or by expectation maximisation; or, where nothing is given, by a gate.
+
+    With settings of online learning, weights begin so, or equal where nothing is there to fit them on.
+    """
     fitting, others = components.fitting, components.others
     known = [weight for weight in given if weight is not None]
     fitted = len(known) < len(given)
+    if not known and fitting.text is None and online is not None:
+        known, fitted = [1 / len(given)] * len(given), False
     if fitted and fitting.text is None:
         raise UsageError("this run has no validation split to fit weights on", "name each: --mix RUN:0.3")
     for doubt in filter(None, (_may_have_seen(fitting.lm, other) for other in others)):
@@ -281,7 +298,7 @@ def _mixed(components: _Components, given: Sequence[float | None], protocol: dic
             raise UsageError(doubt, "train both with one --split, or name a weight")
         fitting.reporter.say(f"mind: {doubt}")
         protocol.setdefault("doubts", []).append(doubt)
-    gated = not known and fitting.text is not None and fitting.text.tokens >= _LEAST_GATED
+    gated = not known and online is None and fitting.text is not None and fitting.text.tokens >= _LEAST_GATED
 
     def fit() -> Found:
         _, logp_MN = components.scores
@@ -292,6 +309,10 @@ def _mixed(components: _Components, given: Sequence[float | None], protocol: dic
     weights = found["weights_M"].tolist() if fitted else known
     names = ["this run", *(str(other.folder) for other in others)]
     protocol["mixture"] = [{"component": name, "weight": w} for name, w in zip(names, weights, strict=True)]
+    if online is not None:
+        settings = Online.Settings.make(online, "online")
+        protocol["adaptation"]["online"] = settings.dump()
+        return Online(settings, components.models, weights)
     if not gated:
         return Mixture(Mixture.Settings("linear", tuple(weights)), components.models)
     protocol["gate"] = (

@@ -231,7 +231,7 @@ def _as_kept(value: Any) -> Any:
 
 def is_encoded(source: object) -> bool:
     """Whether a source is a folder of encoded text."""
-    return isinstance(source, str | Path) and (Path(source) / ABOUT).is_file()
+    return isinstance(source, str | Path) and os.path.isfile(Path(source, ABOUT))  # False of a name that cannot be
 
 
 def as_encoded(named: Mapping[str, Any]) -> dict[str, Any]:

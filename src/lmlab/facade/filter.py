@@ -32,10 +32,9 @@ from lmlab.corpora import DataSettings, objects
 from lmlab.corpora.document import Document
 from lmlab.corpora.raw import named_origin
 from lmlab.corpora.records import Record, document_of, read_records
-from lmlab.errors import LmlabError, SettingError, UnknownNameError, UsageError
+from lmlab.errors import LmlabError, SettingError, UnknownNameError, UsageError, check_integer
 from lmlab.models.base import whole
 from lmlab.models.scorers import scorer_of
-from lmlab.tokens.base import check_count
 from lmlab.vocabulary import spelling_nats
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def filtered(
         UsageError: a model that has no probabilities or learns as it reads; a source to be read twice that cannot be.
         SettingError: processes is no integer from 1 to 1,000.
     """
-    check_count("processes", processes)
+    check_integer("processes", processes)
     if processes > _MOST_PROCESSES:
         raise SettingError("processes", processes, f"at most {_MOST_PROCESSES:,}", "one a core is enough")
     scoring.check_normalised(model)

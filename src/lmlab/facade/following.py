@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.errors import UsageError
+from lmlab.errors import UsageError, check_integer
 from lmlab.models.readers import reader_of
 from lmlab.models.scorers import scorer_of
-from lmlab.tokens.base import Tokenizer, check_count
+from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import NEVER_PREDICTED
 
 _PIECE = 1 << 22  # ids looked through at once
@@ -28,7 +28,7 @@ def probabilities(model: Any, tokenizer: Tokenizer, ids: Sequence[int], k: int |
         UsageError: the model's scores are not probabilities.
     """
     if k is not None:
-        check_count("k", k)
+        check_integer("k", k)
     if not scorer_of(model).normalised:
         raise UsageError("this model's scores do not sum to one (stupid backoff)", "train with another smoothing")
     logp_BV, _ = reader_of(model).start([ids])

@@ -145,7 +145,7 @@ DEFAULTS: dict[str, Any] = {
     "minutes": None,
     "mixer_decay": 3e-05,
     "mixer_rate": 0.02,
-    "mixer_rate_end": 0.002,
+    "mixer_rate_end": 0.0007,
     "model": "",
     "normalise": "none",
     "optimizer": "adamw",

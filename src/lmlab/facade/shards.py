@@ -47,6 +47,7 @@ from lmlab.kernels.ngram.merge import cut_level, merge_level, renamed
 from lmlab.memory import forget, room
 from lmlab.models.ngram.count_files import (
     ABOUT,
+    MOST_SHARDS,
     CountFiles,
     level_arrays,
     open_level,
@@ -95,8 +96,8 @@ class Shard:
             SettingError: there cannot be so many.
             UsageError: a source is no file.
         """
-        if of is None or not 1 <= of <= 100_000:
-            raise SettingError("shards", of, "1 to 100,000")
+        if of is None or not 1 <= of <= MOST_SHARDS:
+            raise SettingError("shards", of, f"1 to {MOST_SHARDS:,}")
         if odd := [source for source in sources if not isinstance(source, str | Path) or str(source) == "-"]:
             what = "standard input" if odd[0] == "-" else f"a {type(odd[0]).__name__}"
             raise UsageError(f"{what} cannot be cut into shards", "write it to a file, and name that")
@@ -429,7 +430,7 @@ def all_done(
                 advance(done)
         return [future.result() for future in futures]
     except (BrokenExecutor, CancelledError) as error:
-        problem = f"a worker was lost while {title} (killed, or out of memory)"
+        problem = f"a worker or its scheduler was lost while {title} (killed, or out of memory)"
         remedy = "start again: what was done is kept; more shards, or --memory, take less memory"
         raise WorkerError(problem, remedy) from error
     finally:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lmlab import corpora, store
-from lmlab.errors import DataError, EmptyDataError, SettingError, UsageError
+from lmlab.errors import DataError, EmptyDataError, SettingError, UsageError, check_integer
 from lmlab.facade.generation import Generation, Generations, TextStep, Written, certain_until, continuation
 from lmlab.models.base import Registered, whole
 from lmlab.progress import Reporter, Silent
 from lmlab.seeing import Pictures
-from lmlab.tokens.base import Tokenizer, check_count
+from lmlab.tokens.base import Tokenizer
 from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, UNK
 
@@ -169,7 +169,7 @@ class TextModel:
         total = self._figures(report, tokens, sha256, name, split or "all", spelling=spelling)
         likeliest = None
         if alternatives:
-            check_count("alternatives", alternatives)
+            check_integer("alternatives", alternatives)
             ids_NK, logp_NK = scoring.likeliest(self._model, tokens, alternatives)
             names, p_NK = self.tokenizer.token_text, np.exp(logp_NK).tolist()
             likeliest = [
@@ -563,7 +563,8 @@ class TextModel:
                 f"the prompt has {shown}, which the vocabulary of {self.tokenizer.vocab_size} lacks",
                 "write it otherwise, or allow unknown tokens (--allow-unknown)",
             )
-        return [int(id) for id in encoded.ids]
+        ids: list[int] = encoded.ids.tolist()
+        return ids
 
     def _generation(
         self, prompt: str, ids: Sequence[int], branch: Branch, stop: Sequence[str], told: bool

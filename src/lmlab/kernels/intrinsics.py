@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_name
 from numba import types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
@@ -67,6 +68,11 @@ def equal_of_8(_typing: Any, array: Any, index: Any, wanted: Any) -> Any:
 def processor_has(feature: str) -> bool:
     """Whether code may use a feature of the processor, as LLVM names it."""
     return f"+{feature}" in get_host_cpu_features().split(",")
+
+
+def processor() -> str:
+    """The processor's name, as LLVM has it."""
+    return str(get_host_cpu_name())
 
 
 def picks() -> bool:

@@ -11,6 +11,7 @@ Only modules of compiled loops import this file; importing Numba takes a third o
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import sys
@@ -27,6 +28,30 @@ from lmlab.kernels import intrinsics
 from lmlab.kernels.engine import note_compiling
 
 _IMPORT = re.compile(r"^ *from ([\w.]+) import (?:\(([^)]*)\)|(.*))|^ *import ([\w.]+)", re.MULTILINE)
+
+
+def _without_linear_algebra() -> None:
+    """Import Numba's NumPy functions, which import SciPy's linear algebra, 0.15 s, to see whether it is there.
+
+    No loop here multiplies matrices; loops of others that do ask for it again when they are compiled.
+    """
+    from numba.np import linalg
+
+    looks = linalg.ensure_blas
+    linalg.ensure_blas = _ensure_scipy
+    try:
+        from numba.np import arraymath
+    finally:
+        linalg.ensure_blas = looks
+    arraymath.ensure_blas = looks  # type: ignore[attr-defined]
+
+
+def _ensure_scipy() -> None:
+    if importlib.util.find_spec("scipy") is None:
+        raise ImportError
+
+
+_without_linear_algebra()
 
 
 class _PrivateFolder:

@@ -53,11 +53,8 @@ class LanguageModel(Protocol):
     Optional: `reader(rows) -> Reader | None`, the same `start` and `step` in NumPy, where the model as it is has them
     and they are quicker for about so many texts at once.
 
-    Optional: `writer(prompt, tokens) -> Writer | None`, a way to write one text many tokens a call, where the model as
-    it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
-
-    Optional: `batch_writer(prompts, tokens) -> BatchWriter | None`, the same for many texts, where the model reads its
-    weights but once for all.
+    Optional: `batch_writer(prompts, tokens) -> BatchWriter | None`, a way to write texts many tokens a call, where the
+    model as it is has one that pays for so many tokens in all. Its log-probabilities are those of `step`, to rounding.
 
     Optional: `beam_writer(prompt, width, tokens) -> BeamWriter | None`, a way to grow a beam many tokens a call.
 
@@ -65,6 +62,8 @@ class LanguageModel(Protocol):
     need not load torch for.
 
     Optional: `online() -> LanguageModel`, the model as it goes on learning from what it reads.
+
+    Optional: `follow() -> Following`, one text of which no state is kept, where that is much cheaper than by `step`.
 
     Optional: `read_on(state, ids_BT) -> (hidden_BTH, logp_BV, state)`, for a model that has hidden states: that after
     each of these tokens, with the row and the state after the last. A state of None stands before `<bos>`.
@@ -94,9 +93,16 @@ class ArrayState:
         return ArrayState(tuple(array[list(rows)] for array in self.arrays))
 
     def joined(self, other: ArrayState) -> ArrayState:
-        """The state of these rows, then of those of another."""
-        pairs = zip(self.arrays, other.arrays, strict=True)
-        return ArrayState(tuple(np.concatenate(pair) for pair in pairs))
+        """The state of these rows, then of those of another; the narrower is filled up with zeros."""
+        return ArrayState(tuple(map(_beside, self.arrays, other.arrays)))
+
+
+def _beside(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    widest = map(max, one.shape[1:], other.shape[1:])
+    both = np.zeros((len(one) + len(other), *widest), one.dtype)
+    for rows, part in ((slice(len(one)), one), (slice(len(one), None), other)):
+        both[(rows, *map(slice, part.shape[1:]))] = part
+    return both
 
 
 class Reader(Protocol):
@@ -111,20 +117,6 @@ class Reader(Protocol):
 
     def step(self, state: Any, token_B: Sequence[int]) -> tuple[np.ndarray, Any]:
         """Read one token a context: logp_BV of what follows, and the new state."""
-        ...
-
-
-class Writer(Protocol):
-    """One text after `<bos>` and a prompt, which grows with each call.
-
-    Attributes:
-        nbytes: what is read from memory for each token.
-    """
-
-    nbytes: int
-
-    def write(self, rule: Rule, uniform_T: np.ndarray) -> Written:
-        """Choose up to T tokens more, fewer where `<eos>` comes; the last is -1 where the model gives NaN."""
         ...
 
 

@@ -80,12 +80,8 @@ class Components(abc.ABC):
         return sum(getattr(component, "nbytes", 0) for component in self.components)
 
     @abc.abstractmethod
-    def log_weights(self, logp_MN: np.ndarray) -> np.ndarray:
-        """The logarithm of each component's weight at each of some tokens of known scores, log_weights_MN.
-
-        Raises:
-            UsageError: the mixture is not linear, so that no weight is a share.
-        """
+    def account(self, ids_N: np.ndarray) -> dict[str, np.ndarray]:
+        """The `weights` of the components at each token of a document but `<bos>`, weights_NM."""
 
     def start_each(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, MixtureState]:
         """What each component predicts after `<bos>` and each prompt, logp_MBV, and their states."""
@@ -161,17 +157,6 @@ class Mixture(Components):
     def scorer(self) -> Scorer:
         """Scores component by component where the form is linear, else step by step."""
         return Blend(self.components, self.blend, self.blend_rows) if self.settings.form == "linear" else Stepwise(self)
-
-    def log_weights(self, logp_MN: np.ndarray) -> np.ndarray:
-        """The logarithm of each component's weight, the same at all tokens, log_weights_MN.
-
-        Raises:
-            UsageError: the mixture is log-linear.
-        """
-        if self.settings.form != "linear":
-            raise UsageError("the components of a log-linear mixture have no shares", "mix them linearly")
-        with np.errstate(divide="ignore"):
-            return np.broadcast_to(np.log(np.array(self.weights))[:, None], logp_MN.shape)
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The linear mixture of known scores: from pieces of logp_MN to pieces of logp_N."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,33 @@ def reader_of(model: LanguageModel, rows: int = 1) -> Reader:
     """The model's `start` and `step` in NumPy: its own for so many rows, or torch's, which are converted."""
     declared = getattr(model, "reader", None)
     return (declared(rows) if declared else None) or _ByTorch(model)
+
+
+class Following(Protocol):
+    """One text that grows, and what the model says of what comes next: `logp_V`."""
+
+    logp_V: np.ndarray
+
+    def take(self, token: int) -> None:
+        """Read one token more."""
+        ...
+
+
+def follow(model: LanguageModel) -> Following:
+    """A text after `<bos>` alone: in the model's own way where it declares one, else by its `start` and `step`."""
+    declared = getattr(model, "follow", None)
+    return declared() if declared else _Stepping(reader_of(model))
+
+
+class _Stepping:
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        logp_BV, self._state = reader.start([[]])
+        self.logp_V: np.ndarray = logp_BV[0]
+
+    def take(self, token: int) -> None:
+        logp_BV, self._state = self._reader.step(self._state, [token])
+        self.logp_V = logp_BV[0]
 
 
 class _ByTorch:

@@ -224,7 +224,7 @@ class Stream(_ByRows):
 
 @dataclass(frozen=True)
 class Blend(_ByRows):
-    """Scores by `blend` from the scores of other models, each found in that model's own way.
+    """Scores by `blend` from the scores of other models, each found in that model's own way; without it, by rows.
 
     It maps documents (ids_N each, `<bos>` first) and what the components give the same tokens (logp_MN, in order, in
     pieces of any length) to log-probabilities in such pieces. `blend_rows` maps documents and rows_MNV to rows_NV
@@ -232,7 +232,7 @@ class Blend(_ByRows):
     """
 
     components: Sequence[LanguageModel]
-    blend: Callable[[Iterable[np.ndarray], Iterator[np.ndarray]], Iterator[np.ndarray]]
+    blend: Callable[[Iterable[np.ndarray], Iterator[np.ndarray]], Iterator[np.ndarray]] | None
     blend_rows: Callable[[Iterable[np.ndarray], Iterator[np.ndarray]], Iterator[np.ndarray]] | None = None
     learns: bool = False
 
@@ -248,13 +248,17 @@ class Blend(_ByRows):
 
     def token_logp(self, ids_N: np.ndarray) -> Iterator[np.ndarray]:
         """The blended log-probabilities, in pieces as long as all components are ready."""
+        if self.blend is None:
+            rows = beside(documents(ids_N), self.token_rows(ids_N) or ())
+            return (rows_NV[np.arange(len(known_N)), known_N] for known_N, rows_NV in rows)
         pieces = [scorer_of(component).token_logp(ids_N) for component in self.components]
         return self.blend(documents(ids_N), _together(pieces))
 
     def token_ranks(self, ids_N: np.ndarray) -> Iterator[Ranked] | None:
         """Log-probabilities to the last bit as `token_logp` gives them, and ranks by rows."""
-        if (ranked := super().token_ranks(ids_N)) is None:
-            return None
+        ranked = super().token_ranks(ids_N)
+        if ranked is None or self.blend is None:
+            return ranked
         ranks = (rank_N.astype(np.float64) for _, rank_N in ranked)
         pieces = _together([self.token_logp(ids_N), ranks])
         return ((logp_N, rank_N.astype(np.int64)) for logp_N, rank_N in pieces)

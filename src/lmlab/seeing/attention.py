@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmlab.errors import UsageError
+from lmlab.errors import UsageError, check_integer
 from lmlab.kernels.neural.attention import rotate
 from lmlab.models.hf import HuggingFaceModel
 from lmlab.models.neural.transformer import Transformer
-from lmlab.seeing.excerpt import check_range, excerpt
+from lmlab.seeing.excerpt import excerpt
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.recurrence import check_index
 from lmlab.seeing.style import MAP, token_label
@@ -73,7 +73,7 @@ def attention(lm: Seen, *, text: str = "", layer: int | None = None, tokens: int
         SettingError: a layer that is not there.
         UsageError: the model has no attention, or there is no text.
     """
-    check_range("tokens", tokens, 1, _MOST_TOKENS)
+    check_integer("tokens", tokens, 1, _MOST_TOKENS)
     depth = len(attention_of(lm.model, [lm.model.bos]))  # a model without it needs no text to say so
     layers = range(depth) if layer is None else [check_index("layer", layer, depth)]
     ids = excerpt(lm, text, tokens).tolist()

@@ -11,12 +11,11 @@ from typing import Any
 
 from lmlab.decoding import Beam, Greedy, Node, Tree, decode, finish
 from lmlab.decoding.tree import WHY
-from lmlab.errors import UsageError
+from lmlab.errors import UsageError, check_integer
 from lmlab.models.base import LanguageModel
 from lmlab.report.html import escape
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.style import BLUE, DARK, FAINT, GREEN, GREY, RED, plain, token_label
-from lmlab.tokens.base import check_count
 from lmlab.vocabulary import UNK
 
 _MOST_NODES, _MOST_TOKENS = 1_000, 40
@@ -44,8 +43,8 @@ def beams(lm: Seen, prompt: str = "", *, width: int = 5, max_tokens: int = 8, le
         SettingError: a value outside its bound.
         UsageError: the prompt has what the vocabulary lacks, or the tree is too large to be seen.
     """
-    check_count("width", width)
-    check_count("max_tokens", max_tokens)
+    check_integer("width", width)
+    check_integer("max_tokens", max_tokens)
     if max_tokens > _MOST_TOKENS or 2 * width * max_tokens > _MOST_NODES:
         problem = f"the tree of a beam of {width} and {max_tokens} tokens is too large to be seen"
         raise UsageError(problem, f"take width * tokens <= {_MOST_NODES // 2} and at most {_MOST_TOKENS} tokens")

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.errors import check_integer
 from lmlab.models.scorers import beside, documents, rows_of, top_of
 from lmlab.scoring import check_normalised
 from lmlab.seeing.picture import Picture, Seen, encoded, names
 from lmlab.seeing.style import COLOURS, DASHES, GREY, bare
-from lmlab.tokens.base import check_count
 
 _Z = 1.96  # of a 95 % interval
 
@@ -32,8 +32,8 @@ def calibration(lm: Seen, *others: Seen, on: Any = None, bins: int = 10, chars: 
         SettingError: bins or chars below 1.
         UsageError: a model's scores are not probabilities.
     """
-    check_count("bins", bins)
-    check_count("chars", chars)
+    check_integer("bins", bins)
+    check_integer("chars", chars)
     text, texts = lm.texts(on, chars=chars)
     lms, rows, curves = (lm, *others), [], []
     for name, each in zip(names(lms), lms, strict=True):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmlab.errors import DataError
+from lmlab.errors import DataError, check_integer
 from lmlab.report.html import escape
-from lmlab.seeing.excerpt import check_range, documents
+from lmlab.seeing.excerpt import documents
 from lmlab.seeing.features import FEATURES, feature_of
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.recurrence import check_index, recurrent, steps
@@ -74,10 +74,10 @@ def cells(
         UsageError: the model has no cells, there is no text, or no such feature.
         DataError: the feature does not change in what is read.
     """
-    check_range("tokens", tokens, 4, _MOST_TOKENS)
+    check_integer("tokens", tokens, 4, _MOST_TOKENS)
     network = recurrent(lm.model, "cells").recurrent
     check_index("layer", layer, network.num_layers)
-    check_range("k", k, 1, network.hidden_size)
+    check_integer("k", k, 1, network.hidden_size)
     if unit is not None:
         check_index("unit", unit, network.hidden_size)
     feature_of((), feature)

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.errors import DataError, UnknownNameError, UsageError
+from lmlab.errors import DataError, UnknownNameError, UsageError, check_integer
 from lmlab.seeing.picture import Picture, Seen, names
 from lmlab.seeing.style import BLUE, DARK, GREY, RED, bare
-from lmlab.tokens.base import check_count
 
 _UNITS = ("auto", "document", "sentence")
 _FEW = 30  # documents: sentences are compared instead
@@ -40,7 +39,7 @@ def compare(
         DataError: fewer than two documents or sentences.
     """
     for name, count in (("resamples", resamples), ("chars", chars)):
-        check_count(name, count)
+        check_integer(name, count)
     if len(others) != 1:
         remedy = "lmlab eval A B C puts any number in one table; lmlab plot curves draws them"
         raise UsageError(f"two runs are compared, not {1 + len(others)}", remedy)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.errors import DataError
+from lmlab.errors import DataError, check_integer
 from lmlab.seeing.picture import Picture, Seen, encoded, names
 from lmlab.seeing.style import COLOURS, DASHES, bare
-from lmlab.tokens.base import check_count
 from lmlab.tokens.id_store import TokenStore
 from lmlab.vocabulary import BOS, spelling_nats
 
@@ -43,8 +42,8 @@ def context(lm: Seen, *others: Seen, on: Any = None, longest: int = 256, positio
         SettingError: longest or positions below 1.
         DataError: no document is long enough.
     """
-    check_count("longest", longest)
-    check_count("positions", positions)
+    check_integer("longest", longest)
+    check_integer("positions", positions)
     text, texts = lm.texts(on, chars=_CHARS)
     lms = (lm, *others)
     runs = names(lms)

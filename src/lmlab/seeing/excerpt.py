@@ -52,13 +52,3 @@ def windows(lm: Seen, text: str, length: int, count: int) -> np.ndarray:
         raise UsageError(f"the longest document read has {most} tokens, but {length} are needed", remedy)
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int))
     return np.stack([starts[which][0][starts[which][1] :][:length] for which in chosen])
-
-
-def check_range(name: str, value: int, least: int, most: int) -> None:
-    """A whole number within its bounds.
-
-    Raises:
-        SettingError: it is none, or outside.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise SettingError(name, value, f"an integer from {least:,} to {most:,}")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmlab.seeing.excerpt import check_range, excerpt
+from lmlab.errors import check_integer
+from lmlab.seeing.excerpt import excerpt
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.recurrence import GATES, check_index, recurrent, steps
 from lmlab.seeing.style import BLUE, GREY, MAP, SIGNED_MAP, bare, token_label
@@ -68,7 +69,7 @@ def gates(lm: Seen, *, text: str = "", layer: int = 0, units: tuple[int, ...] = 
         SettingError: a layer or a unit that is not there, or fewer than 2 tokens.
         UsageError: the model has no gates, or there is no text.
     """
-    check_range("tokens", tokens, 2, _MOST_TOKENS)
+    check_integer("tokens", tokens, 2, _MOST_TOKENS)
     network = recurrent(lm.model, "gates").recurrent
     check_index("layer", layer, network.num_layers)
     chosen = [check_index("unit", unit, network.hidden_size) for unit in units]

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lmlab.errors import SettingError
-from lmlab.seeing.excerpt import check_range, windows
+from lmlab.errors import SettingError, check_integer
+from lmlab.seeing.excerpt import windows
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.recurrence import check_index, recurrent
 from lmlab.seeing.style import BLUE, DARK, GREEN, RED, bare, plain
@@ -51,8 +51,8 @@ def gradients(
     """
     for run in (lm, *others):
         check_index("layer", layer, recurrent(run.model, "gradients through time").recurrent.num_layers)
-    check_range("lags", lags, 1, _MOST_LAGS)
-    check_range("pieces", pieces, 1, 1_000)
+    check_integer("lags", lags, 1, _MOST_LAGS)
+    check_integer("pieces", pieces, 1, 1_000)
     if not 0 < scale <= 1e3:
         raise SettingError("scale", scale, "a number above 0, at most 1000")
     runs = (lm, *others)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmlab.errors import DataError, UsageError
 from lmlab.models.mixture import Components
-from lmlab.models.scorers import scorer_of
+from lmlab.models.scorers import account_of, documents, scorer_of
 from lmlab.seeing.picture import Picture, Seen, encoded, shown_text
 from lmlab.seeing.style import COLOURS, DARK, bare, token_label
 
@@ -18,24 +18,25 @@ _LINE = 50  # tokens
 _HATCHES = ("", "////", "....", "xxxx")  # for a grey printer
 
 
-def mixture(lm: Seen, text: str = "", *, on: Any = None, mix: tuple[str, ...] = ()) -> Picture:
-    """Each component's share in the probability that a linear mixture gives each token of a text.
+def mixture(lm: Seen, text: str = "", *, on: Any = None, mix: tuple[str, ...] = (), adapt: str = "") -> Picture:
+    """Each component's share in the probability that a mixture gives each token of a text.
 
-    A component's share is its weight times its own probability, over that of the mixture. Where its share lies above
-    its weight (the lines), the token spoke for it.
+    A component's share is its weight times its own probability, over the sum of these. Where its share lies above its
+    weight (the lines), the token spoke for it.
 
     Args:
         lm: a mixture, such as the last run of `lmlab compare -o`; or any run with `mix`.
         text: of at most 400 tokens; the beginning of the run's held-out text where none is named.
         on: a source in its place, such as a file or - for standard input.
         mix: other runs of the same vocabulary, each with its weight if wanted, as in runs/kn6:0.3.
+        adapt: how they adapt as they read, as in dynamic+online.
 
     Raises:
-        UsageError: the run is no linear mixture.
+        UsageError: the run is no mixture.
         DataError: the text is longer.
     """
-    lm = lm.composed(None, mix)
-    model = lm.model
+    lm = lm.composed(adapt or None, mix)
+    model: Any = lm.model
     if not isinstance(model, Components):
         kind = lm.config.model.kind
         remedy = "mix another in with --mix RUN, or name the mixture that lmlab compare -o writes"
@@ -46,10 +47,11 @@ def mixture(lm: Seen, text: str = "", *, on: Any = None, mix: tuple[str, ...] = 
         problem = f"{name} has {store.tokens:,} tokens, but this picture has room for {_MOST}"
         raise DataError(problem, "show less of it; lmlab plot surprisal has room for more")
     logp_MN = np.stack([np.concatenate([*scorer_of(each).token_logp(store.ids)]) for each in model.components])
-    weight_MN = np.exp(model.log_weights(logp_MN))
-    joint_MN = np.log(weight_MN) + logp_MN
-    logp_N = np.logaddexp.reduce(joint_MN)
-    share_MN = np.exp(joint_MN - logp_N)
+    logp_N = np.concatenate([*scorer_of(lm.model).token_logp(store.ids)])
+    weight_MN = np.concatenate([account_of(lm.model, ids_N)["weights"] for ids_N in documents(store.ids)]).T.clip(0)
+    weight_MN /= weight_MN.sum(0)
+    joint_MN = weight_MN * np.exp(logp_MN)
+    share_MN = joint_MN / joint_MN.sum(0)
     runs = _named(lm, len(model.components))
     tokens = lm.score(texts).columns["text"]
     rows = [
@@ -83,7 +85,7 @@ def mixture(lm: Seen, text: str = "", *, on: Any = None, mix: tuple[str, ...] = 
     total = -logp_N.sum() / np.log(2)
     title = f"Which component predicted {name} · {' + '.join(runs)}: {total:,.1f} bits; lines: their weights"
     height = 1.2 * -(-len(tokens) // _LINE) + 1.0
-    return Picture(title, rows, draw, (11, height), "share: weight times own probability, over the mixture's")
+    return Picture(title, rows, draw, (11, height), "share: weight times own probability, over their sum")
 
 
 def _named(lm: Seen, count: int) -> list[str]:

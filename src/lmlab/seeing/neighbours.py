@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lmlab.errors import UsageError
+from lmlab.errors import UsageError, check_integer
 from lmlab.models.hf import HuggingFaceModel
 from lmlab.models.neural.base import NeuralModel
-from lmlab.seeing.excerpt import check_range
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.style import BLUE, DARK, GREY, RED, bare, token_label
 from lmlab.vocabulary import SPECIALS
@@ -54,9 +53,9 @@ def neighbours(lm: Seen, *, text: str = "", k: int = 6, most: int = 120) -> Pict
     Raises:
         UsageError: the model has no embedding, or the text has what its vocabulary lacks.
     """
-    check_range("most", most, 2, _MOST_MAPPED)
+    check_integer("most", most, 2, _MOST_MAPPED)
     table_VE = embedding_of(lm.model)
-    check_range("k", k, 1, len(table_VE) - len(SPECIALS) - 1)
+    check_integer("k", k, 1, len(table_VE) - len(SPECIALS) - 1)
     count_V = lm.tokenizer.count_V
     common = np.argsort(-count_V, kind="stable") if count_V is not None else np.arange(len(table_VE))
     common = common[common >= len(SPECIALS)][:most]

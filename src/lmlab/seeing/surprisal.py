@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lmlab.errors import check_integer
 from lmlab.report.html import coloured, escape
 from lmlab.seeing.picture import Picture, Seen, shown_text, subject
 from lmlab.seeing.style import MOST_BITS, heat, plain
-from lmlab.tokens.base import check_count
 
 _MOST = 4_000  # characters
 _LEAST, _COLUMNS = 50, 80  # characters of a line
@@ -33,7 +33,7 @@ def surprisal(lm: Seen, text: str = "", *, on: Any = None, k: int = 5) -> Pictur
         SettingError: k below 1.
         DataError: the text is longer.
     """
-    check_count("k", k)
+    check_integer("k", k)
     name, texts = shown_text(lm, text, on, _MOST, 800)
     scores = lm.score(texts, alternatives=k)
     pieces: list[dict[str, Any]] = []

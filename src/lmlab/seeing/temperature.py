@@ -10,11 +10,10 @@ import numpy as np
 
 from lmlab.decoding import Branch, Rows, chain_of
 from lmlab.decoding.chain import normal, run
-from lmlab.errors import MissingExtraError, SettingError
+from lmlab.errors import MissingExtraError, SettingError, check_integer
 from lmlab.models.readers import reader_of
 from lmlab.seeing.picture import Picture, Seen, subject
 from lmlab.seeing.style import BLUE, GREY, bare, token_label
-from lmlab.tokens.base import check_count
 from lmlab.vocabulary import NEVER_PREDICTED
 
 
@@ -68,7 +67,7 @@ def temperature(
         SettingError: a negative temperature, or none, or k below 1.
         UsageError: the prompt has what the vocabulary lacks.
     """
-    check_count("k", k)
+    check_integer("k", k)
     if not temperatures:
         raise SettingError("temperatures", temperatures, "at least one number >= 0")
     ids = lm.ids(prompt)

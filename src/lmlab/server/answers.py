@@ -9,9 +9,10 @@ Shapes: N ids of a text, V the vocabulary.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from itertools import islice
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,13 +37,37 @@ _ALTERNATIVES = 64  # tokens that may be told for each of the longest prompt's
 _LOOK_BACK = 8  # tokens of the prompt that decide how the first new ones are spelled
 
 
-class Token(NamedTuple):
-    """A token of a text: its id, where it begins in the text that is told, its log-probability, the likeliest there."""
+Top = Sequence[tuple[int, float]]
+"""The likeliest tokens of a place, and their log-probabilities."""
 
-    id: int
-    begin: int
-    logp: float | None
-    top: Sequence[tuple[int, float]]
+
+class Tokens(NamedTuple):
+    """Tokens of a text in columns.
+
+    Attributes:
+        ids: of each.
+        begins: where it begins in the text that is told.
+        logps: its log-probability as JSON can hold it.
+        tops: the likeliest in its place.
+    """
+
+    ids: list[int]
+    begins: list[int]
+    logps: list[float | None]
+    tops: list[Top]
+
+    def and_then(self, other: Tokens) -> Tokens:
+        """These and those after them."""
+        columns: Iterator[Any] = zip(self, other, strict=True)
+        return Tokens(*(one + more for one, more in columns))
+
+    def split(self, count: int) -> tuple[Tokens, Tokens]:
+        """The first of them, and the rest."""
+        columns: Sequence[Any] = self
+        return Tokens(*(column[:count] for column in columns)), Tokens(*(column[count:] for column in columns))
+
+
+NO_TOKENS = Tokens([], [], [], [])
 
 
 class Piece(NamedTuple):
@@ -50,7 +75,7 @@ class Piece(NamedTuple):
 
     number: int
     text: str
-    tokens: Sequence[Token]
+    tokens: Tokens
     finish: str | None = None
 
 
@@ -140,33 +165,55 @@ def _rows(served: Served, made: Strategy, prompts: int, n: int) -> int:
 
 
 class Text:
-    """A result as it grows: of its text and tokens, what is certain is told once."""
+    """A result as it grows: of its text and tokens, what is certain is told once.
 
-    def __init__(self, served: Served, index: int, before: Sequence[int], stop: Sequence[str], offset: int) -> None:
+    Args:
+        served: whose tokenizer spells it.
+        index: its number among the results.
+        before: the prompt.
+        stop: strings that end it.
+        offset: of its beginning in the text that is told; None where no tokens are told.
+    """
+
+    def __init__(
+        self, served: Served, index: int, before: Sequence[int], stop: Sequence[str], offset: int | None
+    ) -> None:
         self.index, self.done = index, False
         self._stop, self._offset = stop, offset
         self._stream = TextStream(served.lm.tokenizer)
         for id in before[-_LOOK_BACK:]:
             self._stream.push(id)
         self._said, self._shown, self._read = "", 0, 0
-        self._held: list[Token] = []
+        self._held = Tokens([], [], [], [])
 
     def grow(self, branch: Branch, *, ended: bool) -> Piece:
         """What it gained up to a branch."""
-        for node in _newer(branch, self._read):
-            top = [(each.token, each.logp) for each in node.alternatives]
-            self._held.append(Token(node.token, len(self._said), node.logp, top))
-            self._said += self._stream.push(node.token)
+        newer = _newer(branch, self._read)
+        if self._offset is None:
+            self._said += "".join([self._stream.push(node.token) for node in newer])
+        else:
+            self._take(newer, self._offset)
         self._read, self.done = branch.length, ended
         if ended:
             self._said += self._stream.flush()
         before, self._shown = self._shown, max(self._shown, certain_until(self._said, self._stop, ended=ended))
-        whole = ended and branch.end != "stop"
-        told = [token for token in self._held if whole or token.begin < self._shown]
-        self._held = self._held[len(told) :]
-        tokens = [token._replace(begin=token.begin + self._offset) for token in told]
         finish = _REASONS[branch.end or "length"] if ended else None
-        return Piece(self.index, self._said[before : self._shown], tokens, finish)
+        return Piece(self.index, self._said[before : self._shown], self._told(branch, ended=ended), finish)
+
+    def _take(self, newer: Sequence[Branch], offset: int) -> None:
+        ids, begins, logps, tops = self._held
+        for node in newer:
+            ids.append(node.token)
+            begins.append(offset + len(self._said))
+            logps.append(told(node.logp))
+            tops.append([(each.token, each.logp) for each in node.alternatives])
+            self._said += self._stream.push(node.token)
+
+    def _told(self, branch: Branch, *, ended: bool) -> Tokens:
+        """The tokens that begin in what is shown; those of a whole text are all told."""
+        end = math.inf if ended and branch.end != "stop" else (self._offset or 0) + self._shown
+        told, self._held = self._held.split(bisect_left(self._held.begins, end))
+        return told
 
 
 def _ended(steps: Iterator[list[Any]]) -> Iterator[list[Any] | None]:
@@ -223,10 +270,9 @@ async def generated(
         return steps if asked.stream and not made.revises and drawn == asked.n else _ended(steps)
 
     async with aclosing(served.worker.turns(begin, rows)) as turns:
-        async for steps in turns:
-            for at, step in enumerate(steps):
-                if step is None:
-                    continue
+        async for rounds in turns:
+            newest = {at: step for steps in rounds for at, step in enumerate(steps) if step is not None}
+            for at, step in newest.items():
                 results = list(step.best)
                 if step.done:
                     written += sum(branch.length for branch in results)
@@ -235,7 +281,8 @@ async def generated(
                 for number, branch in enumerate(results):
                     place = at, number
                     if place not in texts:
-                        texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offsets[at])
+                        offset = None if alternatives is None else offsets[at]
+                        texts[place] = Text(served, at * asked.n + number, prompts[at], stop, offset)
                     elif texts[place].done:
                         continue
                     yield texts[place].grow(branch, ended=step.done or branch.end is not None)
@@ -259,13 +306,16 @@ async def completions(
     if asked.echo:
         found = [] if tops is None else await read(served, prompts, tops)
         for at, (prompt, ids) in enumerate(zip(given, prompts, strict=True)):
-            text, tokens = _echoed(served, prompt, ids, found[at] if found else [(None, ())] * len(ids))
+            text, begins = _spelled(served, prompt, ids)
+            tokens = Tokens(ids, begins, *found[at]) if found else NO_TOKENS
+            if not isinstance(prompt, str) and [*prompt[:1]] == [BOS]:
+                tokens = Tokens([BOS], [0], [None], [()]).and_then(tokens)
             offsets[at] = len(text)
             for number in range(asked.n):
                 yield Piece(at * asked.n + number, text, tokens, None if max_tokens else "length")
     if max_tokens == 0:
         for index in range(0 if asked.echo else len(prompts) * asked.n):
-            yield Piece(index, "", (), "length")
+            yield Piece(index, "", NO_TOKENS, "length")
         yield Usage(sum(map(len, prompts)), 0)
         return
     drawn = max(asked.n, asked.best_of or 1)
@@ -282,28 +332,17 @@ def several(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
     return [prompt]
 
 
-def _echoed(
-    served: Served, prompt: str | Sequence[int], ids: Sequence[int], found: Sequence[Seen]
-) -> tuple[str, list[Token]]:
-    """A prompt as it is told: its text and its tokens."""
+def _spelled(served: Served, prompt: str | Sequence[int], ids: Sequence[int]) -> tuple[str, list[int]]:
+    """A prompt as it is told: its text, and where its tokens begin."""
     if isinstance(prompt, str):
-        text, offsets = prompt, served.lm.tokenizer.locate(Document(prompt)).start_N.tolist()
-    else:
-        stream, text, offsets = TextStream(served.lm.tokenizer), "", []
-        for id in ids:
-            offsets.append(len(text))
-            text += stream.push(id)
-        text += stream.flush()
-    head = [Token(BOS, 0, None, ())] if not isinstance(prompt, str) and [*prompt[:1]] == [BOS] else []
-    return text, [*head, *(Token(id, at, *seen) for id, at, seen in zip(ids, offsets, found, strict=True))]
+        return prompt, served.lm.tokenizer.locate(Document(prompt)).start_N.tolist()
+    stream = TextStream(served.lm.tokenizer)
+    texts = list(map(stream.push, ids))
+    return "".join(texts) + stream.flush(), list(accumulate(map(len, texts[:-1]), initial=0)) if texts else []
 
 
-Seen = tuple[float | None, Sequence[tuple[int, float]]]
-"""The log-probability of a token, and the likeliest tokens in its place."""
-
-
-async def read(served: Served, texts: Sequence[Sequence[int]], top: int) -> list[list[Seen]]:
-    """What the model says of every token of some texts.
+async def read(served: Served, texts: Sequence[Sequence[int]], top: int) -> list[tuple[list[float | None], list[Top]]]:
+    """What the model says of every token of some texts: the log-probabilities of each text, and the likeliest tokens.
 
     Raises:
         SettingError: more is asked for than may be held.
@@ -312,41 +351,45 @@ async def read(served: Served, texts: Sequence[Sequence[int]], top: int) -> list
     if read * top > most:
         remedy = "ask for fewer alternatives, or a shorter text"
         raise SettingError("the tokens times logprobs", read * top, f"{most} at most", remedy)
-    begun = [[BOS, *ids] for ids in texts if ids]
-    model, ids_N = served.lm.model, np.array([id for ids in begun for id in ids], np.uint32)
-    found: list[Seen] = []
+    begun = [np.array([BOS, *ids], np.uint32) for ids in texts if ids]
+    model, logps, tops = served.lm.model, list[float | None](), list[Top]()
 
     def pieces() -> Iterator[None]:
+        ids_N = np.concatenate(begun)
         if not top:
             for logp_N in scorer_of(model).token_logp(ids_N):
-                found.extend((logp, ()) for logp in logp_N.tolist())
+                logps.extend(_listed(logp_N))
                 yield None
             return
         for wanted_N, rows_NV in beside(documents(ids_N), rows_of(model, ids_N)):
-            logp_N = np.take_along_axis(rows_NV, wanted_N[:, None].astype(np.int64), -1)[:, 0]
-            best = zip(*(array_NK.tolist() for array_NK in top_of(rows_NV, top)), strict=True)
-            tops = ([pair for pair in zip(*each, strict=True) if pair[1] > -math.inf] for each in best)
-            found.extend(zip(logp_N.tolist(), tops, strict=True))
+            logps.extend(_listed(np.take_along_axis(rows_NV, wanted_N[:, None].astype(np.int64), -1)[:, 0]))
+            ids_NK, logp_NK = top_of(rows_NV, top)
+            best = [tuple(zip(*each, strict=True)) for each in zip(ids_NK.tolist(), logp_NK.tolist(), strict=True)]
+            if np.isneginf(logp_NK).any():
+                best = [tuple(pair for pair in each if pair[1] > -math.inf) for each in best]
+            tops.extend(best)
             yield None
 
     if begun:
         await served.worker.last(pieces)
-    rest = iter(found)
-    return [list(islice(rest, len(ids))) for ids in texts]
+    ends = [0, *accumulate(map(len, texts))]
+    return [(logps[begin:end], tops[begin:end] or [()] * (end - begin)) for begin, end in pairwise(ends)]
 
 
-def logprobs(served: Served, tokens: Sequence[Token]) -> dict[str, Any]:
-    """Tokens in the form of OpenAI's completions."""
-    names, logps = served.names, [told(token.logp) for token in tokens]
-    tops = (
-        {names[t.id]: logp, **{names[id]: each for id, each in t.top}} for t, logp in zip(tokens, logps, strict=True)
-    )
-    return {
-        "tokens": [names[token.id] for token in tokens],
-        "token_logprobs": logps,
-        "top_logprobs": [None if logp is None else top for logp, top in zip(logps, tops, strict=True)],
-        "text_offset": [token.begin for token in tokens],
-    }
+def _listed(logp_N: np.ndarray) -> list[Any]:
+    """Log-probabilities as JSON can hold them."""
+    return np.where(np.isneginf(logp_N), IMPOSSIBLE, logp_N).tolist()  # type: ignore[no-any-return]
+
+
+def logprobs(served: Served, tokens: Tokens, top: int) -> dict[str, Any]:
+    """Tokens in the form of OpenAI's completions; without rivals, `top_logprobs` is null."""
+    names = served.names
+    spelled = [names[id] for id in tokens.ids]
+    tops: list[Any] | None = None
+    if top:
+        each = zip(spelled, tokens.logps, tokens.tops, strict=True)
+        tops = [None if logp is None else {name: logp, **{names[id]: p for id, p in top}} for name, logp, top in each]
+    return {"tokens": spelled, "token_logprobs": tokens.logps, "top_logprobs": tops, "text_offset": tokens.begins}
 
 
 def told(logp: float | None) -> float | None:
@@ -388,14 +431,15 @@ def transcript(turns: Sequence[tuple[str, str]]) -> str:
     return "".join(f"{role}: {content}\n" for role, content in turns) + "assistant:"
 
 
-def chat_logprobs(served: Served, tokens: Sequence[Token]) -> dict[str, Any]:
+def chat_logprobs(served: Served, tokens: Tokens) -> dict[str, Any]:
     """Tokens in the form of OpenAI's chat completions."""
 
     def one(id: int, logp: float | None) -> dict[str, Any]:
         spelled = list(served.lm.tokenizer.surface(id, None))
-        return {"token": served.names[id], "logprob": told(logp), "bytes": spelled}
+        return {"token": served.names[id], "logprob": logp, "bytes": spelled}
 
-    return {"content": [one(t.id, t.logp) | {"top_logprobs": [one(*each) for each in t.top]} for t in tokens]}
+    each = zip(tokens.ids, tokens.logps, tokens.tops, strict=True)
+    return {"content": [one(id, logp) | {"top_logprobs": [one(*rival) for rival in top]} for id, logp, top in each]}
 
 
 # -- next, score, beam ------------------------------------------------------------------------------------------------
@@ -444,8 +488,8 @@ async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
         for id, row in zip(ids, scores.rows, strict=True)
     ]
     if asked.alternatives:
-        (found,) = await read(served, [ids], asked.alternatives)
-        for token, (_, likeliest) in zip(tokens, found, strict=True):
+        ((_, tops),) = await read(served, [ids], asked.alternatives)
+        for token, likeliest in zip(tokens, tops, strict=True):
             token["alternatives"] = [{"text": served.names[id], "p": math.exp(logp)} for id, logp in likeliest]
     account = await served.worker.call(lambda: account_of(served.lm.model, np.array([BOS, *ids], np.uint32)))
     for token, length in zip(tokens, account.get("matched", ()), strict=False):
@@ -459,6 +503,15 @@ async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
         **{name: finite(total[name]) for name in ("bits_per_byte", "bits_per_char", "perplexity")},
         "tokens_scored": total["tokens"],
     }
+
+
+async def counted(served: Served, asked: asking.Ngrams) -> dict[str, Any]:
+    """The answer of `/ngrams`, its figures those of `lm.plot.ngram`."""
+    ids_of(served, asked.text, allow_unknown=True)
+    rows = await served.worker.call(lambda: served.lm.plot.ngram(asked.text).rows)
+    names = {"token": "text", "training line": "line"}
+    told = [{names.get(key, key): value for key, value in row.items()} for row in rows]
+    return {"tokens": [{**row, "bits": finite(row["bits"])} for row in told]}
 
 
 async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, Any]]:
@@ -483,12 +536,13 @@ async def grown(served: Served, asked: asking.Grow) -> AsyncGenerator[dict[str, 
         return decode_all(served.lm.model, [ids], made, **options, batch=served.worker.batch)
 
     async with aclosing(served.worker.turns(begin, rows)) as turns:
-        async for (step,) in turns:
-            if number == 0:
-                yield {"step": 0, "nodes": [_hypothesis(served, tree.nodes[0])], "best": [0]}
-            number += 1
-            nodes = [_hypothesis(served, node) for node in tree.grow(step)]
-            yield {"step": number, "nodes": nodes, "best": [*tree.best]}
+        async for rounds in turns:
+            for (step,) in rounds:
+                if number == 0:
+                    yield {"step": 0, "nodes": [_hypothesis(served, tree.nodes[0])], "best": [0]}
+                number += 1
+                nodes = [_hypothesis(served, node) for node in tree.grow(step)]
+                yield {"step": number, "nodes": nodes, "best": [*tree.best]}
 
 
 def _hypothesis(served: Served, node: Node) -> dict[str, Any]:

@@ -166,6 +166,12 @@ class Score(Asked):
     alternatives: Whole = Field(0, description="how many of the likeliest tokens to tell at each place")
 
 
+class Ngrams(Asked):
+    """`/ngrams`."""
+
+    text: str
+
+
 class Grow(Decoded):
     """`/beam`."""
 

@@ -1,10 +1,14 @@
 """One thread a model, in which all that is asked of it takes turns: a token each, or a piece of a scored text.
 
-    async for step in worker.turns(lambda: decode_all(..., batch=worker.batch)):
+    async for steps in worker.turns(lambda: decode_all(..., batch=worker.batch)):
         ...
 
 What is asked for is an iterator, made and driven in the thread; None says that it is at work still. New texts share the
 batch of those that grow already. An iterator that nobody waits for any more is closed before its next turn.
+
+Answers are made in the event loop's thread, which takes turns with this one (Python's lock). So that telling costs a
+bounded share of the time, however many clients there are, the thread keeps what it found until it has worked for
+`_WORK_PER_TELLING` times as long as the last telling took, and then hands over all at once.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 from lmlab.decoding import Batch
 from lmlab.errors import LmlabError
 from lmlab.models.base import LanguageModel
+
+_WORK_PER_TELLING = 10  # of the time, a tenth at most is spent on telling
+_LONGEST_HOLD = 0.05  # seconds
 
 
 class BusyError(LmlabError):
@@ -37,29 +44,53 @@ class TooLongError(LmlabError):
 
 
 class _Turn:
-    """An iterator that takes turns, and where its results are awaited."""
+    """An iterator that takes turns in the thread, and where the event loop awaits what it gave."""
 
     def __init__(self, begin: Callable[[], Iterator[Any]], rows: int) -> None:
         self.rows, self.gone = rows, False
         self._begin = begin
         self._steps: Iterator[Any] | None = None
-        self.results: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.loop = asyncio.get_running_loop()
+        self._came = asyncio.Event()
+        self._values: list[Any] = []
+        self._end: Exception | None = None
 
-    def step(self) -> tuple[str, Any]:
-        """Take a turn, the first of which makes the iterator: what came of it, a "step", an "error" or the "end"."""
+    def step(self) -> Any:
+        """Take a turn, the first of which makes the iterator: what it gave, or `_End` or another error that ends it."""
         try:
             if self.gone:
                 if close := getattr(self._steps, "close", None):
                     close()
-                return "end", None
+                return _End()
             if self._steps is None:
                 self._steps = self._begin()
-            return "step", next(self._steps)
+            return next(self._steps)
         except StopIteration:
-            return "end", None
+            return _End()
         except Exception as error:  # noqa: BLE001 - told to who asked
-            return "error", error
+            return error
+
+    def put(self, values: Sequence[Any]) -> None:
+        """Hand over what was given, in the event loop."""
+        if values and isinstance(values[-1], Exception):
+            *values, self._end = values
+        self._values += values
+        self._came.set()
+
+    async def taken(self) -> AsyncGenerator[list[Any]]:
+        """All that was given since, until the end."""
+        while self._values or self._end is None:
+            await self._came.wait()
+            self._came.clear()
+            values, self._values = self._values, []
+            if values:
+                yield values
+        if not isinstance(self._end, _End):
+            raise self._end
+
+
+class _End(Exception):
+    """An iterator has no more to give."""
 
 
 class Worker:
@@ -77,10 +108,11 @@ class Worker:
         self._most, self._rows, self._seconds = most, rows, seconds
         self._waiting: deque[_Turn] = deque()
         self._change, self._ending = threading.Condition(), False
+        self._quiet_until = 0.0  # nothing is told before, by time.monotonic
         threading.Thread(target=self._run, daemon=True).start()
 
-    async def turns(self, begin: Callable[[], Iterator[Any]], rows: int = 1) -> AsyncGenerator[Any]:
-        """What an iterator gives, made and driven in the thread.
+    async def turns(self, begin: Callable[[], Iterator[Any]], rows: int = 1) -> AsyncGenerator[list[Any]]:
+        """What an iterator gives, made and driven in the thread; at a time all that came since the last time.
 
         Args:
             begin: makes the iterator.
@@ -92,24 +124,18 @@ class Worker:
         """
         if self.asked >= self._most:
             raise BusyError(self.asked)
-        turn, deadline = _Turn(begin, rows), time.monotonic() + self._seconds
+        turn = _Turn(begin, rows)
+        late = turn.loop.call_later(self._seconds, turn.put, [TooLongError(self._seconds)])
         self.asked += 1
         with self._change:
             self._waiting.append(turn)
             self._change.notify()
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(deadline - time.monotonic()):
-                        kind, value = await turn.results.get()
-                except TimeoutError:
-                    raise TooLongError(self._seconds) from None
-                if kind == "error":
-                    raise value
-                if kind == "end":
-                    return
-                yield value
+            async with contextlib.aclosing(turn.taken()) as taken:
+                async for values in taken:
+                    yield values
         finally:
+            late.cancel()
             turn.gone = True
             self.asked -= 1
 
@@ -117,8 +143,8 @@ class Worker:
         """The last of what an iterator gives."""
         value = None
         async with contextlib.aclosing(self.turns(begin, rows)) as turns:
-            async for each in turns:
-                value = each
+            async for values in turns:
+                value = values[-1]
         return value
 
     async def call(self, function: Callable[[], Any]) -> Any:
@@ -133,15 +159,41 @@ class Worker:
 
     def _run(self) -> None:
         running: list[_Turn] = []
+        held: dict[_Turn, list[Any]] = {}  # what nobody has been told yet
         while running or self._awaited():
             running += self._admitted(running)
-            done = [(turn, *turn.step()) for turn in running]
-            running = [turn for turn, kind, _ in done if kind == "step"]
-            told = [each for each in done if each[1] != "step" or each[2] is not None]
-            for loop in {turn.loop for turn, *_ in told}:
-                of_it = [(turn.results, (kind, value)) for turn, kind, value in told if turn.loop is loop]
-                with contextlib.suppress(RuntimeError):  # the event loop is closed
-                    loop.call_soon_threadsafe(_put, of_it)
+            ended = set[_Turn]()
+            for turn in running:
+                value = turn.step()
+                if value is not None:
+                    held.setdefault(turn, []).append(value)
+                    if isinstance(value, Exception):
+                        ended.add(turn)
+            if ended:
+                running = [turn for turn in running if turn not in ended]
+            if held and (not running or time.monotonic() >= self._quiet_until):
+                self._tell(held)
+                held = {}
+
+    def _tell(self, held: dict[_Turn, list[Any]]) -> None:
+        """Hand over to the event loops what was given, all of a loop at once."""
+        self._quiet_until = time.monotonic() + _LONGEST_HOLD
+        for loop in {turn.loop for turn in held}:
+            of_it = [(turn, values) for turn, values in held.items() if turn.loop is loop]
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(self._put, loop, of_it)
+
+    def _put(self, loop: asyncio.AbstractEventLoop, told: list[tuple[_Turn, list[Any]]]) -> None:
+        """Hand each what it was given; what they do with it at once decides how soon more is told."""
+        began = time.thread_time()
+        for turn, values in told:
+            turn.put(values)
+
+        def done() -> None:  # runs after those that were woken
+            hold = min((_WORK_PER_TELLING - 1) * (time.thread_time() - began), _LONGEST_HOLD)
+            self._quiet_until = time.monotonic() + hold
+
+        loop.call_soon(done)
 
     def _awaited(self) -> bool:
         """Wait until something is asked for; False once the end is and nothing else."""
@@ -159,9 +211,3 @@ class Worker:
                     admitted.append(turn)
                     rows += turn.rows
         return admitted
-
-
-def _put(results: list[tuple[asyncio.Queue[Any], Any]]) -> None:
-    """Put each result where it is awaited: all of a round wake the event loop once."""
-    for queue, result in results:
-        queue.put_nowait(result)

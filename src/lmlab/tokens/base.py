@@ -22,7 +22,7 @@ import numpy as np
 from lmlab import config, registry
 from lmlab.config import setting
 from lmlab.corpora.document import whole_or_pieces
-from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError
+from lmlab.errors import ArtifactError, EmptyDataError, SettingError, UsageError, check_integer
 from lmlab.integrity import as_object, plain, read_json
 from lmlab.memory import map_bytes, map_npy
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
@@ -280,7 +280,7 @@ class Tokenizer(abc.ABC):
             SettingError: n is no integer >= 1.
             UsageError: nobody counted them.
         """
-        check_count("n", n)
+        check_integer("n", n)
         if self.count_V is None:
             remedy = "count the ids of encode(text).ids with numpy.bincount"
             raise UsageError(f"this {self.kind} tokenizer keeps no counts of its tokens", remedy)
@@ -297,7 +297,7 @@ class Tokenizer(abc.ABC):
         [[2, 101, 3, 0], [2, 102, 103, 104]]
         """
         if max_len is not None:
-            check_count("max_len", max_len)
+            check_integer("max_len", max_len)
         rows = []
         for number, line in enumerate([lines] if isinstance(lines, str) else lines):
             if not isinstance(line, str):
@@ -414,12 +414,6 @@ def vocabulary(counts: Mapping[str, int], size: int | None, min_count: int) -> t
     count_V = np.zeros(len(tokens), np.int64)
     count_V[len(SPECIALS) :] = [counts[token] for token in tokens[len(SPECIALS) :]]
     return tokens, count_V
-
-
-def check_count(name: str, value: Any) -> None:
-    """SettingError where a value is no integer >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingError(name, value, "an integer >= 1")
 
 
 def clean(text: str) -> str:

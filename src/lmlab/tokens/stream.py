@@ -23,7 +23,8 @@ class TextStream:
 
     def push(self, id: int) -> str:
         """The text that is now certain, empty while a character is unfinished; UsageError for an unknown id."""
-        self._tokenizer.checked([id])
+        if not 0 <= id < self._tokenizer.vocab_size:
+            self._tokenizer.checked([id])  # raises
         text = self._decoder.decode(self._tokenizer.surface(id, self._previous))
         if id not in SILENT:
             self._previous = id

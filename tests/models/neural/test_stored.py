@@ -1,5 +1,9 @@
 """Networks that are stored read and write without torch, as the module of the same weights does."""
 
+import subprocess
+import sys
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -9,20 +13,24 @@ from lmlab import registry
 from lmlab.errors import ArtifactError
 from lmlab.models.base import whole
 from lmlab.models.neural.base import NeuralModel
-from lmlab.models.neural.rnn import RecurrentSettings
 from lmlab.models.scorers import scorer_of
 from lmlab.testing import LAWS, padding_changes_nothing, restarted_rows_begin_anew
 from lmlab.vocabulary import BOS, EOS
 
 V = 9
-KINDS = ("rnn", "lstm", "gru")
-VARIANTS = [{}, {"layers": 2}, {"input": "tied"}, {"input": "one-hot", "layers": 2}]
+RECURRENT = [{}, {"layers": 2}, {"input": "tied"}, {"input": "one-hot", "layers": 2}]
+VARIANTS = [(kind, settings) for kind in ("rnn", "lstm", "gru") for settings in RECURRENT]
+VARIANTS += [("cnn", {}), ("cnn", {"layers": 1}), ("cnn", {"gated": True, "dilation": 2}), ("transformer", {})]
+SIZES = {"cnn": {"channels": 8, "embedding": 6, "layers": 2, "kernel": 3}}
+SIZES["transformer"] = {"width": 8, "heads": 2, "layers": 2, "window": 5}
+KINDS = ("rnn", "lstm", "gru", "cnn", "transformer")
 OF_EVERY_MODEL = [law for law in LAWS[: LAWS.index(restarted_rows_begin_anew)] if law is not padding_changes_nothing]
 
 
 def network(kind, **settings):
     torch.manual_seed(0)
-    model = registry.resolve("model", kind)(RecurrentSettings(hidden=8, embedding=6, **settings), V).eval()
+    make = registry.resolve("model", kind)
+    model = make(make.Settings(**SIZES.get(kind, {"hidden": 8, "embedding": 6}) | settings), V).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)
@@ -36,8 +44,7 @@ def stored(folder, kind, **settings):
     return registry.stored(kind).load(folder, model.settings, V), model
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS, ids=str)
 def test_a_stored_network_is_its_module(tmp_path, kind, settings):
     found, model = stored(tmp_path, kind, **settings)
     assert not isinstance(found, NeuralModel)
@@ -61,10 +68,30 @@ def test_law(tmp_path, kind, law):
     law(stored(tmp_path, kind)[0])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "cnn", "transformer"])
+def test_texts_are_written_without_torch(tmp_path, kind):
+    found, _ = stored(tmp_path, kind)
+    given = ", ".join(f"{field.name}={getattr(found.settings, field.name)!r}" for field in fields(found.settings))
+    program = f"""
+import sys
+from pathlib import Path
+from lmlab import registry
+from lmlab.decoding import Beam, Sample, decode, finish
+kind = registry.stored({kind!r})
+model = kind.load(Path({str(tmp_path)!r}), kind.Settings({given}), {V})
+for strategy in (Sample("penalties", seed=1), Sample(seed=1), Beam(width=3)):
+    finish(decode(model, [4, 5], strategy, max_tokens=9))
+print("torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
 def test_what_numpy_cannot_step_is_the_module(tmp_path):
-    model = network("lstm", softmax="adaptive")
-    model.save(tmp_path)
-    assert isinstance(registry.stored("lstm").load(tmp_path, model.settings, V), NeuralModel)
+    for kind in KINDS:
+        model = network(kind, softmax="adaptive")
+        model.save(tmp_path)
+        assert isinstance(registry.stored(kind).load(tmp_path, model.settings, V), NeuralModel)
 
 
 @pytest.mark.parametrize("damage", ["nothing", "cut", "shape", "name", "temperature", "type"])

@@ -92,6 +92,19 @@ def test_runs_on_disk_change_nothing(threads: int, order: int, monkeypatch: pyte
     same(counter.levels(400), plainly(ids_N, order, 400))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_that_shrinks_ends_no_text(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory moves with what other processes do: full for one thread's look, and not for the next."""
+    monkeypatch.setattr(counting, "PIECE", 16)
+    monkeypatch.setattr(counting, "_LEAST_RUN", 0)
+    looks = iter(range(10**6))
+    monkeypatch.setattr(counting, "resident", lambda: 0 if next(looks) % 5 else 1 << 40)
+    ids_N = np.random.default_rng(0).integers(1, 20, 2_000).astype(np.uint32)
+    counter = Counter(3, threads, memory=1 << 39)
+    counter.count(pieces_of(ids_N))
+    assert int(counter.levels(20)[0].count_G.sum()) == len(ids_N)
+
+
 @pytest.mark.parametrize("prune", [(), (0, 1), (0, 0, 2)])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_smoothing_in_compiled_pieces_and_on_disk(smoothing: str, prune: tuple[int, ...]) -> None:

@@ -125,7 +125,7 @@ class Counter:
         self._tail = np.array([NONE], dtype=np.uint32)  # as many of the last words as begin an n-gram, and one before
         self._threads = min(threads or engine.cores(), order)
         self._gates = [threading.Lock() for _ in range(order)]
-        self._stopped = False
+        self._stopped = self._ended = False
 
     def count(self, pieces: Iterable[np.ndarray]) -> None:
         """Count pieces of uint32 words, each about `PIECE` long, in their order, until there are no more.
@@ -133,7 +133,7 @@ class Counter:
         Args:
             pieces: the first begins with `<bos>`, or goes on where the pieces before ended.
         """
-        rest = iter(pieces)
+        rest, self._ended = iter(pieces), False
         while True:
             if self._threads == 1:
                 self._drain(rest)
@@ -141,7 +141,7 @@ class Counter:
                 with ThreadPoolExecutor(self._threads) as pool:
                     for drained in [pool.submit(self._drain, rest) for _ in range(self._threads)]:
                         drained.result()
-            if not self._full():
+            if self._ended:  # not: no longer full, as what other processes do makes this one larger and smaller
                 return
             self._spill()
 
@@ -158,8 +158,11 @@ class Counter:
         held = self._gates[0]
         held.acquire()
         try:
-            ids_M = None if self._full() else next(rest, None)
+            if self._full():
+                return False
+            ids_M = next(rest, None)
             if ids_M is None:
+                self._ended = True
                 return False
             nodes_M1 = self._count_words(ids_M)
             share = self._share() if self._share and not self._memory else None  # what is spilled need not last so long

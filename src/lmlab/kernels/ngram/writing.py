@@ -1,4 +1,4 @@
-"""A text that an n-gram model writes in compiled loops: the row after a context, a word chosen, the next context.
+"""Texts that an n-gram model writes in compiled loops: the row after a context, a word chosen, the next context.
 
 Shapes: V words, R words read, T written, W a beam's width, K its candidates.
 """
@@ -18,34 +18,43 @@ from lmlab.vocabulary import BOS
 
 
 class NgramWriter:
-    """Writes a text after the words given."""
+    """Writes a text after each of the words given."""
 
-    def __init__(self, tables: RowTables, ids: Sequence[int]) -> None:
-        self._tables, self._context_3 = tables, np.zeros(3, np.int64)
-        self.nbytes = tables.words * 4
-        self._unread = np.array(ids, np.int64)
+    def __init__(self, tables: RowTables, texts: Sequence[Sequence[int]]) -> None:
+        self._tables, self._context_B3 = tables, np.zeros((len(texts), 3), np.int64)
+        self._token_B = np.array([ids[-1] for ids in texts], np.int64)
+        for context_3, ids in zip(self._context_B3, texts, strict=True):
+            _read(tables.addresses, context_3, np.array(ids[:-1], np.int64))
 
-    def write(self, rule: Rule, uniform_T: np.ndarray) -> Written:
-        """Up to T words more, fewer where `<eos>` comes."""
-        written, tables = Written.room(len(uniform_T)), self._tables
-        given = tables.addresses, tables.absent, self._context_3, np.empty(tables.words, np.float32), self._unread
-        count = _write(*given, tuple(rule), uniform_T, *written)
-        self._unread = written.token_T[count - 1 : count]
-        return Written(*(array_T[:count] for array_T in written))
+    def write(self, rule: Rule, uniform_BT: np.ndarray) -> list[Written]:
+        """Of each text up to T words more, fewer where `<eos>` comes."""
+        tables, written, found = self._tables, Written.room(*uniform_BT.shape), []
+        row_V, parts = np.empty(tables.words, np.float32), tuple(rule)
+        for b, (context_3, token) in enumerate(zip(self._context_B3, self._token_B, strict=True)):
+            arrays = [array_BT[b] for array_BT in written]
+            count = _write(tables.addresses, tables.absent, context_3, row_V, token, parts, uniform_BT[b], *arrays)
+            self._token_B[b] = arrays[0][count - 1]
+            found.append(Written(*(array_T[:count] for array_T in arrays)))
+        return found
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these texts alone, in this order; one may come several times."""
+        at_K = np.array(rows, np.int64)
+        self._context_B3, self._token_B = self._context_B3[at_K], self._token_B[at_K]
 
 
-class NgramBeam:
+class NgramBeam(NgramWriter):
     """A beam after the words given."""
 
     def __init__(self, tables: RowTables, ids: Sequence[int], width: int) -> None:
-        self._tables, self._texts = tables, Texts.of(width, ids[-1])
-        self._context_W3 = np.zeros((width, 3), np.int64)
-        _read(tables.addresses, self._context_W3[0], np.array(ids[:-1], np.int64))
+        super().__init__(tables, [ids])
+        self.select([0] * width)
+        self._texts = Texts.of(width, ids[-1])
 
     def extend(self, eos: int, forbidden: Sequence[int], tokens: int) -> Candidates:
         """So many words further, fewer where no text goes on."""
-        tables, found = self._tables, Candidates.room(tokens, len(self._context_W3))
-        given = tables.addresses, tables.absent, self._context_W3, np.empty(tables.words, np.float32)
+        tables, found = self._tables, Candidates.room(tokens, len(self._context_B3))
+        given = tables.addresses, tables.absent, self._context_B3, np.empty(tables.words, np.float32)
         count = _extend(*given, tuple(self._texts), eos, np.array(forbidden, np.int64), tuple(found))
         return Candidates(*(array[:count] for array in found))
 
@@ -91,15 +100,15 @@ def _extend(table, absent, context_W3, logp_V, texts, eos, forbidden_F, found):
 
 
 @jit
-def _write(table, absent, context_3, logp_V, read_R, rule, uniform_T, token_T, logp_T, drawn_T):
-    """Read words, then choose up to T.
+def _write(table, absent, context_3, logp_V, word, rule, uniform_T, token_T, logp_T, drawn_T):
+    """Choose up to T words.
 
     Args:
         table: the addresses of `RowTables`.
         absent: what a context never seen adds.
         context_3: how long the longest stored context is, its node, and how long the context really is.
         logp_V: room for a row.
-        read_R: what comes before the first choice, at least one word.
+        word: the last of the text, which is not read yet.
         rule: the parts of a `Rule`.
         uniform_T: a number of [0, 1) for each word.
         token_T: out.
@@ -110,11 +119,8 @@ def _write(table, absent, context_3, logp_V, read_R, rule, uniform_T, token_T, l
         How many words were chosen.
     """
     rule, room = Rule(*rule), room_to_choose(len(logp_V))
-    for word in read_R:
-        _advance(table, context_3, word)
     for t in range(len(uniform_T)):
-        if t:
-            _advance(table, context_3, token_T[t - 1])
+        _advance(table, context_3, token_T[t - 1] if t else word)
         row_after(table, context_3[0], context_3[1], context_3[2], absent, logp_V)
         token_T[t], logp_T[t], drawn_T[t] = choose(logp_V, 0.0, rule, uniform_T[t], room)
         if token_T[t] == rule.eos or token_T[t] < 0:

@@ -76,6 +76,40 @@ def choose(logits_V, norm, rule, uniform, room):
     return token, logits_V[token] - norm, chain_V[token] - top - math.log(total)
 
 
+@inline
+def choose_all(logits_BV, size, first, t, rule, uniform_BT, room, token_B, written, count_B):
+    """Choose the t-th token of each text that goes on, of those from `first` on.
+
+    Args:
+        logits_BV: of these texts, V numbers or more a row.
+        size: V.
+        first: the first of these texts among all.
+        t: how many tokens are chosen of those that go on.
+        rule: how.
+        uniform_BT: of all texts.
+        room: of `room_to_choose`.
+        token_B: of all texts, the last token; in and out.
+        written: the parts of `Written` of all texts, in and out.
+        count_B: of all texts, how many tokens were chosen; negative once a text has ended. In and out.
+
+    Returns:
+        How many texts ended.
+    """
+    token_BT, logp_BT, drawn_BT = written
+    ended = 0
+    for b in range(first, first + len(logits_BV)):
+        if count_B[b] == t:
+            logits_V = logits_BV[b - first, :size]
+            token, logp, drawn = choose(logits_V, log_of_sum(logits_V), rule, uniform_BT[b, t], room)
+            token_BT[b, t], logp_BT[b, t], drawn_BT[b, t] = token, logp, drawn
+            token_B[b] = max(token, 0)
+            count_B[b] += 1
+            if token == rule.eos or token < 0:
+                ended += 1
+                count_B[b] = -count_B[b]
+    return ended
+
+
 @jit_sums
 def weigh(chain_V, weight_V):
     """Fill in the weights, the largest of which is 1; the largest log-probability, and the sum of weights."""

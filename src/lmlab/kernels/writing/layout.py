@@ -1,13 +1,14 @@
 """What loops that write a text are given, and what they give.
 
 Shapes: L layers, E embedding, H hidden, F gates (4H of an LSTM, 3H of a GRU, H of a plain RNN), V the vocabulary, P
-processors, T tokens written, W a beam's width or that of a product by panels, K candidates.
+processors, T tokens written, W a beam's width or that of a product by panels, K candidates; of convolutions C channels,
+O = C or 2C of gated ones, I = a column's features times taps; of a Transformer D features, W the window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from lmlab.vocabulary import NEVER_PREDICTED
 
 TEMPERATURE, TOP_K, TOP_P, MIN_P = range(4)
 """The processors that compiled loops know, as codes."""
+_STACKED = ("norm_attention", "norm_feed", "project", "attended", "widen", "narrow")
+_KEPT = 1 << 26  # floats that are kept of a text, at most
+_COPIED = 1024  # the widest window that is copied a token
 
 
 class Rule(NamedTuple):
@@ -123,26 +127,169 @@ class Weights(NamedTuple):
     def of(cls, named: Mapping[str, np.ndarray], temperature: float) -> Weights:
         """From weights by torch's names, and what logits are divided by."""
         nothing = np.empty((0, 0), np.float32)
-        table_VE, out_bias_V = named.get("embedding.weight", nothing), named["output.bias"].copy()
+        table_VE = named.get("embedding.weight", nothing)
         layers = range(sum(name.startswith("recurrent.weight_hh") for name in named))
         enter, recur, enter_bias, bias = (
             [named[f"recurrent.{kind}_l{layer}"] for layer in layers]
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
-        out_bias_V[list(NEVER_PREDICTED)] = -np.inf
-        out_VE, heat = named.get("output.weight", table_VE), np.float32(temperature)
         return cls(
             *(table_VE, enter[0], np.stack(enter[1:]) if enter[1:] else nothing[None]),
             *(recur[0][None] if len(recur) == 1 else np.stack(recur), np.stack([enter_bias, bias], 1)),
             *(named.get("narrow.weight", nothing), named.get("narrow.bias", nothing.ravel())),
-            *((out_VE, out_bias_V) if heat == 1 else (out_VE / heat, out_bias_V / heat)),
+            *_output(named, temperature),
         )
+
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """What loops multiply by: recurrent, of deeper layers, narrow, output, and of the first layer."""
+        enter_FE = self.enter_FE if len(self.table_VE) else self.narrow_EH[:0]  # one-hot: its columns are read
+        return self.recur_LFH, self.deep_LFH, self.narrow_EH[None], self.out_VE[None], enter_FE[None]
 
 
 class State(NamedTuple):
     """Of B texts: the layers' states, and what each token that came adds to the first layer's gates, W numbers."""
 
-    h_LBH: np.ndarray
-    c_LBH: np.ndarray
+    h_BLH: np.ndarray
+    c_BLH: np.ndarray
     known_V: np.ndarray
     entering_VW: np.ndarray
+
+
+class ConvolutionWeights(NamedTuple):
+    """Of a stack of causal convolutions, float32, contiguous, as torch keeps them.
+
+    Attributes:
+        table_VE: the embedding.
+        enter_OI: of the first layer; the taps of a feature lie together, the oldest first.
+        deep_LOI: of the other layers.
+        bias_LO: of all.
+        gap_L: tokens between two taps.
+        residual: whether a layer's input is added to its output where their widths agree.
+        out_VC: the output layer.
+        out_bias_V: its bias; -inf where nothing is ever predicted.
+    """
+
+    table_VE: np.ndarray
+    enter_OI: np.ndarray
+    deep_LOI: np.ndarray
+    bias_LO: np.ndarray
+    gap_L: np.ndarray
+    residual: bool
+    out_VC: np.ndarray
+    out_bias_V: np.ndarray
+
+    @classmethod
+    def of(cls, named: Mapping[str, np.ndarray], settings: Any, temperature: float) -> ConvolutionWeights:
+        """From weights by torch's names, the network's settings, and what logits are divided by."""
+        layers = range(settings.layers)
+        enter, *deep = (named[f"convolutions.{layer}.weight"] for layer in layers)
+        enter_OI, *deep = (filters.reshape(len(filters), -1) for filters in (enter, *deep))
+        return cls(
+            *(named["embedding.weight"], enter_OI, np.stack(deep) if deep else enter_OI[:0][None]),
+            np.stack([named[f"convolutions.{layer}.bias"] for layer in layers]),
+            *(np.array([settings.dilation**layer for layer in layers]), settings.residual),
+            *_output(named, temperature),
+        )
+
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """What loops multiply by: of the first layer, of the others, output."""
+        return self.enter_OI[None], self.deep_LOI, self.out_VC[None]
+
+    @property
+    def taps(self) -> int:
+        """How many columns a filter reads."""
+        return self.enter_OI.shape[1] // self.table_VE.shape[1]
+
+    @property
+    def field(self) -> int:
+        """How many tokens, the current one included, a prediction depends on."""
+        return 1 + (self.taps - 1) * int(self.gap_L.sum())
+
+    @property
+    def kept(self) -> int:
+        """How many floats the columns of a text are that a step reads."""
+        reach_L = 1 + self.gap_L * (self.taps - 1)
+        return int(reach_L[0] * self.table_VE.shape[1] + reach_L[1:].sum() * self.out_VC.shape[1])
+
+    @property
+    def small(self) -> bool:
+        """Whether that is no great part of the memory."""
+        return self.kept <= _KEPT
+
+    def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Filters_OI, bias_O and gap of each layer."""
+        deep = self.deep_LOI if len(self.gap_L) > 1 else ()
+        return zip([self.enter_OI, *deep], self.bias_LO, self.gap_L.tolist(), strict=True)
+
+
+class BlockWeights(NamedTuple):
+    """Of a Transformer, float32, contiguous, as torch keeps them.
+
+    Attributes:
+        heads: of its attention.
+        window: how many positions it reaches back, the current one included.
+        table_VD: the embedding.
+        norm_L2D: of each block, the gains before attention and before the feed-forward layers.
+        project_LPD: queries, keys and values below each other, P = 3D.
+        attended_LDD: from what all heads have seen.
+        widen_LUD: U = 4D.
+        narrow_LDU: back.
+        last_norm_D: the gains before the output layer.
+        out_VD: the output layer.
+        out_bias_V: its bias; -inf where nothing is ever predicted.
+    """
+
+    heads: int
+    window: int
+    table_VD: np.ndarray
+    norm_L2D: np.ndarray
+    project_LPD: np.ndarray
+    attended_LDD: np.ndarray
+    widen_LUD: np.ndarray
+    narrow_LDU: np.ndarray
+    last_norm_D: np.ndarray
+    out_VD: np.ndarray
+    out_bias_V: np.ndarray
+
+    @classmethod
+    def of(cls, named: Mapping[str, np.ndarray], settings: Any, temperature: float) -> BlockWeights:
+        """From weights by torch's names, the network's settings, and what logits are divided by."""
+        norms, feeds, *matrices = (
+            np.stack([named[f"blocks.{layer}.{name}.weight"] for layer in range(settings.layers)]) for name in _STACKED
+        )
+        return cls(
+            *(settings.heads, settings.window, named["embedding.weight"], np.stack([norms, feeds], 1)),
+            *(*matrices, named["norm.weight"], *_output(named, temperature)),
+        )
+
+    def holds(self, named: Mapping[str, np.ndarray], temperature: float) -> bool:
+        """Whether these are those weights."""
+        stacks = zip(_STACKED, (*self.norm_L2D.transpose(1, 0, 2), *self[4:8]), strict=True)
+        pairs = [
+            (named[f"blocks.{layer}.{name}.weight"], one) for name, all_L in stacks for layer, one in enumerate(all_L)
+        ]
+        own = self.table_VD, self.last_norm_D, self.out_VD, self.out_bias_V
+        pairs += zip((named["embedding.weight"], named["norm.weight"], *_output(named, temperature)), own, strict=True)
+        return all(np.array_equal(*pair) for pair in pairs)
+
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        """What loops multiply by: of each block its four, then output."""
+        return *self[4:8], self.out_VD[None]
+
+    @property
+    def small(self) -> bool:
+        """Whether the keys and values of a text are no great part of the memory."""
+        return self.norm_L2D.size * self.window <= _KEPT
+
+    @property
+    def narrow_window(self) -> bool:
+        """Whether a copy of them costs little."""
+        return self.window <= _COPIED
+
+
+def _output(named: Mapping[str, np.ndarray], temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix and bias of the full softmax, the embedding where that is tied, over the temperature."""
+    weight_VH = named["output.weight"] if "output.weight" in named else named["embedding.weight"]
+    bias_V, heat = named["output.bias"].copy(), np.float32(temperature)
+    bias_V[list(NEVER_PREDICTED)] = -np.inf
+    return (weight_VH, bias_V) if heat == 1 else (weight_VH / heat, bias_V / heat)

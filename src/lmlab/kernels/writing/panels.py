@@ -20,11 +20,9 @@ from numba.extending import intrinsic, register_jitable
 
 from lmlab.kernels.jit import jit
 
-COLUMNS, _LANES, _ROWS = (
-    32,
-    16,
-    6,
-)  # of a panel; numbers in a vector; rows multiplied at once, whose sums fill registers
+COLUMNS, _LANES = 32, 16  # of a panel; numbers in a vector
+_ROWS = 6  # multiplied at once: their sums fill the registers
+TOGETHER = 48  # texts a step, whose sums stay in the second cache
 _DEPTH, _LINE = 128, 64  # numbers of a column that stay in the first cache for all rows; bytes of its lines
 _EVEN = np.uint64(0x9E3779B97F4A7C16)
 _TURNED = 64  # numbers of a row that are laid down before those of the next, whose lines are the same
@@ -82,7 +80,7 @@ def add_product(panel_PHC, x_BH, y_BW, back):
 
     Args:
         panel_PHC: the matrix.
-        x_BH: contiguous, at least H numbers a row.
+        x_BH: at least H numbers a row, which lie together.
         y_BW: contiguous, in and out.
         back: whether to begin with the last panel: what was read last is still in the nearest cache.
     """
@@ -92,7 +90,7 @@ def add_product(panel_PHC, x_BH, y_BW, back):
         for j in range(0, length, _DEPTH):
             depth = min(_DEPTH, length - j)
             for b in range(0, len(x_BH), _ROWS):
-                rows, apart, wide = min(_ROWS, len(x_BH) - b), x_BH.shape[1], y_BW.shape[1]
+                rows, apart, wide = min(_ROWS, len(x_BH) - b), x_BH.strides[0] // x_BH.itemsize, y_BW.shape[1]
                 x_at, y_at = b * apart + j, b * wide + p * COLUMNS
                 _tile(panel_PHC, (p * length + j) * COLUMNS, depth, x_BH, x_at, y_BW, y_at, apart, wide, rows)
 

@@ -13,34 +13,32 @@ import numpy as np
 from lmlab.kernels.exponential import sigmoid, tanh
 from lmlab.kernels.jit import inline, jit, jit_sums
 from lmlab.kernels.writing.beam_loops import consider, survivors
-from lmlab.kernels.writing.choice_loops import choose, log_of_sum, room_to_choose
+from lmlab.kernels.writing.choice_loops import choose_all, log_of_sum, room_to_choose
 from lmlab.kernels.writing.layout import Rule, State, Weights
-from lmlab.kernels.writing.panels import add_product, width
+from lmlab.kernels.writing.panels import TOGETHER, add_product, width
 
-_f4 = np.float32
 RNN, GRU, LSTM = 1, 3, 4  # by their gates
-_TOGETHER = 48  # texts a step, whose sums stay in the second cache
 
 
 # Named tuples come as plain ones: Numba takes a third of a millisecond to look at the others.
 
 
 @jit
-def read(weights, panels, state, ids_BR, length_B):
+def read(weights, panels, state, ids_RB, length_B):
     """Read tokens.
 
     Args:
         weights: of the network, the parts of `Weights`.
-        panels: its packed matrices: recurrent, of deeper layers, narrow, output, and of the first layer.
+        panels: its packed `matrices`.
         state: of the texts, the parts of `State`.
-        ids_BR: what is read.
+        ids_RB: what is read.
         length_B: how many tokens of each text, no more than of the one before it.
     """
     weights, state, back = Weights(*weights), State(*state), False
-    room = _room(weights, len(ids_BR))
-    for place in range(ids_BR.shape[1]):
+    room = _room(weights, ids_RB.shape[1])
+    for place in range(len(ids_RB)):
         rows = np.sum(length_B > place)
-        _step(weights, panels, state, ids_BR[:, place], 0, rows, room, back)
+        _step(weights, panels, state, ids_RB[place], 0, rows, room, back)
         back = not back
 
 
@@ -62,22 +60,14 @@ def write(weights, panels, state, token_B, rule, uniform_BT, token_BT, logp_BT, 
     """
     weights, state, rule = Weights(*weights), State(*state), Rule(*rule)
     texts, size = len(token_B), len(weights.out_bias_V)
-    room, working, going = _room(weights, min(texts, _TOGETHER)), room_to_choose(size), texts
+    room, working, going = _room(weights, min(texts, TOGETHER)), room_to_choose(size), texts
+    written = token_BT, logp_BT, drawn_BT
     for t in range(uniform_BT.shape[1]):
-        for first in range(0, texts, _TOGETHER):
-            last = min(first + _TOGETHER, texts)
+        for first in range(0, texts, TOGETHER):
+            last = min(first + TOGETHER, texts)
             _step(weights, panels, state, token_B, first, last, room, t % 2 == 1)
             logits_BV = _logits(weights, panels, state, first, last, room)
-            for b in range(first, last):
-                if count_B[b] == t:
-                    logits_V = logits_BV[b - first, :size]
-                    token, logp, drawn = choose(logits_V, log_of_sum(logits_V), rule, uniform_BT[b, t], working)
-                    token_BT[b, t], logp_BT[b, t], drawn_BT[b, t] = token, logp, drawn
-                    token_B[b] = max(token, 0)
-                    count_B[b] += 1
-                    if token == rule.eos or token < 0:
-                        going -= 1
-                        count_B[b] = -count_B[b]
+            going -= choose_all(logits_BV, size, first, t, rule, uniform_BT, working, token_B, written, count_B)
         if not going:
             break
     np.abs(count_B, count_B)
@@ -102,7 +92,7 @@ def extend(weights, panels, state, texts, eos, forbidden_F, found):
     weights, state, (score_W, token_W, live_1) = Weights(*weights), State(*state), texts
     score_TK, row_TK, token_TK, logp_TK, drawn_TK, found_T = found
     room, working = _room(weights, len(token_W)), room_to_choose(len(weights.out_bias_V))
-    row_W, h_LWH, c_LWH = np.empty(len(token_W), np.int64), np.empty_like(state.h_LBH), np.empty_like(state.c_LBH)
+    row_W, h_WLH, c_WLH = np.empty(len(token_W), np.int64), np.empty_like(state.h_BLH), np.empty_like(state.c_BLH)
     for t in range(len(found_T)):
         live, many = live_1[0], 0
         _step(weights, panels, state, token_W, 0, live, room, t % 2 == 1)
@@ -115,10 +105,9 @@ def extend(weights, panels, state, texts, eos, forbidden_F, found):
         live_1[0] = survivors(score_TK[t], row_TK[t], token_TK[t], many, eos, score_W, row_W, token_W)
         if not live_1[0]:
             return t + 1
-        for layer in range(len(h_LWH)):
-            h_LWH[layer, :live], c_LWH[layer, :live] = state.h_LBH[layer, :live], state.c_LBH[layer, :live]
-            for w in range(live_1[0]):
-                state.h_LBH[layer, w], state.c_LBH[layer, w] = h_LWH[layer, row_W[w]], c_LWH[layer, row_W[w]]
+        h_WLH[:live], c_WLH[:live] = state.h_BLH[:live], state.c_BLH[:live]
+        for w in range(live_1[0]):
+            state.h_BLH[w], state.c_BLH[w] = h_WLH[row_W[w]], c_WLH[row_W[w]]
     return len(found_T)
 
 
@@ -139,28 +128,27 @@ def _step(weights, panels, state, token_B, first, last, room, back):
     """Read the tokens of these texts."""
     rows, (gates, hidden) = last - first, weights.recur_LFH.shape[1:]
     entering_BF, recurrent_BF = room[0][:rows], room[1][:rows]
-    for layer in range(len(state.h_LBH)):
-        h_BH, c_BH = state.h_LBH[layer, first:last], state.c_LBH[layer, first:last]
+    for layer in range(state.h_BLH.shape[1]):
         recurrent_BF[:, :gates] = weights.bias_L2F[layer, 1]
-        add_product(panels[0][layer], h_BH, recurrent_BF, back)
+        add_product(panels[0][layer], state.h_BLH[first:last, layer], recurrent_BF, back)
         if layer:
             entering_BF[:, :gates] = weights.bias_L2F[layer, 0]
-            add_product(panels[1][layer - 1], state.h_LBH[layer - 1, first:last], entering_BF, back)
+            add_product(panels[1][layer - 1], state.h_BLH[first:last, layer - 1], entering_BF, back)
         for b in range(rows):
             entering_F = entering_BF[b, :gates] if layer else _entering(weights, panels, state, token_B[first + b])
-            recurrent_F = recurrent_BF[b, :gates]
+            recurrent_F, h_H = recurrent_BF[b, :gates], state.h_BLH[first + b, layer]
             if gates == LSTM * hidden:
-                _lstm(entering_F, recurrent_F, h_BH[b], c_BH[b])
+                _lstm(entering_F, recurrent_F, h_H, state.c_BLH[first + b, layer])
             elif gates == GRU * hidden:
-                _gru(entering_F, recurrent_F, h_BH[b])
+                _gru(entering_F, recurrent_F, h_H)
             else:
-                _rnn(entering_F, recurrent_F, h_BH[b])
+                _rnn(entering_F, recurrent_F, h_H)
 
 
 @inline
 def _logits(weights, panels, state, first, last, room):
     """Rows of logits, as wide as panels are."""
-    h_BH, shown_BE, logits_BV = state.h_LBH[-1, first:last], room[2][: last - first], room[3][: last - first]
+    h_BH, shown_BE, logits_BV = state.h_BLH[first:last, -1], room[2][: last - first], room[3][: last - first]
     logits_BV[:, : len(weights.out_bias_V)] = weights.out_bias_V
     if len(weights.narrow_EH):
         shown_BE[:, : len(weights.narrow_EH)] = weights.narrow_bias_E

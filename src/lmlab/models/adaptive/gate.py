@@ -126,15 +126,11 @@ class Gated(Components):
         """Scores component by component; the last scores count across documents."""
         return Blend(self.components, self.blend, self.blend_rows, learns=True)
 
-    def log_weights(self, logp_MN: np.ndarray) -> np.ndarray:
-        """The logarithm of each component's weight at each token, log_weights_MN."""
-        ((recent_NMW, _),) = _with_recent(iter([logp_MN]))
-        return self._gate.log_weights(recent_NMW).T
-
     def account(self, ids_N: np.ndarray) -> dict[str, np.ndarray]:
         """The weights of the components at each token of a document but `<bos>`."""
         logp_MN = np.stack([np.concatenate([*scorer_of(each).token_logp(ids_N)]) for each in self.components])
-        return {"weights": np.exp(self.log_weights(logp_MN)).T}
+        ((recent_NMW, _),) = _with_recent(iter([logp_MN]))
+        return {"weights": np.exp(self._gate.log_weights(recent_NMW))}
 
     def blend(self, documents: Iterable[np.ndarray], logp: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The gated mixture of known scores: from pieces of logp_MN to pieces of logp_N."""

@@ -27,7 +27,7 @@ CHARACTERS = (
     *("0", "1", "1-2", "1-3", "1-4", "1-5", "1-6", "1-7", "1-9"),
     *("word+1", "word+word1+1", "word+word1+word2", "word+word2", "word1+1-2"),
     *("2-3", "2-4", "1+3", "like1-5", "column+1", "first+word", "heading+word+1", "heading+1-2"),
-    *("match6", "match12"),
+    *("match4", "match6", "match6+1", "match12"),
     *("fresh:1-2", "fresh:1-3", "fresh:1-4", "fresh:word+1", "fresh:word+word1+1"),
 )
 WORDS = (

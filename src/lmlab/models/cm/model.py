@@ -73,7 +73,7 @@ class CM:
         memory: str = setting("280M", "at most so much for all tables, as in 280M; short texts take less")
         window: int = setting(1 << 14, "last tokens of a text at hand that a match is looked for in", ge=64, le=1 << 24)
         mixer_rate: float = setting(0.02, "learning rate of the mixers at first", gt=0, le=1)
-        mixer_rate_end: float = setting(0.002, "the rate that it falls to", ge=0, le=1)
+        mixer_rate_end: float = setting(0.0007, "the rate that it falls to", ge=0, le=1)
         mixer_decay: float = setting(3e-5, "how fast it falls: rate / (1 + decay * tokens)", ge=0, le=1)
         final_rate: float = setting(0.001, "learning rate of the last layer", ge=0, le=1)
         limit: float = setting(255.0, "observations after which a slot's probability learns no slower", ge=1, le=500)
@@ -370,10 +370,6 @@ class Adaptive:
     a step; any other is read from its beginning, in tables that are copied anew.
     """
 
-    @dataclass(frozen=True)
-    class Settings(config.Settings):
-        """It learns as it did."""
-
     family: ClassVar[str] = "composed"
 
     def __init__(self, model: CM) -> None:
@@ -405,6 +401,10 @@ class Adaptive:
         self._read = ids
         return self._copy.rows(self._state_F[None])
 
+    def follow(self) -> Followed:
+        """One text, read in tables of its own."""
+        return Followed(self._model.copy())
+
     def scorer(self) -> Scorer:
         """Scores documents in order, learning from each."""
         return Stream(self._logp_stream, self._rows_stream)
@@ -421,3 +421,16 @@ class Adaptive:
         model = self._model.copy()
         for ids_N in documents:
             yield from rows_of(model, ids_N, learning=True)
+
+
+class Followed:
+    """A text that a model learns from as it grows; `logp_V` is of what comes next."""
+
+    def __init__(self, model: CM) -> None:
+        self._model, self._state_F = model, model.begin(1)[0]
+        self.take(BOS)
+
+    def take(self, token: int) -> None:
+        """Read one token more, and learn from it."""
+        self._model.read(np.array([token], np.int64), self._state_F, learning=True)
+        self.logp_V = self._model.rows(self._state_F[None])[0]

@@ -10,57 +10,35 @@ Sources: Dauphin et al. 2017 (gated linear units); van den Oord et al. 2016, Bai
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab.config import setting
-from lmlab.errors import SettingError
+from lmlab.kernels.engine import worthwhile
+from lmlab.kernels.writing.layout import ConvolutionWeights
+from lmlab.kernels.writing.network import ConvolutionWriter, Packing
+from lmlab.models.base import BatchWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
+from lmlab.models.neural.convolution_reader import ConvolutionReader
 from lmlab.models.neural.dropout import Dropout
-from lmlab.models.neural.settings import DEEPEST, WIDEST, NeuralSettings
+from lmlab.models.neural.settings import ConvolutionSettings
+from lmlab.models.neural.stored import StoredCNN
 from lmlab.vocabulary import PAD
 
-_FURTHEST = 1_000_000  # tokens that a prediction may depend on
+_LOADED = 50  # tokens from which loading the loops pays, once torch is loaded
 
 
 @final
 class CNN(NeuralModel):
     """Embedding, causal convolutions, output."""
 
-    @dataclass(frozen=True)
-    class Settings(NeuralSettings):
-        """The shape of the stack."""
+    Settings = ConvolutionSettings
+    training_defaults: ClassVar = StoredCNN.training_defaults
 
-        embedding: int = setting(64, "width of the token embedding", ge=1, le=WIDEST)
-        channels: int = setting(192, "filters a layer", ge=1, le=WIDEST)
-        layers: int = setting(4, "convolutions on top of each other", ge=1, le=DEEPEST)
-        kernel: int = setting(5, "tokens that a filter sees", ge=1, le=1024)
-        dilation: int = setting(
-            1, "growth of the gaps between a filter's taps from layer to layer; 1 is none", ge=1, le=1024
-        )
-        residual: bool = setting(True, "add each layer's input to its output where their widths agree")
-        gated: bool = setting(False, "gated linear units instead of rectifiers")
-        dropout: float = setting(0.1, "share of the features dropped after each layer", ge=0, lt=1)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if (field := self.receptive_field) > _FURTHEST:
-                bound = f"so small that a prediction depends on {_FURTHEST:,} tokens at most, not {field:,}"
-                raise SettingError("dilation", self.dilation, bound, "lower it, or layers, or kernel")
-
-        @property
-        def receptive_field(self) -> int:
-            """How many tokens, the current one included, a prediction depends on."""
-            gaps: int = sum(self.dilation**layer for layer in range(self.layers))
-            return 1 + (self.kernel - 1) * gaps
-
-    training_defaults: ClassVar = {"lr": 2e-3, "batch_size": 16, "length": 128}
-
-    def __init__(self, settings: Settings, vocab_size: int) -> None:
+    def __init__(self, settings: ConvolutionSettings, vocab_size: int) -> None:
         super().__init__(settings, vocab_size, settings.channels)
         self.embedding = embedding(vocab_size, settings.embedding)
         widths = [settings.embedding] + [settings.channels] * settings.layers
@@ -71,6 +49,7 @@ class CNN(NeuralModel):
         )
         self.dropout = Dropout(settings.dropout)
         self._gated, self._residual = settings.gated, settings.residual
+        self._packing = Packing()
 
     @property
     def receptive_field(self) -> int:
@@ -81,8 +60,24 @@ class CNN(NeuralModel):
         >>> CNN(CNN.Settings(layers=4, kernel=2, dilation=2), 10).receptive_field
         16
         """
-        assert isinstance(self.settings, CNN.Settings)
+        assert isinstance(self.settings, ConvolutionSettings)
         return self.settings.receptive_field
+
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+        weights = self._weights() if worthwhile(tokens, _LOADED) else None
+        texts = [[self.bos, *prompt] for prompt in prompts]
+        return None if weights is None else ConvolutionWriter(self._packing.of(weights), texts)
+
+    def reader(self, rows: int) -> Reader | None:
+        """Steps in NumPy, where `batch_writer` writes."""
+        weights = self._weights()
+        return None if weights is None else ConvolutionReader(weights)
+
+    def _weights(self) -> ConvolutionWeights | None:
+        named = self.as_arrays()
+        weights = None if named is None else ConvolutionWeights.of(named, self.settings, self.temperature)
+        return weights if weights and weights.small else None
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:
         """The last R-1 ids: padding."""

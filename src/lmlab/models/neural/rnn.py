@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import recurrent_layers
 from lmlab.kernels.writing.layout import Weights
-from lmlab.kernels.writing.recurrent import Network, RecurrentBeam, RecurrentWriter
+from lmlab.kernels.writing.network import Network, Packing
+from lmlab.kernels.writing.recurrent import RecurrentBeam, RecurrentWriter
 from lmlab.models.base import BatchWriter, BeamWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
@@ -48,7 +49,7 @@ class Recurrent(NeuralModel):
         self.dropout = Dropout(settings.dropout)
         self.recurrent_dropout = Dropout(settings.recurrent_dropout)
         self.narrow = nn.Linear(settings.hidden, settings.embedding) if tied else nn.Identity()
-        self._packed: Network | None = None
+        self._packing = Packing()
         self._initialise(settings)
 
     @torch.no_grad()
@@ -85,11 +86,8 @@ class Recurrent(NeuralModel):
         return None if network is None else RecurrentBeam(network, [self.bos, *prompt], width)
 
     def _network(self, tokens: int) -> Network | None:
-        """The weights as loops read them, packed anew when they have changed."""
         weights = self._weights() if worthwhile(tokens, _LOADED) else None
-        if weights is not None and (self._packed is None or not self._packed.same(weights)):
-            self._packed = Network(weights)
-        return None if weights is None else self._packed
+        return None if weights is None else self._packing.of(weights)
 
     def reader(self, rows: int) -> Reader | None:
         """Steps in NumPy, where `batch_writer` writes."""

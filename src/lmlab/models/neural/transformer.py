@@ -10,61 +10,66 @@ Sources: Vaswani et al. 2017; Su et al. 2021 (RoPE); So et al. 2021 (squared ReL
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmlab.config import setting
-from lmlab.errors import SettingError
+from lmlab.kernels.engine import worthwhile
 from lmlab.kernels.neural import attention
-from lmlab.models.base import Reader
+from lmlab.kernels.writing.layout import BlockWeights
+from lmlab.kernels.writing.network import Packing, TransformerWriter
+from lmlab.models.base import BatchWriter, Reader
 from lmlab.models.neural.base import NeuralModel, TensorState, embedding
 from lmlab.models.neural.dropout import Dropout
-from lmlab.models.neural.settings import DEEPEST, WIDEST, NeuralSettings
+from lmlab.models.neural.settings import TransformerSettings
+from lmlab.models.neural.stored import SEVERAL, StoredTransformer
 from lmlab.models.neural.transformer_reader import TransformerReader
 
-_COPIED = 1024  # the widest window of which a copy a token costs little
+_LOADED = 50  # tokens from which loading the loops pays, once torch is loaded
 
 
 @final
 class Transformer(NeuralModel):
     """Embedding, blocks of attention and feed-forward, output."""
 
-    @dataclass(frozen=True)
-    class Settings(NeuralSettings):
-        """The shape of the blocks."""
-
-        width: int = setting(192, "features a position; an even multiple of heads", ge=2, le=WIDEST)
-        layers: int = setting(4, "blocks", ge=1, le=DEEPEST)
-        heads: int = setting(6, "attention heads", ge=1, le=WIDEST // 2)
-        window: int = setting(
-            256, "positions that attention reaches back, the current one included", ge=1, le=1_000_000
-        )
-        dropout: float = setting(0.0, "share of the features dropped after attention and feed-forward", ge=0, lt=1)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.width % (2 * self.heads):
-                raise SettingError("width", self.width, f"a multiple of twice the heads ({2 * self.heads})")
-
-    training_defaults: ClassVar = {"lr": 3e-3, "batch_size": 8, "length": 256, "carry": False}
+    Settings = TransformerSettings
+    training_defaults: ClassVar = StoredTransformer.training_defaults
     ladder: ClassVar = tuple({"width": width, "heads": width // 32} for width in (64, 96, 128, 192, 256, 384, 512, 768))
 
-    def __init__(self, settings: Settings, vocab_size: int) -> None:
+    def __init__(self, settings: TransformerSettings, vocab_size: int) -> None:
         super().__init__(settings, vocab_size, settings.width)
         self.embedding = embedding(vocab_size, settings.width)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.RMSNorm(settings.width)
         self._heads, self._window = settings.heads, settings.window
+        self._stacked: BlockWeights | None = None
+        self._packing = Packing()
         self.segment = settings.window  # attention takes memory by the square of what is read at once
 
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops: with the full softmax, in float32 on the CPU, not in training."""
+        weights = self._weights() if worthwhile(tokens, _LOADED) else None
+        texts = [[self.bos, *prompt] for prompt in prompts]
+        return TransformerWriter(self._packing.of(weights), texts) if weights and weights.small else None
+
     def reader(self, rows: int) -> Reader | None:
-        """Steps in NumPy, with the full softmax, in float32 on the CPU, not in training: a state is copied a token."""
-        named = self.as_arrays() if self._window <= _COPIED else None
-        return None if named is None else TransformerReader(self, named, self._heads, self._window)
+        """Steps without torch, where `batch_writer` writes and the window is not too wide for a copy a token."""
+        weights = self._weights()
+        if weights is None or not weights.narrow_window:
+            return None
+        return TransformerReader(weights, self, self._packing.of(weights) if worthwhile(rows, SEVERAL) else None)
+
+    def _weights(self) -> BlockWeights | None:
+        named = self.as_arrays()
+        if named is None:
+            return None
+        kept = self._stacked  # comparing takes a quarter of the time of a copy, and texts may be many
+        if kept is None or not kept.holds(named, self.temperature):
+            kept = self._stacked = BlockWeights.of(named, self.settings, self.temperature)
+        return kept
 
     def initial_state(self, rows: int, device: torch.device) -> TensorState:
         """Of each layer no keys and no values; and how many of the keys carried are padding: none."""
@@ -93,7 +98,7 @@ class Transformer(NeuralModel):
 class Block(nn.Module):
     """Attention, then feed-forward, each reading a norm of what came in and adding to it."""
 
-    def __init__(self, settings: Transformer.Settings) -> None:
+    def __init__(self, settings: TransformerSettings) -> None:
         super().__init__()
         width = settings.width
         self.heads, self.window = settings.heads, settings.window

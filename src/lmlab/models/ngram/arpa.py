@@ -42,7 +42,7 @@ from lmlab.errors import SettingError, UsageError
 from lmlab.kernels.ngram import twin
 from lmlab.kernels.ngram.layout import MAX_ORDER, NONE, Counts, Level, high, pack
 from lmlab.memory import room
-from lmlab.models.ngram.arpa_text import LN_10, Lines, columns, known, log10, natural, opened, shown
+from lmlab.models.ngram.arpa_text import LN_10, Lines, columns, known, log10, natural, opened, shown, unigrams
 from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
@@ -249,9 +249,7 @@ def _words(lines: Lines, size: int, errors: str, most: float) -> tuple[dict[byte
     ids, spelled = dict(_SPELLED), list[bytes]()
     logps, backoffs = [np.nan] * len(SPECIALS), [0.0] * len(SPECIALS)
     with lines.explained():
-        for _ in range(size):
-            line = lines.peek()
-            logp, (word,), backoff = columns(line, 1, most)
+        for logp, word, backoff in unigrams(lines, size, most):
             id = ids.setdefault(word, len(logps))
             if id == len(logps):
                 logps.append(logp)
@@ -261,7 +259,6 @@ def _words(lines: Lines, size: int, errors: str, most: float) -> tuple[dict[byte
                 logps[id], backoffs[id] = logp, backoff
             else:
                 raise ValueError(f"the word {shown(word)} was there before")
-            lines.at += len(line) + 1
     if len(set(spelled)) < len(spelled):
         raise lines.wrong("words above it differ only in bytes that are no UTF-8", _CONVERT)
     for id, missing in ((UNK, _UNKNOWN), (PAD, -np.inf), (EOS, -np.inf)):

@@ -27,6 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 _COLUMN = re.compile(rb"[^\0\t\r ]+")
 _BLANK = re.compile(rb"[\0\t\n\r ]*")
 _NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|-[iI][nN][fF]")
+_UNIGRAM = re.compile(rb"(-?\d+\.?\d*(?:e-?\d+)?)[\t ]([^\0\t\r\n ]+)(?:\t(-?\d+\.?\d*(?:e-?\d+)?))?\n")
 LOG10_E, LN_10 = 0.4342944819032518, 2.302585092994046
 _TEN = [float(f"1e{power}") for power in range(41)]
 _COMPILE_LM = "compile-lm --text yes FILE FILE.arpa makes an ARPA file of it"
@@ -184,6 +185,24 @@ def columns(line: bytes, k: int, most: float = 0.0) -> tuple[float, list[bytes],
 def _number(column: bytes) -> float:
     """NaN where it is no number."""
     return float(column) if _NUMBER.fullmatch(column) else np.nan
+
+
+def unigrams(lines: Lines, size: int, most: float = 0.0) -> Iterator[tuple[float, bytes, float]]:
+    """Log10 p, the word and log10 b of so many lines; each is at hand until the next is asked for.
+
+    Raises:
+        ValueError: says what is wrong with the line at hand, and maybe the remedy.
+    """
+    for _ in range(size):
+        match = _UNIGRAM.match(lines.text, lines.at) if lines.more() else None  # as nearly all are
+        if match and (logp := float(match[1])) <= most and abs(backoff := float(match[3] or 0)) < 1e9:
+            yield min(logp, 0.0), match[2], backoff
+            lines.at = match.end()
+        else:
+            line = lines.peek()
+            logp, (word,), backoff = columns(line, 1, most)
+            yield logp, word, backoff
+            lines.at += len(line) + 1
 
 
 def known(words: list[bytes], ids: Mapping[bytes, int]) -> list[int]:

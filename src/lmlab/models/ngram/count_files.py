@@ -24,6 +24,7 @@ from lmlab.memory import check_array, map_array, map_npy, save_array
 from lmlab.vocabulary import SPECIALS
 
 FORMAT = 1
+MOST_SHARDS = 100_000
 ABOUT = "about.json"
 _OWN_SUM = "sha256"
 _AGAIN = "count it again"
@@ -118,7 +119,7 @@ class CountFiles(NamedTuple):
                 "bytes": int(),
                 "settings": dict(),
             }:
-                sound = 1 <= order <= MAX_ORDER and 1 <= number <= of
+                sound = 1 <= order <= MAX_ORDER and 1 <= number <= of <= MOST_SHARDS
                 sound = sound and all(isinstance(text, list) and list(map(type, text)) == [str, int] for text in texts)
             case _:
                 sound = False
@@ -130,8 +131,10 @@ class CountFiles(NamedTuple):
             words.decode()
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{folder} is damaged (its words are no UTF-8)", _AGAIN) from error
+        if words and (b"  " in b" %b " % words or len(words.translate(None, b"\0\t\n\r")) < len(words)):
+            raise ArtifactError(f"{folder} is damaged (its words are not a space apart)", _AGAIN)
         kinds = words_B.dtype.str, count_V.dtype.str
-        if kinds != ("|u1", "<u4") or len(count_V) != len(SPECIALS) + len(words.split(b" ")) - (not words):
+        if kinds != ("|u1", "<u4") or len(count_V) != len(SPECIALS) + words.count(b" ") + bool(words):
             raise ArtifactError(f"{folder} is damaged (its words are not as many as their counts)", _AGAIN)
         return cls(folder, about, words, count_V)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from lmlab.errors import DataError, SettingError
 from lmlab.models.ngram import arpa
-from lmlab.models.ngram.arpa_text import LN_10
+from lmlab.models.ngram.arpa_text import LN_10, shown
 from lmlab.models.ngram.listing import Grams, Listing, completed, keys
 
 _LEAST = 1e-12  # of a probability that rounding may have eaten up
@@ -102,6 +102,9 @@ def _piece(level: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Iterator[tuple[n
     yield level[0], level[1].astype(np.float32), level[2].astype(np.float32)
 
 
+_without_warnings = np.errstate(all="ignore")  # what comes out is looked at
+
+
 class Union:
     """The n-grams of some models together, to be weighed.
 
@@ -130,8 +133,13 @@ class Union:
             self._index.append(index)
         self._bos = self.ids.get(b"<s>", -1)
 
+    @_without_warnings
     def log_linear(self, weights: Sequence[float]) -> Interpolated:
-        """The product of the models to the powers of their weights, over its sum."""
+        """The product of the models to the powers of their weights, over its sum.
+
+        Raises:
+            DataError: it cannot be said in numbers.
+        """
         score, log_z = self._products(np.array(weights))
         levels = []
         for k, level in enumerate(self._levels):
@@ -140,6 +148,14 @@ class Union:
             if k + 1 < self.order:
                 backoff_M = np.array(weights) @ level.backoff_IM + log_z[k][level.suffix_M] - log_z[k + 1]
             levels.append((level.ids_MK, self._spared(k, np.minimum(logp_M, 0)), backoff_M))
+        return self._interpolated(levels)
+
+    def _interpolated(self, levels: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Interpolated:
+        for k, (ids_MK, logp_M, backoff_M) in enumerate(levels, 1):
+            if len(bad := np.flatnonzero(np.isnan(logp_M) | (len(backoff_M) and np.isnan(backoff_M)))):
+                gram = b" ".join(list(self.ids)[id] for id in ids_MK[bad[0]])
+                problem = f"the models cannot be interpolated so: the {k}-gram {shown(gram)} gets no number"
+                raise DataError(problem, "choose weights near 1, and models without probabilities of 0")
         return Interpolated(list(self.ids), levels)
 
     def _products(self, weights_I: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -154,20 +170,24 @@ class Union:
             z.append(np.exp(weights_I @ level.backoff_IM) * left_M + known_M)
         return score, [np.log(z_M) for z_M in z]
 
+    @_without_warnings
     def linear(self, weights: Sequence[float]) -> Interpolated:
-        """The weighted mean of the models."""
+        """The weighted mean of the models.
+
+        Raises:
+            DataError: it cannot be said in numbers.
+        """
         share_I1, levels, p = np.array(weights)[:, None], [], []
         for k, level in enumerate(self._levels):
             p.append((share_I1 * np.where(level.lacks_IM, 0.0, np.exp(level.logp_IM))).sum(0))
-            with np.errstate(divide="ignore"):
-                levels.append((level.ids_MK, self._spared(k, np.log(p[k])), np.empty(0)))
+            levels.append((level.ids_MK, self._spared(k, np.log(p[k])), np.empty(0)))
         for k, longer in enumerate(self._levels[1:]):
             many = len(levels[k][0])
             left_M = 1 - np.bincount(longer.context_M, p[k + 1], many)
             before_M = 1 - np.bincount(longer.context_M, p[k][longer.suffix_M], many)
             backoff_M = np.log(np.maximum(left_M, _LEAST)) - np.log(np.maximum(before_M, _LEAST))
             levels[k] = (*levels[k][:2], backoff_M)
-        return Interpolated(list(self.ids), levels)
+        return self._interpolated(levels)
 
     def _spared(self, k: int, logp_M: np.ndarray) -> np.ndarray:
         """Ln p 0 for `<s>`, which is never predicted, as lmplz has it."""
@@ -204,11 +224,12 @@ class Union:
             raise DataError("there is no text to tune weights on, or no <s> and </s>", "give one, or weights")
         return list(self._tokens(sentences))
 
+    @_without_warnings
     def tune_log_linear(self, sentences: Sequence[bytes]) -> list[float]:
         """The weights that make a text likeliest, by Newton's method on differences, from equal shares.
 
         Raises:
-            DataError: there is no text.
+            DataError: there is no text, or it is impossible.
         """
         asked = self._told(sentences)
         logp_IN = np.concatenate([np.array([model.logp(ids_NK) for model in self._models]) for ids_NK in asked], axis=1)
@@ -233,6 +254,8 @@ class Union:
                 for j in range(i):
                     mixed = (nats(weights_I + steps[i] + steps[j]) - up[i] - up[j] + best) / _STEP**2
                     bend_II[i, j] = bend_II[j, i] = mixed
+            if not np.isfinite(bend_II).all():
+                raise DataError("the text is impossible to a model, so that no weights fit it", "give weights")
             move_I = -np.linalg.lstsq(bend_II, slope_I, rcond=1e-6)[0]
             while (found := nats(weights_I + move_I)) > best and np.abs(move_I).max() > _ENOUGH:
                 move_I = move_I / 2

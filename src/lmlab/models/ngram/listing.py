@@ -19,7 +19,7 @@ from lmlab.errors import ArtifactError, UsageError
 from lmlab.kernels.ngram import twin
 from lmlab.kernels.ngram.kenlm_layout import HASH, WORD
 from lmlab.models.ngram import arpa
-from lmlab.models.ngram.arpa_text import LOG10_E, Lines, columns, opened, shown
+from lmlab.models.ngram.arpa_text import LOG10_E, Lines, opened, shown, unigrams
 from lmlab.models.ngram.trie import Trie
 from lmlab.vocabulary import BOS, UNK
 
@@ -92,9 +92,7 @@ def _words(lines: Lines, size: int, unknown: float, most: float) -> tuple[dict[b
     ids, words = {b"<unk>": 0, b"<UNK>": 0}, [b"<unk>"]
     logps, backoffs, listed = [unknown], [0.0], False
     with lines.explained():
-        for _ in range(size):
-            line = lines.peek()
-            logp, (word,), backoff = columns(line, 1, most)
+        for logp, word, backoff in unigrams(lines, size, most):
             id = ids.setdefault(word, len(words))
             if id == len(words):
                 words.append(word)
@@ -104,7 +102,6 @@ def _words(lines: Lines, size: int, unknown: float, most: float) -> tuple[dict[b
                 logps[0], backoffs[0], listed = logp, backoff, True
             else:
                 raise ValueError(f"the word {shown(word)} was there before")
-            lines.at += len(line) + 1
     grams = _grams(np.arange(len(words), dtype=np.uint32)[:, None], np.array(logps), np.array(backoffs))
     if not listed:
         grams.backoff_M[0] = 0.0

@@ -27,7 +27,7 @@ from lmlab.errors import ArtifactError, SettingError, UsageError, shown
 from lmlab.kernels import engine
 from lmlab.kernels.ngram.layout import MAX_ORDER, UNSEEN, Counts, Level, check_arrays
 from lmlab.memory import check_array, map_array, parse_size, save_array
-from lmlab.models.base import BeamWriter, Reader, Scorer, Writer
+from lmlab.models.base import BatchWriter, BeamWriter, Reader, Scorer
 from lmlab.models.ngram import prune
 from lmlab.models.ngram.counts import count_ngrams
 from lmlab.models.ngram.ranks import rank_array, rows
@@ -241,17 +241,17 @@ class Ngram:
         """Steps in NumPy, in the fast layout."""
         return TrieReader(self.trie) if isinstance(self.trie, Trie) else None
 
-    def writer(self, prompt: Sequence[int], tokens: int) -> Writer | None:
-        """Writes a text in compiled loops, without torch: in the fast layout, where it is read in milliseconds."""
+    def batch_writer(self, prompts: Sequence[Sequence[int]], tokens: int) -> BatchWriter | None:
+        """Writes texts in compiled loops, without torch: in the fast layout, where it is read in milliseconds."""
         tables = self._row_tables(tokens)
         if tables is None:
             return None
         from lmlab.kernels.ngram.writing import NgramWriter
 
-        return NgramWriter(tables, [BOS, *prompt])
+        return NgramWriter(tables, [[BOS, *prompt] for prompt in prompts])
 
     def beam_writer(self, prompt: Sequence[int], width: int, tokens: int) -> BeamWriter | None:
-        """Grows a beam in compiled loops, where `writer` writes."""
+        """Grows a beam in compiled loops, where `batch_writer` writes."""
         tables = self._row_tables(tokens)
         if tables is None:
             return None

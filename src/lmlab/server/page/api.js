@@ -46,12 +46,22 @@ export async function* stream(path, body, signal) {
   }
 }
 
-/** The pieces of a completion as they come: text, and the bits of its tokens under the model. */
+/** The tokens of a completion as they come, of which an event may hold several: text, and its bits under the model. */
 export async function* complete(request, signal) {
+  let at = null; // where the text told next begins, in characters as the server counts them
   for await (const event of stream("v1/completions", { ...request, stream: true, logprobs: 1 }, signal)) {
     const { text = "", logprobs } = event.choices?.[0] ?? {};
-    const logps = (logprobs?.token_logprobs ?? []).filter((logp) => logp !== null);
-    if (text || logps.length) yield { text, bits: logps.map((logp) => -logp / Math.LN2) };
+    const offsets = logprobs?.text_offset ?? [];
+    const characters = [...text];
+    at ??= offsets[0] ?? 0;
+    const cut = (from, to) => characters.slice(Math.max(0, from - at), Math.max(0, to - at)).join("");
+    const before = cut(at, offsets[0] ?? Infinity); // characters whose first bytes were the token before
+    if (before) yield { text: before, bits: [] };
+    for (const [which, offset] of offsets.entries()) {
+      const logp = logprobs.token_logprobs[which];
+      yield { text: cut(offset, offsets[which + 1] ?? Infinity), bits: logp === null ? [] : [-logp / Math.LN2] };
+    }
+    at += characters.length;
   }
 }
 

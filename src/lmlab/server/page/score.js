@@ -23,7 +23,7 @@ function words(text, results) {
 export function score(root, app) {
   const is = { models: app.names.slice(0, 2), a: "", b: null, by: "bits" };
   let results = []; // {model, which, text, got, list, box}
-  const running = newest();
+  const running = newest(), counting = newest();
 
   const table = el("div"), maps = el("div", { class: "whole" }), places = el("div"), chips = el("div", { class: "chips", role: "group", "aria-label": "Models" });
   const detail = el("p", { class: "detail", "aria-live": "polite" });
@@ -94,18 +94,35 @@ export function score(root, app) {
   /** The same characters under every model. */
   function pick(mine, piece) {
     const { from, to } = piece;
+    const counted = [];
     detail.replaceChildren(...mine.map((one) => {
       if (to > from) one.box.mark(from, to);
       const here = one.list.filter((other) => (to > from ? other.from < to && other.to > from : other.from === from && other.to === to));
       const bits = sum(here.map((other) => other.bits));
       const [only] = here.length === 1 ? here : [];
+      const note = el("small");
+      if (only?.matched !== undefined) counted.push([one, only, note]);
       return el("span", {}, el("b", {}, one.model), ` ${here.map((other) => visible(other.piece || other.text)).join(" · ")}  ${figure(bits)} bits`,
         only ? ` · rank ${only.rank.toLocaleString("en")}` : "",
         only?.matched !== undefined ? ` · matched order ${only.matched}` : "",
         only?.weights ? ` · ${Object.entries(only.weights).map(([name, weight]) => `${name} ${percent(weight)}`).join(", ")}` : "",
-        only?.alternatives?.length ? el("small", {}, `expected ${only.alternatives.slice(0, 5).map((other) => `${visible(other.text)} ${percent(other.p)}`).join(", ")}`) : "");
+        only?.alternatives?.length ? el("small", {}, `expected ${only.alternatives.slice(0, 5).map((other) => `${visible(other.text)} ${percent(other.p)}`).join(", ")}`) : "", note);
     }));
+    countSoon(counted);
   }
+
+  /** How often the n-gram that predicted a token stood in training, and one line that holds it. */
+  const countSoon = later(100, (counted) => counting(async (signal) => {
+    for (const [{ model, text, list }, token, note] of counted) {
+      const from = list[Math.max(0, list.indexOf(token) - 40)].from; // the server looks at so many tokens, and no n-gram is as long
+      const got = await post("ngrams", { model, text: text.slice(from, token.to) }, signal).catch((error) => {
+        if (signal.aborted) throw error;
+        return null; // the text that was counted is not kept
+      });
+      const found = got?.tokens.at(token.to > token.from ? -2 : -1);
+      if (found) note.textContent = ` · ${found.count.toLocaleString("en")} of ${found.of.toLocaleString("en")} in training${found.count ? `, as in “${line(found.line.trim())}”` : ""}`;
+    }
+  }));
 
   function drawPlaces() {
     places.replaceChildren(...["A", "B"].map((which) => {
