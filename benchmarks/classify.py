@@ -293,6 +293,9 @@ def main() -> None:
     for name in [options.only] if options.only else names:
         if not (options.out / name).exists():
             train(name, options.out)
+        manifest = json.loads((options.out / name / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["status"] not in ("done", "early"):
+            raise SystemExit(f"{options.out / name} was {manifest['status']}: remove it, and run this again")
     if options.only:
         return
     split = "valid" if options.valid else "test"
@@ -300,10 +303,6 @@ def main() -> None:
     if options.labels:
         print()
         by_labels(options.out, options.seeds, split, options.labels)
-    for name in names:
-        manifest = json.loads((options.out / name / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["status"] != "done":
-            print(f"\n{name} was {manifest['status']} after {manifest['results']['steps']:,} steps")
     print(f"\n{machine()}; load {os.getloadavg()[0]:.0f} at the end")
     if options.json:
         options.json.write_text(json.dumps(told, indent=1), encoding="utf-8")
