@@ -262,6 +262,7 @@ def test_parameters_are_scikit_learns():
 def test_scikit_learn_takes_it():
     pytest.importorskip("sklearn", reason="scikit-learn is no dependency")
     from sklearn.base import clone, is_classifier
+    from sklearn.ensemble import VotingClassifier
     from sklearn.metrics import f1_score
     from sklearn.model_selection import GridSearchCV, cross_val_score
     from sklearn.pipeline import make_pipeline
@@ -273,6 +274,11 @@ def test_scikit_learn_takes_it():
     assert clone(pipeline).fit(TEXTS, LABELS).score(TEXTS, LABELS) > 0.9
     search = GridSearchCV(Classifier(), {"tokenizer": ["word", "char"]}, cv=2).fit(TEXTS, LABELS)
     assert search.best_score_ > 0.9
+    ways = [("words", Classifier()), ("characters", Classifier(tokenizer="char"))]
+    voting = VotingClassifier(ways, voting="soft").fit(TEXTS, LABELS)
+    assert voting.score(TEXTS, LABELS) > 0.9
+    both = np.mean([each.predict_proba(TEXTS) for each in voting.estimators_], axis=0)
+    np.testing.assert_allclose(voting.predict_proba(TEXTS), both)
     classifier = Classifier().fit(TEXTS, LABELS)
     said = classifier.predict(TEXTS)
     assert classifier.evaluate(TEXTS, LABELS)["macro_f1"] == pytest.approx(f1_score(LABELS, said, average="macro"))
@@ -357,6 +363,24 @@ def test_bad_records_are_one_line(content, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert BAD_RECORDS[content] in said[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_ten_thousand_numbers_as_labels(tmp_path, capsys):
+    rows = [{"text": f"w{number}", "label": number, "partition": "train"} for number in range(10_000)]
+    rows += [{"text": "w7", "label": 7, "partition": "test"}, {"text": "w8", "label": 9.0, "partition": "test"}]
+    (tmp_path / "many.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["classify", "train", str(tmp_path / "many.jsonl"), "-o", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "10,000 classes would need as many language models" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    small = ["--steps", "1", "--set", "model.hidden=4", "--set", "model.embedding=4", "--set", "train.precision=fp32"]
+    assert main([*words, "--model", "gru", *small]) == 0
+    capsys.readouterr()
+    assert main(["classify", "eval", str(tmp_path / "run"), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["texts"] == 2
+    assert found["unseen_labels"] == ["9.0"]
+    assert {row["label"] for row in found["labels"]} > {"7", "9.0"}
 
 
 def test_a_label_absent_in_training_is_an_error_and_told(tmp_path, capsys):
