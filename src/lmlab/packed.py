@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,6 +44,7 @@ def is_packed(path: Path) -> bool:
 
 def pack(folder: Path, path: Path) -> None:
     """Write the files of a folder, which has no folders in it, as one, atomically; equal files give equal bytes."""
+    import shutil
     import zipfile
 
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:

@@ -49,4 +49,6 @@ def test_a_vote_is_the_mean_and_right_is_told_by_text(news):
     voted = classify.together([sure, flat])
     assert classify.right([voted, flat], "valid")[0].all()
     np.testing.assert_allclose(voted["valid"].sum(1), 1)
-    assert classify.nats([voted], "valid").mean() < classify.nats([sure], "valid").mean()  # calibrated: it is always right
+    assert (
+        classify.nats([voted], "valid").mean() < classify.nats([sure], "valid").mean()
+    )  # calibrated: it is always right
