@@ -28,7 +28,7 @@ from lmlab import errors
 from lmlab.cli import main
 from lmlab.corpora import raw
 from lmlab.errors import ArtifactError, DataError, EmptyDataError, LmlabError, SettingError, UsageError, WorkerError
-from lmlab.facade import shards
+from lmlab.facade import sharding, shards
 from lmlab.facade.estimate import merge
 from lmlab.facade.shards import Shard, count_shard
 from lmlab.kernels import engine
@@ -362,12 +362,12 @@ def test_a_cluster_that_loses_a_worker(scheduler: Any, here: Path, capsys: pytes
 
 def test_a_cluster_that_is_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra dask is not installed")
-    monkeypatch.setattr(shards, "_ANSWERS", "1 s")
+    monkeypatch.setattr(sharding, "_ANSWERS", "1 s")
     with pytest.raises(WorkerError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*: start one"):
-        shards.dask("tcp://127.0.0.1:9").__enter__()
+        sharding.dask("tcp://127.0.0.1:9").__enter__()
 
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(errors.MissingExtraError, match=r"lmlab\[dask\]"):
-        shards.dask("tcp://127.0.0.1:9").__enter__()
+        sharding.dask("tcp://127.0.0.1:9").__enter__()

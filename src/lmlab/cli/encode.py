@@ -7,12 +7,10 @@ any other file belongs to one shard whole. Shards that lie there already, whole,
 from __future__ import annotations
 
 import argparse
-import re
 
 from lmlab.cli.ngram_estimate import workers
 from lmlab.cli.parser import Parser, named, reporter_of
 from lmlab.cli.show import print_json, print_table
-from lmlab.errors import SettingError
 
 EXAMPLES = """\
   lmlab encode sample.txt --unit line --tokenizer bpe -o ids/sample            # the vocabulary, from a sample
@@ -41,16 +39,15 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Encode, show."""
     from lmlab.facade.encode import Encoded, encode
+    from lmlab.facade.sharding import share
 
-    asked = re.fullmatch(r"(\d{1,6})/(\d{1,6})", options.shard or "1/1", re.ASCII)
-    if not asked or not 1 <= int(asked[1]) <= int(asked[2]):
-        raise SettingError("shard", options.shard, "I/N with I from 1 to N, as in 2/4")
+    shard = share(options.shard) if options.shard else None
     with workers(options.cluster) as executor:
         out = encode(
             *options.texts,
             out=options.out,
             like=options.like,
-            shard=(int(asked[1]), int(asked[2])) if options.shard else None,
+            shard=shard,
             shards=options.shards,
             executor=executor,
             overwrite=options.overwrite,

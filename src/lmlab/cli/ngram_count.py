@@ -7,12 +7,10 @@ that are there already, whole, of the same text, are left as they are.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from lmlab.cli.parser import Parser, in_group, reporter_of
 from lmlab.cli.show import print_json
-from lmlab.errors import SettingError
 
 EXAMPLES = """\
   lmlab ngram count big.txt --shard 1/4 -o counts-1      # and 2/4, 3/4, 4/4 elsewhere
@@ -35,17 +33,16 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Count, save, show."""
     from lmlab.corpora import DataSettings
+    from lmlab.facade.sharding import share
     from lmlab.facade.shards import Shard, count_shard
     from lmlab.models.ngram import Ngram
     from lmlab.models.ngram.count_files import read_about
 
-    asked = re.fullmatch(r"(\d{1,6})/(\d{1,6})", options.shard, re.ASCII)
-    if not asked or not 1 <= int(asked[1]) <= int(asked[2]):
-        raise SettingError("shard", options.shard, "I/N with I from 1 to N, as in 2/4")
+    number, of = share(options.shard)
     DataSettings(errors=options.errors)
     settings = Ngram.Settings.make(in_group(options, "model"), "model")
-    shards = Shard.all_of(options.texts, int(asked[2]), settings, options.errors, options.skip_symbols)
-    shard, out, reporter = shards[int(asked[1]) - 1], Path(options.out), reporter_of(options)
+    shards = Shard.all_of(options.texts, of, settings, options.errors, options.skip_symbols)
+    shard, out, reporter = shards[number - 1], Path(options.out), reporter_of(options)
     new = count_shard(shard, out, overwrite=options.overwrite, reporter=reporter)
     arrays = read_about(out)["arrays"]
     ngrams = [arrays[f"count_{k}"][1] for k in range(1, settings.order + 1)]

@@ -79,7 +79,7 @@ def workers(cluster: str | None) -> Iterator[Executor | None]:
     if cluster.startswith("ray:"):
         from lmlab.facade.ray_tasks import connected
     else:
-        from lmlab.facade.shards import dask as connected
+        from lmlab.facade.sharding import dask as connected
     with connected(cluster) as executor:
         yield executor
 

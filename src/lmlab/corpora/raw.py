@@ -24,6 +24,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes read so far and their total, None where unknown."""
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+MOST_SHARDS = 100_000
 _CONTINUATION = bytes(range(0x80, 0xC0))  # never the first byte of a character
 
 

@@ -28,7 +28,7 @@ from lmlab.corpora.document import Document
 from lmlab.corpora.settings import SPLITS
 from lmlab.corpora.splits import SplitRule, choose_rule
 from lmlab.errors import ArtifactError, DataError, RunExistsError, SettingError, UsageError, shown
-from lmlab.facade import shards as by_shards
+from lmlab.facade import sharding
 from lmlab.integrity import json_sum, read_json, sha256_of, signed, unsigned
 from lmlab.progress import Reporter, default_reporter
 from lmlab.run_config import Component, RunConfig, from_tables
@@ -77,8 +77,7 @@ class Part:
 
     def stamps(self) -> dict[str, Any]:
         """What tells that the texts are as they were."""
-        sizes, changed = zip(*(raw.stamp(text, Path(self.here)) for text in self.texts), strict=True)
-        return {"texts": list(map(list, zip(self.texts, sizes, strict=True))), "changed": list(changed)}
+        return sharding.stamps(self.texts, Path(self.here))
 
     def small(self) -> Iterator[Part]:
         """All of the text in parts that are quick to read, in order."""
@@ -346,25 +345,24 @@ def encode(
     number, of = shard or (1, 1 if shards is None else shards)
     parts = _parts(sources, config.data, of)
     with contextlib.ExitStack() as stack:
-        work = stack.enter_context(by_shards.work_folder(out if shards else None, "shards"))
+        work = stack.enter_context(sharding.work_folder(out if shards else None, "shards"))
         wanted = _vocabulary(work / TOKENIZER, parts[0], config, like, reporter)
         if shard or shards is None:
             with reporter.stage(f"encoding {parts[0].name}"):
                 if not encode_part(parts[number - 1], work / TOKENIZER, wanted, out):
                     reporter.say(f"{out} was encoded before")
             return out
-        executor = executor or stack.enter_context(by_shards.processes())
+        executor = executor or stack.enter_context(sharding.processes())
         folders = [work / f"ids-{part.number}" for part in parts]
         calls = [(part, work / TOKENIZER, wanted, folder) for part, folder in zip(parts, folders, strict=True)]
-        done = by_shards.all_done(executor, reporter, "encoding", encode_part, calls)
+        done = sharding.all_done(executor, reporter, "encoding", encode_part, calls)
         if kept := done.count(False):
             reporter.say(f"{kept} of {of} shards were encoded before")
         return _joined([Encoded.open(folder) for folder in folders], out, reporter)
 
 
 def _parts(sources: Sequence[str | Path], data: DataSettings, of: int) -> list[Part]:
-    if not 1 <= of <= 100_000:
-        raise SettingError("shards", of, "1 to 100,000")
+    of = sharding.checked(of)
     if data.limit is not None:
         raise SettingError("limit", data.limit, "none where a text is encoded by itself", "cut the text")
     texts = list(map(str, sources))
@@ -400,7 +398,7 @@ def _vocabulary(folder: Path, part: Part, config: RunConfig, like: str | Path | 
 
 def _joined(parts: Sequence[Encoded], out: Path, reporter: Reporter) -> Path:
     """All shards of a text laid end to end."""
-    parts = by_shards.in_order(parts, "encode")
+    parts = sharding.in_order(parts, "encode")
     about: dict[str, Any] = {"here": parts[0].about["here"], "shard": [1, 1], "settings": parts[0].about["settings"]}
     first = [part for part in parts if part.about["shard"][0] == 1]
     about |= {name: [each for part in first for each in part.about[name]] for name in ("texts", "changed")}

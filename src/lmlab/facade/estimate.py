@@ -95,11 +95,12 @@ def estimate(
             texts = Texts.of(sources, model_settings, reporter, errors=errors, skip_symbols=skip_symbols)
             counted = _count(texts, model_settings, vocab_size, min_count, reporter)
         else:
-            from lmlab.facade import shards as by_shards  # which one process does without
+            from lmlab.facade import sharding  # which one process does without
+            from lmlab.facade import shards as by_shards
 
             parts = by_shards.Shard.all_of(sources, shards, model_settings, errors, skip_symbols)
-            work = stack.enter_context(by_shards.work_folder(None if out is None else Path(out)))
-            executor = executor or stack.enter_context(by_shards.processes())
+            work = stack.enter_context(sharding.work_folder(None if out is None else Path(out)))
+            executor = executor or stack.enter_context(sharding.processes())
             counts = by_shards.count_shards(parts, work, executor, reporter)
             on_disk = bool(model_settings.memory)
             counted = by_shards.merge_counts(counts, work, executor, reporter, vocab_size, min_count, on_disk)
@@ -131,12 +132,13 @@ def merge(
     Raises:
         LmlabError: see `lmlab.errors`.
     """
+    from lmlab.facade import sharding
     from lmlab.facade import shards as by_shards
 
     reporter, began = reporter or default_reporter(), time.perf_counter()
     if out is not None:
         store.check_free(Path(out), overwrite=overwrite)
-    counts = by_shards.in_order([CountFiles.open(Path(folder)) for folder in folders])
+    counts = sharding.in_order([CountFiles.open(Path(folder)) for folder in folders])
     about = counts[0].about
     defaults = {field.name: field.default for field in described(Ngram.Settings)}
     counted = {"order": counts[0].order, "compat": about["settings"]["compat"]}
@@ -144,8 +146,8 @@ def merge(
     config = _configuration(settings, {"vocab_size": vocab_size, "min_count": min_count}, about["texts"][0][0])
     on_disk = bool(config.model.settings.memory)
     with contextlib.ExitStack() as stack:
-        work = stack.enter_context(by_shards.work_folder(None if out is None else Path(out)))
-        executor = executor or stack.enter_context(by_shards.threads())
+        work = stack.enter_context(sharding.work_folder(None if out is None else Path(out)))
+        executor = executor or stack.enter_context(sharding.threads())
         merged = by_shards.merge_counts(counts, work, executor, reporter, vocab_size, min_count, on_disk)
         return _smoothed(merged, config, out, overwrite, reporter, began)
 

@@ -15,15 +15,12 @@ Shapes: V words, P parts, which are shards with common word ids.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,20 +31,16 @@ from lmlab.errors import (
     ArtifactError,
     DataError,
     EmptyDataError,
-    MissingExtraError,
     RunExistsError,
-    SettingError,
     UsageError,
-    WorkerError,
 )
 from lmlab.facade.counting import Counted, Texts, commonest, count, described_text
-from lmlab.kernels import engine
+from lmlab.facade.sharding import all_done, checked, in_order, stamps
 from lmlab.kernels.ngram.layout import NONE, Counts
 from lmlab.kernels.ngram.merge import cut_level, merge_level, renamed
 from lmlab.memory import forget, room
 from lmlab.models.ngram.count_files import (
     ABOUT,
-    MOST_SHARDS,
     CountFiles,
     level_arrays,
     open_level,
@@ -61,9 +54,7 @@ from lmlab.tokens.scan import scanner
 from lmlab.vocabulary import SPECIALS, UNK
 
 _MOST = (1 << 32) - 1  # that a count can be
-_SHOWN = 10  # missing shards
 _RANGE = 1 << 21  # k-grams of all parts, or thereabouts, that a task merges
-_ANSWERS = "10 s"  # within which a scheduler does
 
 
 @dataclass(frozen=True)
@@ -96,8 +87,7 @@ class Shard:
             SettingError: there cannot be so many.
             UsageError: a source is no file.
         """
-        if of is None or not 1 <= of <= MOST_SHARDS:
-            raise SettingError("shards", of, f"1 to {MOST_SHARDS:,}")
+        of = checked(of)
         if odd := [source for source in sources if not isinstance(source, str | Path) or str(source) == "-"]:
             what = "standard input" if odd[0] == "-" else f"a {type(odd[0]).__name__}"
             raise UsageError(f"{what} cannot be cut into shards", "write it to a file, and name that")
@@ -114,11 +104,9 @@ class Shard:
 
     def about(self) -> dict[str, Any]:
         """What its counts hang on, to be kept with them."""
-        sizes, changed = zip(*(raw.stamp(text, Path(self.here)) for text in self.texts), strict=True)
         return {
             "shard": [self.number, self.of],
-            "texts": list(map(list, zip(self.texts, sizes, strict=True))),
-            "changed": list(changed),
+            **stamps(self.texts, Path(self.here)),
             "settings": {
                 "order": self.settings.order,
                 "compat": self.settings.compat,
@@ -332,51 +320,6 @@ def _merge_level(
     return level, Below(sizes, work / f"maps-{k}")
 
 
-class Made(Protocol):
-    """What was made of a shard: where it lies, the name of its text, and what it hangs on."""
-
-    @property
-    def folder(self) -> Path: ...  # noqa: D102
-
-    @property
-    def text(self) -> str: ...  # noqa: D102
-
-    @property
-    def about(self) -> dict[str, Any]: ...  # noqa: D102
-
-
-Each = TypeVar("Each", bound=Made)
-
-
-def in_order(counts: Sequence[Each], verb: str = "ngram count") -> list[Each]:
-    """What was made of all shards of one text or more, each once, in order; texts in the order of their mention.
-
-    Raises:
-        UsageError: shards are missing, named twice, or made in different ways.
-    """
-    of_text: dict[str, dict[int, Each]] = {}
-    for one in counts:
-        for name, value in one.about["settings"].items():
-            if value != (before := counts[0].about["settings"].get(name)):
-                problem = f"{one.folder} was made with {name} {value}, but {counts[0].folder} with {before}"
-                raise UsageError(problem, "make all shards alike")
-        number, of = one.about["shard"]
-        shards = of_text.setdefault(json.dumps([one.about["texts"], of]), {})
-        if shards.setdefault(number, one) is not one:
-            problem = f"{shards[number].folder} and {one.folder} are both shard {number} of {of} of {one.text}"
-            raise UsageError(problem, "name one of them")
-    for shards in of_text.values():
-        one = next(iter(shards.values()))
-        of = one.about["shard"][1]
-        if missing := sorted(set(range(1, of + 1)) - shards.keys()):
-            listed = ", ".join(map(str, missing[:_SHOWN])) + ", ..." * (len(missing) > _SHOWN)
-            raise UsageError(
-                f"of the shards of {one.text}, {len(missing)} of {of} are missing: {listed}",
-                f"make them, as by `lmlab {verb} --shard {missing[0]}/{of}`, and name all",
-            )
-    return [shards[number] for shards in of_text.values() for number in sorted(shards)]
-
-
 def _common_words(
     lists: Sequence[tuple[bytes, np.ndarray]], vocab_size: int | None, min_count: int
 ) -> tuple[list[str], list[np.ndarray]]:
@@ -415,81 +358,3 @@ def _joined(arrays: Sequence[np.ndarray], on_disk: bool) -> np.ndarray:
         at += len(array)
         forget(array, whole)
     return whole
-
-
-def all_done(
-    executor: Executor, reporter: Reporter, title: str, task: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
-) -> list[Any]:
-    """What a task returns for each call, in their order."""
-    futures = []
-    try:
-        futures += [executor.submit(task, *call) for call in calls]
-        with reporter.stage(title, len(futures), " tasks") as advance:
-            for done, future in enumerate(futures, 1):
-                future.result()
-                advance(done)
-        return [future.result() for future in futures]
-    except (BrokenExecutor, CancelledError) as error:
-        problem = f"a worker or its scheduler was lost while {title} (killed, or out of memory)"
-        remedy = "start again: what was done is kept; more shards, or --memory, take less memory"
-        raise WorkerError(problem, remedy) from error
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-@contextlib.contextmanager
-def work_folder(out: Path | None, ending: str = "counts") -> Iterator[Path]:
-    """A folder for what workers write: `OUT.counts`, which stays where the block fails, so that all is not lost."""
-    if out is None:
-        with tempfile.TemporaryDirectory() as unnamed:
-            yield Path(unnamed)
-        return
-    folder = out.absolute().with_name(f"{out.name}.{ending}")
-    with disk.held(folder):
-        with disk.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        disk.discard(folder)
-
-
-@contextlib.contextmanager
-def processes() -> Iterator[Executor]:
-    """As many processes as there are cores."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(engine.cores(), get_context("spawn")) as pool:
-        yield pool
-
-
-@contextlib.contextmanager
-def threads() -> Iterator[Executor]:
-    """As many threads as there are cores: merging takes them in NumPy, which lets go of the interpreter."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(engine.cores()) as pool:
-        yield pool
-
-
-@contextlib.contextmanager
-def dask(address: str) -> Iterator[Executor]:
-    """The workers of a Dask cluster whose scheduler answers at an address such as tcp://10.0.0.1:8786.
-
-    Raises:
-        MissingExtraError: Dask is not installed.
-        WorkerError: nobody answers there, or its workers die of a task.
-    """
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError as error:
-        raise MissingExtraError("a Dask cluster", "dask") from error
-    try:
-        client = Client(address, timeout=_ANSWERS)
-    except (OSError, ValueError) as error:
-        raise WorkerError(f"no Dask scheduler answers at {address} ({error})", "start one: dask scheduler") from error
-    try:
-        with client:
-            yield client.get_executor(pure=False)
-    except KilledWorker as error:
-        raise WorkerError(f"workers of {address} die again and again ({error})", "give them more memory") from error

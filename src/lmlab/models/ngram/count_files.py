@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmlab.corpora.raw import MOST_SHARDS
 from lmlab.disk import atomic_folder, write_json
 from lmlab.errors import ArtifactError, shown
 from lmlab.integrity import plain, read_json, signed, unsigned
@@ -24,7 +25,6 @@ from lmlab.memory import check_array, map_array, map_npy, save_array
 from lmlab.vocabulary import SPECIALS
 
 FORMAT = 1
-MOST_SHARDS = 100_000
 ABOUT = "about.json"
 _OWN_SUM = "sha256"
 _AGAIN = "count it again"
