@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from lmlab.kernels.jit import jit
-from lmlab.kernels.writing.choice_loops import forbid, weigh
+from lmlab.kernels.writing.choice_loops import allowed
 
 
 @jit
@@ -30,16 +30,10 @@ def consider(logits_V, norm, forbidden_F, base, row, room, candidates, found):
     Returns:
         How many there are now.
     """
-    chain_V, weight_V = room
+    chain_V, _ = room
     score_K, row_K, token_K, logp_K, drawn_K = candidates
-    broken = 0
-    for v in range(len(chain_V)):
-        chain_V[v] = logits_V[v] - norm
-        broken += chain_V[v] != chain_V[v]
-    if len(forbidden_F):
-        forbid(chain_V, forbidden_F)
-    top, total = weigh(chain_V, weight_V)
-    if broken or found < 0 or not abs(top) < np.inf:
+    top, total = allowed(logits_V, norm, forbidden_F, room)
+    if found < 0 or not abs(top) < np.inf:
         return -1
     mass = top + math.log(total)
     for v in range(len(chain_V)):

@@ -34,6 +34,30 @@ def log_of_sum(logits_V):
     return np.float64(top) + math.log(total)
 
 
+@inline
+def allowed(logits_V, norm, forbidden_F, room):
+    """Fill in the log-probabilities of what is not forbidden, and their weights, the largest of which is 1.
+
+    Args:
+        logits_V: float32.
+        norm: what they are too large by for log-probabilities.
+        forbidden_F: ids that are never chosen, unless no other can be.
+        room: of `room_to_choose`.
+
+    Returns:
+        The largest log-probability, NaN where any is, and the sum of weights.
+    """
+    chain_V, weight_V = room
+    broken = 0
+    for v in range(len(chain_V)):
+        chain_V[v] = logits_V[v] - norm
+        broken += chain_V[v] != chain_V[v]
+    if len(forbidden_F):
+        _forbid(chain_V, forbidden_F)
+    top, total = _weigh(chain_V, weight_V)
+    return np.nan if broken else top, total
+
+
 @inline  # machine code kept on disk must not name the class of a rule
 def choose(logits_V, norm, rule, uniform, room):
     """Choose a token.
@@ -49,21 +73,15 @@ def choose(logits_V, norm, rule, uniform, room):
         The token, its log-probability, and that after the processors; a token of -1 where the row has NaN or nothing.
     """
     chain_V, weight_V = room
-    broken = 0
-    for v in range(len(chain_V)):
-        chain_V[v] = logits_V[v] - norm
-        broken += chain_V[v] != chain_V[v]
-    if len(rule.forbidden_F):
-        forbid(chain_V, rule.forbidden_F)
-    top, total = weigh(chain_V, weight_V)
-    if broken or not abs(top) < np.inf:
+    top, total = allowed(logits_V, norm, rule.forbidden_F, room)
+    if not abs(top) < np.inf:
         return -1, np.nan, np.nan
     for p in range(len(rule.code_P)):
         code, value = rule.code_P[p], rule.value_P[p]
         if code == TEMPERATURE and value > 0:
             for v in range(len(chain_V)):
                 chain_V[v] = (chain_V[v] - top) / value
-            top, total = weigh(chain_V, weight_V)
+            top, total = _weigh(chain_V, weight_V)
         elif code == TEMPERATURE:
             total = _cut(chain_V, weight_V, top, 1, np.inf)
         elif code == TOP_K and value < len(chain_V):
@@ -111,7 +129,7 @@ def choose_all(logits_BV, size, first, t, rule, uniform_BT, room, token_B, writt
 
 
 @jit_sums
-def weigh(chain_V, weight_V):
+def _weigh(chain_V, weight_V):
     """Fill in the weights, the largest of which is 1; the largest log-probability, and the sum of weights."""
     top, total = -np.inf, 0.0
     for v in range(len(chain_V)):
@@ -123,7 +141,7 @@ def weigh(chain_V, weight_V):
 
 
 @jit
-def forbid(chain_V, forbidden_F):
+def _forbid(chain_V, forbidden_F):
     """Send these ids to -inf, unless nothing else is left."""
     best = -np.inf
     for v in range(len(chain_V)):
