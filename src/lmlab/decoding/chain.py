@@ -20,6 +20,7 @@ from lmlab.config import Settings, described
 from lmlab.decoding.branch import Cut, Rows
 from lmlab.decoding.chance import Floats
 from lmlab.errors import UnknownNameError, UsageError
+from lmlab.models.readers import log_softmax
 
 Process = Callable[[Any, Floats], Floats]
 Chain = tuple[Process, ...]
@@ -146,5 +147,4 @@ def learns(process: Process) -> TypeGuard[Processor]:
 
 def normal(logp_BV: Floats) -> Floats:
     """Log-probabilities of rows that sum to one."""
-    below_BV = logp_BV - logp_BV.max(-1, keepdims=True)
-    return np.asarray(below_BV - np.log(np.exp(below_BV).sum(-1, keepdims=True)))
+    return log_softmax(logp_BV.copy())

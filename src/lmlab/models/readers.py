@@ -26,6 +26,12 @@ def reader_of(model: LanguageModel, rows: int = 1) -> Reader:
     return (declared(rows) if declared else None) or _ByTorch(model)
 
 
+def log_softmax(logits_BV: np.ndarray) -> np.ndarray:
+    """Log-probabilities of rows that sum to one; in place as far as it goes, so the logits are lost."""
+    logits_BV -= logits_BV.max(-1, keepdims=True)
+    return np.asarray(logits_BV - np.log(np.exp(logits_BV).sum(-1, keepdims=True)))
+
+
 class Following(Protocol):
     """One text that grows, and what the model says of what comes next: `logp_V`."""
 

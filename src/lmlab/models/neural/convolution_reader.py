@@ -11,6 +11,7 @@ import numpy as np
 
 from lmlab.kernels.writing.layout import ConvolutionWeights
 from lmlab.models.base import ArrayState
+from lmlab.models.readers import log_softmax
 from lmlab.vocabulary import BOS, PAD
 
 
@@ -47,9 +48,7 @@ class ConvolutionReader:
             new_BTC = _activated(sums_BTO, weights.out_VC.shape[1]).reshape(len(ids_BT), length, -1)
             residual = weights.residual and x_BTC.shape[2] == new_BTC.shape[2]
             x_BTC = new_BTC + x_BTC[:, past:] if residual else new_BTC
-        logits_BV = x_BTC[:, -1] @ weights.out_VC.T + weights.out_bias_V
-        logits_BV -= logits_BV.max(-1, keepdims=True)
-        return np.asarray(logits_BV - np.log(np.exp(logits_BV).sum(-1, keepdims=True))), ArrayState(tuple(kept))
+        return log_softmax(x_BTC[:, -1] @ weights.out_VC.T + weights.out_bias_V), ArrayState(tuple(kept))
 
 
 def _activated(sums_NO: np.ndarray, channels: int) -> np.ndarray:

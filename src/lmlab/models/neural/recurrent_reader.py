@@ -11,6 +11,7 @@ import numpy as np
 
 from lmlab.kernels.writing.layout import Weights
 from lmlab.models.base import ArrayState
+from lmlab.models.readers import log_softmax
 from lmlab.vocabulary import BOS
 
 _FEW = 64  # rows from which the quicker product is the one whose rows lie as the state's do
@@ -74,8 +75,7 @@ class RecurrentReader:
             shown = _product(shown, weights.narrow_EH) + weights.narrow_bias_E
         logits_BV = _product(shown, weights.out_VE)
         logits_BV += weights.out_bias_V
-        logits_BV -= logits_BV.max(-1, keepdims=True)
-        return np.asarray(logits_BV - np.log(np.exp(logits_BV).sum(-1, keepdims=True)))
+        return log_softmax(logits_BV)
 
 
 def _product(x_BH: np.ndarray, matrix_FH: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from lmlab.kernels.writing.layout import BlockWeights
 from lmlab.kernels.writing.network import Network
 from lmlab.models.base import ArrayState
+from lmlab.models.readers import log_softmax
 from lmlab.vocabulary import BOS
 
 _BASE = 10_000.0
@@ -85,7 +86,7 @@ class TransformerReader:
         rows, size = len(count_B), len(self._weights.out_bias_V)
         logits_BW, state = np.empty((rows, width(size)), np.float32), (kept_BL2DW, np.arange(rows), count_B.copy())
         step(*self._network.parts, state, np.array(token_B, np.int64), logits_BW)
-        return _log_softmax(logits_BW[:, :size])
+        return log_softmax(logits_BW[:, :size])
 
     def _plain(self, kept_BL2DW: np.ndarray, count_B: np.ndarray, token_B: Sequence[int]) -> np.ndarray:
         """logp_BV after one token more of each text, whose keys and values are filled in."""
@@ -111,12 +112,7 @@ class TransformerReader:
             x_BD = x_BD + seen_BD @ weights.attended_LDD[layer].T
             wide = _normal(x_BD) * feed_D @ weights.widen_LUD[layer].T
             x_BD = x_BD + np.square(np.maximum(wide, 0)) @ weights.narrow_LDU[layer].T
-        return _log_softmax(_normal(x_BD) * weights.last_norm_D @ weights.out_VD.T + weights.out_bias_V)
-
-
-def _log_softmax(logits_BV: np.ndarray) -> np.ndarray:
-    logits_BV -= logits_BV.max(-1, keepdims=True)
-    return np.asarray(logits_BV - np.log(np.exp(logits_BV).sum(-1, keepdims=True)))
+        return log_softmax(_normal(x_BD) * weights.last_norm_D @ weights.out_VD.T + weights.out_bias_V)
 
 
 def _normal(x: np.ndarray) -> np.ndarray:
