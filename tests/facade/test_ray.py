@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
@@ -72,7 +73,8 @@ class Nodes:
 @pytest.fixture
 def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LMLAB_TEST_RAY", f"/tmp/lmlab-ray-{os.getpid()}")  # sockets want a short name
+    short = f"{tempfile.gettempdir()}/lmlab-ray-{os.getpid()}"  # as sockets want it
+    monkeypatch.setenv("LMLAB_TEST_RAY", short)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of-no-worth-" * 3)
     pytest.importorskip("ray", reason="the extra ray is not installed")  # which reads these when it is imported

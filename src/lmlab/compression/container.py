@@ -241,7 +241,7 @@ def _pieces(file: BinaryIO, header: Mapping[str, Any], sizes: list[int]) -> Iter
 
 
 def _check_header(header: Mapping[str, Any], lm: TextModel | None) -> None:
-    """See that the model is the one that compressed, and the numbers are such as we write."""
+    """Refuse another model than the one that compressed, and numbers that nothing here writes."""
     if "model" in header:
         if lm is None:
             name = shown(header["model"])
