@@ -131,6 +131,19 @@ def test_hostile_headers_are_refused():
             lmlab.decompress(file)
 
 
+@pytest.mark.parametrize("said", [5, None, "here", ["here"]])
+def test_a_forged_machine_is_told_in_a_line(said):
+    lm = lmlab.train(text=TEXT, tokenizer="char", model="ngram", order=2, baseline=False)
+    packed, number = lmlab.compress(b"the cat", model=lm), container._NUMBER
+    (size,) = number.unpack(packed[5:9])
+    told = json.dumps(json.loads(packed[9 : 9 + size]) | {"made_by": said}).encode()
+    pieces = bytearray(packed[9 + size + number.size :])
+    pieces[8] ^= 1  # the sum of the first piece
+    forged = packed[:5] + number.pack(len(told)) + told + number.pack(container.zlib.crc32(told)) + bytes(pieces)
+    with pytest.raises(ArtifactError, match="damaged"):
+        lmlab.decompress(forged, model=lm)
+
+
 def test_blocks_side_by_side_are_those_one_after_the_other():
     data = some_text(400).encode()
     one, two = (small(data, block="4K", jobs=jobs) for jobs in (1, 3))

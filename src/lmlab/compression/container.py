@@ -249,6 +249,8 @@ def _check_header(header: Mapping[str, Any], lm: TextModel | None) -> None:
         if header.get("sha256") != _identity(lm)["sha256"]:
             problem = f"it was compressed with another model ({shown(header['model'])}), or composed otherwise"
             raise ArtifactError(problem, "give the same --model, --adapt and --mix")
+        if not isinstance(header.get("made_by"), dict):
+            raise damaged()
         return
     if lm is not None:
         raise UsageError("it was compressed without a model", "leave out --model")
