@@ -92,8 +92,9 @@ def test_a_precision_that_is_named_stands():
 
 
 def test_torch_comes_back_as_it_was():
-    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic
     with torch_borrowed():
         torch.set_num_threads(1)
-        assert not torch.backends.cudnn.allow_tf32
-    assert (torch.get_num_threads(), torch.backends.cudnn.allow_tf32) == before
+        assert (cudnn.allow_tf32, cudnn.deterministic) == (False, True)
+    assert (torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic) == before

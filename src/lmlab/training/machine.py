@@ -96,24 +96,26 @@ def _product_seconds(left: Tensor, right: Tensor) -> float:
 
 @contextlib.contextmanager
 def torch_borrowed(threads: int | None = None) -> Iterator[None]:
-    """Whatever number of threads torch is given within this, the caller's comes back; and fp32 is fp32 within it.
+    """Whatever number of threads torch is given within this, the caller's comes back; fp32 is fp32, and a run repeats.
 
     Of itself torch lets cuDNN round fp32 to 10 bits (TF32) in recurrences and convolutions: on a GPU the weights of a
-    small LSTM were 2e-3 from the processor's after 20 steps. Who wants speed takes bf16, as `auto` does there.
+    small LSTM were 2e-3 from the processor's after 20 steps. Who wants speed takes bf16, as `auto` does there. Nor may
+    cuDNN sum in any order: weights of a CNN that learned twice were up to 4e-3 apart.
 
     Args:
         threads: to begin with; None are the caller's.
     """
     import torch
 
-    before, rounded = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    cudnn = torch.backends.cudnn
+    before, told = torch.get_num_threads(), (cudnn.allow_tf32, cudnn.deterministic)
+    cudnn.allow_tf32, cudnn.deterministic = False, True
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = rounded
+        cudnn.allow_tf32, cudnn.deterministic = told
         torch.set_num_threads(before)
 
 

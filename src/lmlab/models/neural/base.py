@@ -244,7 +244,7 @@ class NeuralModel(nn.Module, abc.ABC):
         Raises:
             LmlabError: the model gives NaN or infinite numbers.
         """
-        parts, at = [torch.zeros(len(ids_BT), 0)], 0
+        parts, at = [torch.zeros(len(ids_BT), 0, device=ids_BT.device)], 0
         for logits_BSV, norm_BS1 in self._segments(ids_BT):
             chosen_BS1 = logits_BSV.gather(-1, ids_BT[:, at : at + logits_BSV.shape[1], None])
             parts.append((chosen_BS1.float() - norm_BS1)[..., 0])
