@@ -147,16 +147,21 @@ def _steps(texts: Sequence[Iterator[Branch]]) -> Iterator[Step]:
             one = (branch,)
             yield Step(one, (), one, False, one) if branch.end is None else Step((), one, one, True, one)
         return
-    best, live = [Branch.root()] * len(texts), list(range(len(texts)))
+    best, live = [Branch.root()] * len(texts), [*range(len(texts))]
     while live:
-        for lane in live:
-            best[lane] = next(texts[lane])
-        grown = [best[lane] for lane in live]
-        ended = tuple([branch for branch in grown if branch.end is not None])
-        if ended:
-            grown = [branch for branch in grown if branch.end is None]
-            live = [branch.lane for branch in grown]
-        yield Step(tuple(grown), ended, tuple(best), not live, (best[0],))
+        for grown in zip(*[texts[lane] for lane in live], strict=False):
+            if len(live) == len(best):
+                best = [*grown]
+            else:
+                for lane, branch in zip(live, grown, strict=True):
+                    best[lane] = branch
+            ended = tuple([branch for branch in grown if branch.end is not None])
+            if ended:
+                grown = tuple([branch for branch in grown if branch.end is None])
+                live = [branch.lane for branch in grown]
+            yield Step(grown, ended, tuple(best), not live, (best[0],))
+            if ended:
+                break
 
 
 def _beam(writer: BeamWriter, search: Any, eos: int, limits: Limits) -> Iterator[Step]:
