@@ -416,6 +416,28 @@ def test_nothing_is_wider_than_a_phone(browser, address, view):
     page.close()
 
 
+@pytest.mark.parametrize("view", ["write", "score", "beam", "compare"])
+def test_axe_finds_no_violation_in_light_and_dark_wide_and_narrow(browser, address, view):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = browser.new_page()
+    asked = {"text": TEXT, "a": TEXT, "b": "an owl", "prompt": "the cat", "tokens": 8, "models": '["kn3", "lstm+kn3"]'}
+    page.goto(address_of(address, view, **asked))
+    page.locator(f"#view-{view} :is(.bar, .heat .t, .node)").nth(4).wait_for()
+    for summary in [*page.locator("main summary").all(), page.get_by_text("Export")]:
+        summary.click()
+    page.evaluate("for (const id of ['key', 'alert']) document.getElementById(id).hidden = false")
+    page.evaluate("document.getElementById('alert').textContent = 'What the server refuses.'")
+    for scheme in ("light", "dark"):
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            page.wait_for_function("name => document.documentElement.dataset.theme === name", arg=scheme)
+            found = axe.Axe().run(page)
+            assert found.response["violations"] == [], (scheme, width, found.generate_report())
+            assert len(found.response["passes"]) > 20
+    page.close()
+
+
 def test_the_address_keeps_what_urls_must_escape(sheet, address):
     text = "a dog & an owl = 1 + 1 # ?\n"
     sheet.goto(address_of(address, "score", models='["kn3"]', a=text))
