@@ -87,8 +87,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=2048)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no connection waits 40 ms for an ACK
-        return listening
     except (OSError, ValueError) as error:  # a name that is none is a UnicodeError, or has a NUL
         problem = f"{host!r}:{port} cannot be listened at ({getattr(error, 'strerror', None) or error})"
         raise UsageError(problem, "name another --host or --port") from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no connection waits 40 ms for an ACK
+    return listening
