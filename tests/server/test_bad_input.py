@@ -1,6 +1,7 @@
 """What no client should send: one clear line in OpenAI's form, no path, no traceback, and the server goes on."""
 
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -45,6 +46,15 @@ BAD = [
     ("/score", {"model": "lstm", "text": ""}, "text holds no text"),
     ("/score", {"model": "lstm"}, "text is missing"),
     ("/score", {"model": "lstm", "text": "a", "more": 1}, "more is no field of this request"),
+    ("/ngrams", {"model": "kn3", "text": ""}, "text holds no text"),
+    ("/ngrams", {"model": "kn3"}, "text is missing"),
+    ("/ngrams", {"model": "kn3", "text": ["a"]}, "text is ['a'], but must be a valid string"),
+    ("/ngrams", {"model": "kn3", "text": "a", "top": 3}, "top is no field of this request"),
+    ("/ngrams", {"model": "kn3", "text": "a\0"}, "text holds U+0000"),
+    ("/ngrams", {"model": "kn3", "text": "a" * 61}, "62 tokens, but this picture has room for 60"),
+    ("/ngrams", {"model": "kn3", "text": "a" * 40_000}, "the prompt has 40000 tokens, but may have 32768: cut it"),
+    ("/ngrams", {"model": "lstm", "text": "a"}, "only an n-gram model has counts, and this run's is lstm"),
+    ("/ngrams", {"model": "lstm+kn3", "text": "a"}, "and this run's is composed of several"),
     ("/beam", {"model": "lstm", "width": 129}, "is 129, but must be 128 at most"),
     ("/beam", {"model": "lstm", "strategy": "greedy"}, "strategy is 'greedy', but must be a kind of beam"),
     ("/beam", {"model": "lstm", "n": 9}, "n is 9, but must be an integer <= the beam's width 5"),
@@ -117,7 +127,26 @@ def test_no_answer_has_a_path_or_a_traceback(runs: Any, tmp_path: Any) -> None:
     with TestClient(make_app(house), raise_server_exceptions=False) as client:
         answer = client.post("/score", json={"model": "broken", "text": "a dog"})
     assert answer.status_code == 500
-    assert answer.json()["error"]["message"] == "the model cannot be read: the server's log says why"
+    assert answer.json()["error"]["message"] == "the model or its text cannot be read: the server's log says why"
+
+
+def test_a_training_text_that_is_gone_is_told_to_the_log(runs: Any, tmp_path: Any, caplog: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    import lmlab
+    from lmlab.server.app import make_app
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
+
+    shutil.copy(runs / "poem.txt", tmp_path)
+    lmlab.train(tmp_path / "poem.txt", model="ngram", order=2, tokenizer="char", out=tmp_path / "kn2")
+    (tmp_path / "poem.txt").unlink()
+    with TestClient(make_app(House(entries_of([str(tmp_path / "kn2")]), Bounds()))) as client:
+        answer = client.post("/ngrams", json={"model": "kn2", "text": "a dog"})
+        assert client.post("/score", json={"model": "kn2", "text": "a dog"}).status_code == 200
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "the model or its text cannot be read: the server's log says why"
+    assert str(tmp_path) in caplog.text
 
 
 def test_a_key_is_asked_for(house: Any) -> None:

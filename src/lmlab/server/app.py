@@ -320,7 +320,7 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
         status, message, code = 501, str(error), "not_installed"
     elif isinstance(error, ArtifactError | StorageError):
         _log.error("%s", error)
-        message, code = "the model cannot be read: the server's log says why", "model_not_readable"
+        message, code = "the model or its text cannot be read: the server's log says why", "model_not_readable"
     elif isinstance(error, UnknownNameError) and str(error).startswith("no model "):
         status, message, code = 404, str(error), "model_not_found"
     elif isinstance(error, (UsageError, DataError)):
