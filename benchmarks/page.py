@@ -17,11 +17,11 @@ OPENED, KEYS, PACE, STREAMED = 7, 60, 60, 1200  # times, keys, tokens a second, 
 PROTOCOL = f"""\
 Protocol: headless Chromium on the same machine, 1280 x 900. First paint (`performance.getEntriesByType('paint')`) and
 the first answer, the bars of the first token, since the navigation began: medians of {OPENED}, each in a browser
-context of its own, nothing cached. Keys: {KEYS} of them, eight a second; from the key's event to the first frame painted
-after the bars, or the colours, of the text with it stand; "beside" are clients that stream texts of 256 tokens from the
-same model all the while. Stream: {STREAMED} tokens, as the model writes them (it may end sooner), or held to {PACE} a second;
-a long task takes the page's thread 50 ms or more; frames are due each 1/60 s, late ones came a frame or more after
-that."""
+context of its own, nothing cached. Keys: {KEYS} of them, eight a second;
+from the key's event to the first frame that is painted after the bars, or the colours, of the text with it stand;
+"beside" are clients that stream texts of 256 tokens from the same model all the while. Stream: {STREAMED} tokens, as
+the model writes them (it may end sooner), or held to {PACE} a second; a long task takes the page's thread 50 ms;
+frames are due each 1/60 s, late ones came a frame or more after that."""
 
 _WATCH = """() => {
   const bars = document.querySelector('aside [aria-busy]'), seen = (window.seen = { keys: [], bars: [], colours: [] });

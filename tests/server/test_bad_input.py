@@ -42,6 +42,16 @@ BAD = [
         "the tokens times logprobs is",
     ),
     ("/v1/chat/completions", {"model": "lstm", "messages": []}, "messages is [], but must"),
+    (
+        "/v1/chat/completions",
+        {"model": "lstm", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
+        "messages.0.content is [{'type': 'text', 'text': 'hi'}], but must be a valid string",
+    ),
+    ("/v1/completions", {"model": "lstm", "must": ["a", 3]}, "must.1 is 3, but must be a valid string"),
+    ("/v1/completions", {"model": "lstm", "seed": 2**70}, "seed is 1180591620717411303424, but must be less than"),
+    ("/v1/completions", {"model": ["kn3", "lstm"]}, "model is ['kn3', 'lstm'], but must be a valid string"),
+    ("/v1/completions", {"model": "lstm", "logprobs": -1}, "logprobs is -1, but must be greater than or equal to 0"),
+    ("/v1/completions", {"model": "lstm", "n": 2**70}, "n is 1180591620717411303424, but must be less than"),
     ("/next", {"model": "lstm", "top": 0}, "top is 0, but must be"),
     ("/score", {"model": "lstm", "text": ""}, "text holds no text"),
     ("/score", {"model": "lstm"}, "text is missing"),
@@ -89,6 +99,17 @@ def test_an_unknown_model(client: Any) -> None:
     answer = client.post("/score", json={"model": "lsmt", "text": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert "did you mean 'lstm'?" in answer.json()["error"]["message"]
+
+
+def test_what_is_not_there_is_told_where_to_look(client: Any) -> None:
+    for method, path, status in (("GET", "/v1/completions", 404), ("POST", "/v1/nothing", 405)):
+        answer = client.request(method, path)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"].endswith(": /docs lists what can be asked")
+    plain = client.post("/score", content=b'{"model": "lstm", "text": "a"}', headers={"content-type": "text/plain"})
+    assert plain.json()["error"]["message"] == (
+        "the body is no JSON object: send one, with Content-Type: application/json"
+    )
 
 
 def test_numbers_beyond_floats_are_refused(client: Any) -> None:

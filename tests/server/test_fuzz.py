@@ -25,15 +25,16 @@ def fuzzed(client: Any, cases: int, number: int) -> Counter[tuple[str, int]]:
             body |= {name: value % 40 for name, value in body.items() if type(value) is int and value > 40}
             if {"prompt", "messages"} & body.keys() and "token" not in case.path:
                 body.setdefault("max_tokens", 8)
-        if isinstance(asked := case.query, dict) and len(str(asked.get("model"))) % 2:
-            asked["model"] = MODELS[len(str(asked["model"])) % len(MODELS)]
+        for asked in (case.query, case.path_parameters):
+            if isinstance(asked, dict) and "model" in asked and len(str(asked["model"])) % 2:
+                asked["model"] = MODELS[len(str(asked["model"])) % len(MODELS)]
         answer = case.call(session=client, timeout=100)
         counts[case.path, answer.status_code] += 1
         assert answer.status_code < 500, (case.path, case.body, answer.text)
         assert answer.status_code == 200 or answer.json()["error"]["message"]
 
     for operation in operations:
-        takes = [*operation.iter_parameters(), *operation.body]
+        takes = [*operation.query, *operation.body]
         for mode in schemathesis.GenerationMode if takes else [schemathesis.GenerationMode.POSITIVE]:
             each = settings(max_examples=cases // (2 * len(operations)), **_EVERY)
             seed(number)(each(given(operation.as_strategy(generation_mode=mode))(ask)))()
