@@ -1,6 +1,7 @@
 """What does HTTP cost? Clients of `lmlab serve` beside the same texts grown by the library, and beside other servers.
 
 python benchmarks/serving.py [--run DIR] [--tokens 16 128] [--clients 1 8 64] [--peer NAME=http://HOST:PORT,MODEL]
+python benchmarks/serving.py --page [--run DIR]
 """
 
 from __future__ import annotations
@@ -279,6 +280,7 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], help="another server: NAME=http://HOST:PORT,MODEL")
     parser.add_argument("--rounds", type=int, default=5, help="of the load")
     parser.add_argument("--only-load", action="store_true", help="neither scoring nor keys")
+    parser.add_argument("--page", action="store_true", help="the page in Chromium alone: paint, keys, a stream")
     parser.add_argument("--floor", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.floor:
@@ -291,6 +293,13 @@ def main() -> None:
             runs.append(f"{folder}/{name}")
         words = "-m", "lmlab", "serve", *runs, "--port", "0", "--json"
         with process(*words) as (server, address), process(__file__, "--floor") as (_, bare):
+            if options.page:
+                import page
+
+                names = [run.rstrip("/").rpartition("/")[2] for run in runs]
+                print(page.tables(address, names, runs))
+                print(machine())
+                return
             report(server, address, bare, runs, TEXT[:SCORED], options)
 
 

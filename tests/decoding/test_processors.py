@@ -1,12 +1,14 @@
 """Processors on distributions of a few tokens, worked out by hand."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmlab.config import described
 from lmlab.decoding import PROCESSORS, Branch, Rows, chain_of
 from lmlab.decoding.chain import normal
 from lmlab.decoding.chain import run as run_chain
@@ -388,6 +390,36 @@ def test_no_row_is_left_empty_and_nothing_impossible_becomes_possible(weights, i
     assert not np.exp(both)[logp == -math.inf].any()
     alone = processor(rows_of(ids), logp[:1])
     assert normal(alone)[0] == pytest.approx(normal(both)[0]), "beside another row it does otherwise"
+
+
+def ends(field):
+    """All choices of a setting, or its least and its largest value, as far as a number holds them."""
+    if field.choices:
+        return field.choices
+    given, whole = field.bounds, field.type is int
+    least = given.get("ge", math.nextafter(given["gt"], math.inf) if "gt" in given else -1e308)
+    most = given.get("le", math.nextafter(given.get("lt", math.inf), 0))
+    return {field.default, int(least) if whole else least, 2**31 if whole and most > 2**31 else most}
+
+
+def at_their_ends():
+    """Each processor with every combination of the ends of its numbers and its choices."""
+    for kind in PROCESSORS.values():
+        fields = [field for field in described(kind) if field.type in (int, float) or field.choices]
+        for values in product(*map(ends, fields)):
+            yield kind(**dict(zip((field.name for field in fields), values, strict=True)))
+
+
+@pytest.mark.parametrize("processor", [*at_their_ends()], ids=repr)
+@pytest.mark.parametrize(
+    "p", [[0.25] * 4, [1 - 3e-300, 1e-300, 1e-300, 1e-300], [0.6, 0.4, 0, 0], [1, 0, 0, 0]], ids=str
+)
+def test_a_setting_at_an_end_of_its_bound_leaves_a_row_to_draw_from(processor, p):
+    rows = Rows([[0, 1, 1]], [Branch.root()], 3)
+    ((_, _, made_BV),) = run_chain((processor,), rows, log(p)[None])
+    assert np.isfinite(made_BV.max())
+    assert not np.isnan(made_BV).any()
+    assert np.exp(normal(made_BV)).sum() == pytest.approx(1)
 
 
 def test_a_strength_near_the_end_of_floats_leaves_the_likeliest():

@@ -1,6 +1,7 @@
 """What no client should send: one clear line in OpenAI's form, no path, no traceback, and the server goes on."""
 
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -41,10 +42,29 @@ BAD = [
         "the tokens times logprobs is",
     ),
     ("/v1/chat/completions", {"model": "lstm", "messages": []}, "messages is [], but must"),
+    (
+        "/v1/chat/completions",
+        {"model": "lstm", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
+        "messages.0.content is [{'type': 'text', 'text': 'hi'}], but must be a valid string",
+    ),
+    ("/v1/completions", {"model": "lstm", "must": ["a", 3]}, "must.1 is 3, but must be a valid string"),
+    ("/v1/completions", {"model": "lstm", "seed": 2**70}, "seed is 1180591620717411303424, but must be less than"),
+    ("/v1/completions", {"model": ["kn3", "lstm"]}, "model is ['kn3', 'lstm'], but must be a valid string"),
+    ("/v1/completions", {"model": "lstm", "logprobs": -1}, "logprobs is -1, but must be greater than or equal to 0"),
+    ("/v1/completions", {"model": "lstm", "n": 2**70}, "n is 1180591620717411303424, but must be less than"),
     ("/next", {"model": "lstm", "top": 0}, "top is 0, but must be"),
     ("/score", {"model": "lstm", "text": ""}, "text holds no text"),
     ("/score", {"model": "lstm"}, "text is missing"),
     ("/score", {"model": "lstm", "text": "a", "more": 1}, "more is no field of this request"),
+    ("/ngrams", {"model": "kn3", "text": ""}, "text holds no text"),
+    ("/ngrams", {"model": "kn3"}, "text is missing"),
+    ("/ngrams", {"model": "kn3", "text": ["a"]}, "text is ['a'], but must be a valid string"),
+    ("/ngrams", {"model": "kn3", "text": "a", "top": 3}, "top is no field of this request"),
+    ("/ngrams", {"model": "kn3", "text": "a\0"}, "text holds U+0000"),
+    ("/ngrams", {"model": "kn3", "text": "a" * 61}, "62 tokens, but this picture has room for 60"),
+    ("/ngrams", {"model": "kn3", "text": "a" * 40_000}, "the prompt has 40000 tokens, but may have 32768: cut it"),
+    ("/ngrams", {"model": "lstm", "text": "a"}, "only an n-gram model has counts, and this run's is lstm"),
+    ("/ngrams", {"model": "lstm+kn3", "text": "a"}, "and this run's is composed of several"),
     ("/beam", {"model": "lstm", "width": 129}, "is 129, but must be 128 at most"),
     ("/beam", {"model": "lstm", "strategy": "greedy"}, "strategy is 'greedy', but must be a kind of beam"),
     ("/beam", {"model": "lstm", "n": 9}, "n is 9, but must be an integer <= the beam's width 5"),
@@ -79,6 +99,17 @@ def test_an_unknown_model(client: Any) -> None:
     answer = client.post("/score", json={"model": "lsmt", "text": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert "did you mean 'lstm'?" in answer.json()["error"]["message"]
+
+
+def test_what_is_not_there_is_told_where_to_look(client: Any) -> None:
+    for method, path, status in (("GET", "/v1/completions", 404), ("POST", "/v1/nothing", 405)):
+        answer = client.request(method, path)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"].endswith(": /docs lists what can be asked")
+    plain = client.post("/score", content=b'{"model": "lstm", "text": "a"}', headers={"content-type": "text/plain"})
+    assert plain.json()["error"]["message"] == (
+        "the body is no JSON object: send one, with Content-Type: application/json"
+    )
 
 
 def test_numbers_beyond_floats_are_refused(client: Any) -> None:
@@ -117,7 +148,26 @@ def test_no_answer_has_a_path_or_a_traceback(runs: Any, tmp_path: Any) -> None:
     with TestClient(make_app(house), raise_server_exceptions=False) as client:
         answer = client.post("/score", json={"model": "broken", "text": "a dog"})
     assert answer.status_code == 500
-    assert answer.json()["error"]["message"] == "the model cannot be read: the server's log says why"
+    assert answer.json()["error"]["message"] == "the model or its text cannot be read: the server's log says why"
+
+
+def test_a_training_text_that_is_gone_is_told_to_the_log(runs: Any, tmp_path: Any, caplog: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    import lmlab
+    from lmlab.server.app import make_app
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
+
+    shutil.copy(runs / "poem.txt", tmp_path)
+    lmlab.train(tmp_path / "poem.txt", model="ngram", order=2, tokenizer="char", out=tmp_path / "kn2")
+    (tmp_path / "poem.txt").unlink()
+    with TestClient(make_app(House(entries_of([str(tmp_path / "kn2")]), Bounds()))) as client:
+        answer = client.post("/ngrams", json={"model": "kn2", "text": "a dog"})
+        assert client.post("/score", json={"model": "kn2", "text": "a dog"}).status_code == 200
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "the model or its text cannot be read: the server's log says why"
+    assert str(tmp_path) in caplog.text
 
 
 def test_a_key_is_asked_for(house: Any) -> None:

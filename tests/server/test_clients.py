@@ -20,6 +20,7 @@ def test_openai(address: str, library: Any) -> None:
     openai = pytest.importorskip("openai", reason="the openai package is not installed")
     with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
         assert {model.id for model in client.models.list()} == {"kn3", "lstm", "gpt2", "lstm+kn3"}
+        assert client.models.retrieve("lstm+kn3").id == "lstm+kn3"
         asked = {"model": "lstm", "prompt": "a dog", "max_tokens": 8, "seed": 3, "temperature": 0.9}
         whole = client.completions.create(**asked, logprobs=2, extra_body={"top_k": 9})
         expected = library["lstm"].generate("a dog", max_tokens=8, seed=3, temperature=0.9, top_k=9)

@@ -1,6 +1,7 @@
 """Several clients at once, clients that go away, more than can wait, and models that make room for one another."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,14 @@ def worker() -> Iterator[Any]:
     worker = Worker(Uniform(8), most=4, rows=4, seconds=20)
     yield worker
     worker.end()
+
+
+def test_answers_leave_at_once_on_a_connection_that_is_kept() -> None:
+    from lmlab.cli.serve import _listening
+
+    listening = _listening("127.0.0.1", 0)
+    with listening, socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_many_clients_get_the_librarys_texts(client: Any, library: Any) -> None:

@@ -416,6 +416,53 @@ def test_nothing_is_wider_than_a_phone(browser, address, view):
     page.close()
 
 
+def test_keys_in_quick_succession_end_at_the_library_s_answer_for_the_whole_text(sheet, address, library):
+    open_write(sheet, address, "")
+    sheet.get_by_label("Text", exact=True).press_sequentially(TEXT * 3)  # requests that a key overtakes are cut off
+    sheet.locator("[aria-busy=false]").wait_for()
+    likeliest = library["kn3"].next_tokens(TEXT * 3, 10)
+    names = [name.replace(" ", "␣").replace("\n", "↵") for name in likeliest]
+    assert sheet.locator(".bar .name").all_text_contents() == names
+
+
+def test_a_stream_is_drawn_once_a_frame_at_most_however_many_tokens_come(sheet, address, library):
+    open_write(sheet, address, "the cat", seed=3, tokens=1500)
+    sheet.evaluate("""() => {
+      const seen = (window.seen = { frames: 0, draws: 0 });
+      const frame = () => requestAnimationFrame(() => { seen.frames++; frame(); });
+      frame();
+      new MutationObserver(() => seen.draws++).observe(document.querySelector(".mirror"), { childList: true });
+    }""")
+    sheet.get_by_role("button", name="Continue").click()
+    whole = library["kn3"].generate("the cat", seed=3, max_tokens=1500, temperature=0.8, top_p=0.9)[0].text
+    sheet.wait_for_function("text => document.querySelector('.editor').value === text", arg="the cat" + whole)
+    sheet.get_by_role("button", name="Continue").wait_for()
+    seen = sheet.evaluate("window.seen")
+    assert 0 < seen["draws"] <= seen["frames"] + 2  # the rest when the stream ends, and once more when it is scored
+
+
+@pytest.mark.parametrize("view", ["write", "score", "beam", "compare"])
+def test_axe_finds_no_violation_in_light_and_dark_wide_and_narrow(browser, address, view):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = browser.new_page()
+    asked = {"text": TEXT, "a": TEXT, "b": "an owl", "prompt": "the cat", "tokens": 8, "models": '["kn3", "lstm+kn3"]'}
+    page.goto(address_of(address, view, **asked))
+    page.locator(f"#view-{view} :is(.bar, .heat .t, .node)").nth(4).wait_for()
+    for summary in [*page.locator("main summary").all(), page.get_by_text("Export")]:
+        summary.click()
+    page.evaluate("for (const id of ['key', 'alert']) document.getElementById(id).hidden = false")
+    page.evaluate("document.getElementById('alert').textContent = 'What the server refuses.'")
+    for scheme in ("light", "dark"):
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            page.wait_for_function("name => document.documentElement.dataset.theme === name", arg=scheme)
+            found = axe.Axe().run(page)
+            assert found.response["violations"] == [], (scheme, width, found.generate_report())
+            assert len(found.response["passes"]) > 20
+    page.close()
+
+
 def test_the_address_keeps_what_urls_must_escape(sheet, address):
     text = "a dog & an owl = 1 + 1 # ?\n"
     sheet.goto(address_of(address, "score", models='["kn3"]', a=text))

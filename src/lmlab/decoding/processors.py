@@ -32,6 +32,7 @@ Texts = Sequence[Sequence[int]]
 
 # A mass that comes this close to a bound has reached it: 0.5 + 0.4 must count as 0.9 in float32 too.
 _TOLERANCE = 1e-6
+_MOST = 1e6  # of a penalty: no count of tokens takes a logit beyond floats
 
 # -- all tokens stay, their probabilities change ----------------------------------------------------------------------
 
@@ -54,7 +55,8 @@ def dynamic_temperature(logp_BV: Floats, *, low: float, high: float, exponent: f
     normal_BV = normal(logp_BV)
     most_B1 = np.log(np.maximum(np.isfinite(logp_BV).sum(-1, keepdims=True), 2))
     share_B1 = np.clip(_entropy(normal_BV) / most_B1, 0, 1)
-    return _over(normal_BV, low + (high - low) * share_B1**exponent)
+    share_B1 **= exponent
+    return _over(normal_BV, low * (1 - share_B1) + high * share_B1)
 
 
 @processor(
@@ -248,7 +250,7 @@ _RULE = setting("count", "how a token pays, see the guide", choices=("count", "l
 
 
 @processor(
-    repetition_penalty=setting(1.2, "above 1 shuns tokens seen before, 1 is none", gt=0, lt=math.inf),
+    repetition_penalty=setting(1.2, "above 1 shuns tokens seen before, 1 is none", ge=1 / _MOST, le=_MOST),
     rule=_RULE,
     window=_WINDOW,
 )
@@ -274,7 +276,7 @@ def repetition_penalty(
 
 
 @processor(
-    presence_penalty=setting(0.5, "taken off the logit of tokens that came before", gt=-math.inf, lt=math.inf),
+    presence_penalty=setting(0.5, "taken off the logit of tokens that came before", ge=-_MOST, le=_MOST),
     window=_WINDOW,
     over=_OVER,
 )
@@ -284,7 +286,7 @@ def presence_penalty(logp_BV: Floats, rows: Texts, *, presence_penalty: float, w
 
 
 @processor(
-    frequency_penalty=setting(0.5, "taken off a logit for each time it came", gt=-math.inf, lt=math.inf),
+    frequency_penalty=setting(0.5, "taken off a logit for each time it came", ge=-_MOST, le=_MOST),
     window=_WINDOW,
     over=_OVER,
 )
@@ -296,9 +298,9 @@ def frequency_penalty(
 
 
 @processor(
-    repetition=setting(1.1, "the repetition penalty", gt=0, lt=math.inf),
-    presence=setting(0.0, "the presence penalty", gt=-math.inf, lt=math.inf),
-    frequency=setting(0.0, "the frequency penalty", gt=-math.inf, lt=math.inf),
+    repetition=setting(1.1, "the repetition penalty", ge=1 / _MOST, le=_MOST),
+    presence=setting(0.0, "the presence penalty", ge=-_MOST, le=_MOST),
+    frequency=setting(0.0, "the frequency penalty", ge=-_MOST, le=_MOST),
     window=setting(64, "look at so many last tokens only", ge=1),
     rule=_RULE,
 )

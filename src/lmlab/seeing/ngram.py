@@ -36,7 +36,8 @@ def ngram(lm: Seen, text: str = "", *, on: Any = None) -> Picture:
         DataError: the text is longer.
     """
     if lm.config.model.kind != "ngram" or lm.model.family != "counted":
-        problem = f"only an n-gram model has counts, and this run's is {lm.config.model.kind}"
+        kind = lm.config.model.kind if lm.model.family != "composed" else "composed of several"
+        problem = f"only an n-gram model has counts, and this run's is {kind}"
         raise UsageError(problem, "lmlab plot surprisal shows a text under any model")
     if (train := lm.held_out("train")) is None:
         raise UsageError("the text that was counted is not kept as documents", "name a run that was trained on a file")

@@ -26,7 +26,7 @@ from lmlab.facade.generation import certain_until
 from lmlab.facade.surprisal import in_hand
 from lmlab.models.scorers import account_of, beside, documents, rows_of, scorer_of, top_of
 from lmlab.server import asking
-from lmlab.server.house import Served
+from lmlab.server.house import Served, own_files
 from lmlab.tokens.id_store import TokenStore
 from lmlab.tokens.stream import TextStream
 from lmlab.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
@@ -105,7 +105,8 @@ def ids_of(served: Served, prompt: str | Sequence[int], *, allow_unknown: bool =
     """
     if isinstance(prompt, str):
         if len(prompt) > served.bounds.prompt * 64:
-            raise SettingError("the prompt", len(prompt), f"{served.bounds.prompt} tokens at most", "cut it")
+            problem = f"the prompt has {len(prompt)} characters, but may have {served.bounds.prompt} tokens"
+            raise UsageError(problem, "cut it")
         ids = served.lm.ids(prompt, allow_unknown)
     else:
         ids = list(prompt[1:] if prompt[:1] == [BOS] else prompt)
@@ -115,7 +116,7 @@ def ids_of(served: Served, prompt: str | Sequence[int], *, allow_unknown: bool =
         if PAD in ids or BOS in ids:
             raise SettingError("prompt", [PAD, BOS], "without [PAD] and <bos>, but for a <bos> at its beginning")
     if len(ids) > served.bounds.prompt:
-        raise SettingError("the prompt", f"{len(ids)} tokens", f"{served.bounds.prompt} tokens at most", "cut it")
+        raise UsageError(f"the prompt has {len(ids)} tokens, but may have {served.bounds.prompt}", "cut it")
     return ids
 
 
@@ -508,7 +509,14 @@ async def scored(served: Served, asked: asking.Score) -> dict[str, Any]:
 async def counted(served: Served, asked: asking.Ngrams) -> dict[str, Any]:
     """The answer of `/ngrams`, its figures those of `lm.plot.ngram`."""
     ids_of(served, asked.text, allow_unknown=True)
-    rows = await served.worker.call(lambda: served.lm.plot.ngram(asked.text).rows)
+    in_hand(asked.text)  # so that an empty text is refused
+
+    def counted() -> Any:
+        with own_files():
+            served.lm.held_out("train")
+        return served.lm.plot.ngram(asked.text).rows
+
+    rows = await served.worker.call(counted)
     names = {"token": "text", "training line": "line"}
     told = [{names.get(key, key): value for key, value in row.items()} for row in rows]
     return {"tokens": [{**row, "bits": finite(row["bits"])} for row in told]}

@@ -91,6 +91,12 @@ def make_app(house: House, *, key: str | None = None, origins: Sequence[str] = (
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [entry.about() for entry in house.entries.values()]}
 
+    @app.get("/v1/models/{model}")
+    async def one_model(model: str) -> dict[str, Any]:
+        if model not in house.entries:
+            raise UnknownNameError("model", model, house.entries)
+        return house.entries[model].about()
+
     @app.post("/v1/completions")
     async def completions(asked: asking.Completions, request: Request) -> Response:
         return await _completed(house, metrics, asked, request, answers.completions, _completion)
@@ -250,7 +256,7 @@ class _Events(Response):
     media_type = "text/event-stream"
 
     def __init__(self, lines: AsyncGenerator[str]) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache"})
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})  # nginx passes each event on
         del self.headers["content-length"]
         self._lines = lines
 
@@ -309,7 +315,7 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, RequestValidationError):
         status, message, code = 400, _invalid(error), "invalid_value"
     elif isinstance(error, HTTPException):
-        status, message, code = error.status_code, str(error.detail), "http_error"
+        status, message, code = error.status_code, f"{error.detail}: /docs lists what can be asked", "http_error"
     elif isinstance(error, BusyError):
         status, message, code = 429, str(error), "busy"
     elif isinstance(error, TooLongError):
@@ -320,7 +326,7 @@ def told_of(error: Exception) -> tuple[int, dict[str, Any]]:
         status, message, code = 501, str(error), "not_installed"
     elif isinstance(error, ArtifactError | StorageError):
         _log.error("%s", error)
-        message, code = "the model cannot be read: the server's log says why", "model_not_readable"
+        message, code = "the model or its text cannot be read: the server's log says why", "model_not_readable"
     elif isinstance(error, UnknownNameError) and str(error).startswith("no model "):
         status, message, code = 404, str(error), "model_not_found"
     elif isinstance(error, (UsageError, DataError)):
@@ -336,8 +342,12 @@ def _invalid(error: RequestValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return f"the body is no JSON ({first.get('ctx', {}).get('error', 'it cannot be read')})"
-    where = ".".join(map(str, first["loc"][1:2])) or "the body"
+    _, *place = first["loc"]
+    listed = len(place) > 1 and isinstance(place[1], int)  # in a list; else what follows is a name of a type
+    where = ".".join(map(str, place if listed else place[:1])) or "the body"
     said = first["msg"].replace("Input should be ", "").replace("Value error, ", "")
+    if first["type"] == "model_attributes_type":
+        return "the body is no JSON object: send one, with Content-Type: application/json"
     if first["type"] == "missing":
         return f"{where} is missing: name it"
     if first["type"] == "extra_forbidden":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from lmlab import store
 from lmlab.decoding.chance import Floats
 from lmlab.decoding.grammar import Grammar
-from lmlab.errors import UnknownNameError
+from lmlab.errors import ArtifactError, DataError, MissingExtraError, UnknownNameError, UsageError
 from lmlab.facade.text_model import TextModel
 from lmlab.models.base import LanguageModel
 from lmlab.models.readers import reader_of
@@ -23,6 +23,17 @@ from lmlab.tokens.base import Tokenizer
 from lmlab.vocabulary import SPECIALS
 
 _GRAMMARS, _POSITIONS, _STEPS = 8, 8, 16
+
+
+@contextmanager
+def own_files() -> Iterator[None]:
+    """Reading what the server was started with: what is wrong with it is no fault of a request, and names paths."""
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except (UsageError, DataError) as error:
+        raise ArtifactError(str(error)) from error
 
 
 def names_of(tokenizer: Tokenizer) -> list[str]:
@@ -147,7 +158,8 @@ class House:
             async with entry.loading:
                 if entry.served is None:
                     self._make_room()
-                    lm = await asyncio.to_thread(entry.load)
+                    with own_files():
+                        lm = await asyncio.to_thread(entry.load)
                     entry.served = Served(entry.id, lm, self.bounds)
                     if entry.told["vocab_size"] is None:
                         entry.told = told_of(lm.manifest, lm.tokenizer.vocab_size)

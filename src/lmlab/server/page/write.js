@@ -99,7 +99,7 @@ export function write(root, app) {
 
   // -- what the server knows -----------------------------------------------------------------------------------------
 
-  const rescore = later(60, () => app.tried("score", scoring(async (signal) => {
+  const rescore = later(10, () => app.tried("score", scoring(async (signal) => {
     const text = is.text;
     if (!text) figures = null;
     else {
