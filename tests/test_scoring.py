@@ -12,7 +12,6 @@ from lmlab.errors import EmptyDataError, LmlabError, UsageError
 from lmlab.models import scorers
 from lmlab.models.adaptive.dynamic import Dynamic
 from lmlab.models.adaptive.gate import Gate, Gated
-from lmlab.models.adaptive.neural_cache import NeuralCache
 from lmlab.models.adaptive.recount import Recount
 from lmlab.models.cache import Cache
 from lmlab.models.mixture import Mixture
@@ -177,7 +176,6 @@ def mixtures():
         "recount": Recount(Mixture(linear, inner), Recount.Settings(shortest=1, longest=3)),
         "recount from nothing": Recount(COUNTED, Recount.Settings(shortest=0, longest=2)),
         "dynamic": dynamic(),
-        "neural cache": NeuralCache(dynamic(0), NeuralCache.Settings(window=5, theta=1, lam=0.3)),
         "learning in a mixture": Mixture(linear, [COUNTED, dynamic()]),
         "cache": Cache(V, Cache.Settings(window=4)),
         "adaptive softmax": make("lstm", softmax="adaptive"),

@@ -1,5 +1,6 @@
 """A small text with some structure, and the smallest training that is one."""
 
+import importlib.util
 import random
 
 _NAMES = ("the cat", "a dog", "naïve Zoë", "an owl", "the 漢字 sign")
@@ -13,5 +14,6 @@ def some_text(sentences: int = 150, seed: int = 0) -> str:
 
 
 TEXT = some_text()
+PPMD = ["PPMd"] * (importlib.util.find_spec("pyppmd") is not None)  # an optional line of a ladder
 QUICK = {"steps": 3, "evaluations": 1, "samples": False, "baseline": False, "precision": "fp32", "threads": 1}
 TINY = {"hidden": 8, "embedding": 8, **QUICK}

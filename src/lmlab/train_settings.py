@@ -72,7 +72,7 @@ class TrainSettings(config.Settings):
     sample_prompt: str = setting("", "text that the samples go on from")
     sample_temperature: float = setting(0.8, "temperature of the samples; 0 is greedy", ge=0, le=1e3)
     sample_count: int = setting(1, "samples each time", ge=1, le=100)
-    baseline: bool = setting(True, "fit an n-gram on the same tokens and show its and xz's figures beside")
+    baseline: bool = setting(True, "show what an n-gram of the same tokens has, and, from 100 s on, context mixing")
     precision: str = setting(
         "auto", "bf16 where a probe shows the machine multiplies it faster, else fp32", choices=("auto", "fp32", "bf16")
     )

@@ -254,7 +254,7 @@ def test_no_source_and_no_such_corpus(refused):
         ("--strategy constrained", ["must is", "one or more words"]),
         ("--strategy constrained --must ☃", ["'☃'"]),
         ("--strategy constrained --must cat --max-tokens 2", ["max_tokens is 2", "the longest word"]),
-        ("--strategy contrastive --adapt cache:lam=0.1,theta=0.5", ["contrastive search", "has none"]),
+        ("--strategy contrastive --adapt counts:weight=0.1", ["contrastive search", "has none"]),
         ("--strategy speculative", ["draft is", "the same vocabulary"]),
         ("--strategy speculative --draft runs/kn3", ["draft is", "the same vocabulary"]),
         ("--strategy diverse_beam:width=5,groups=2", ["width is 5", "a multiple of the 2 groups"]),

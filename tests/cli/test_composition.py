@@ -51,10 +51,12 @@ def test_eval_composes_each_run(lmlab):
     assert figures[1]["total_nats"] == pytest.approx(alone["total_nats"])
 
 
-def test_score_with_a_cache(lmlab):
-    scored = lmlab("score", "runs/lstm", "held-out.txt", "--adapt", "cache:theta=1,lam=0.2,window=50", "--json").json
+def test_score_with_counts(lmlab):
+    named = {"shortest": 1, "longest": 5, "discount": 0.7, "strength": 0.5, "weight": 0.3}
+    counts = "counts:" + ",".join(f"{name}={value}" for name, value in named.items())
+    scored = lmlab("score", "runs/lstm", "held-out.txt", "--adapt", counts, "--json").json
     plain = lmlab("score", "runs/lstm", "held-out.txt", "--json").json
-    assert scored["protocol"]["adaptation"] == {"cache": {"window": 50, "theta": 1.0, "lam": 0.2}}
+    assert scored["protocol"]["adaptation"] == {"counts": named}
     assert scored["total_nats"] < plain["total_nats"]
     assert scored["scores"][-1]["cumulative_bits"] < plain["scores"][-1]["cumulative_bits"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from lmlab.cli.demo import PROMPT, SENTENCE
 from tests.cli.calls import call
+from tests.texts import PPMD
 
 LINE = "Return the name of {} in the given directory, as a string."
 
@@ -42,7 +43,7 @@ def test_one_screen_says_it_all_and_its_commands_run_as_printed(source, here, ca
     called = call(capsys, "demo", "--source", source, "--minutes", "0.002", "-o", "runs/demo", "--quiet")
     assert called.code == 0, called.err
     assert len(called.out.splitlines()) < 45  # a screen
-    for name in ("uniform", "xz", "ngram", "cm", "cnn", "lstm", "mixture", "adapting"):
+    for name in ("uniform", *PPMD, "ngram", "cm", "cnn", "lstm", "mixture", "adapting"):
         assert re.search(rf"^  {name} +\d\.\d{{3}}(  |$)", called.out, re.MULTILINE), name
     assert called.out.count("Return the") >= 4  # a prompt before, early and at the end; and the sentence
     assert "lmlab train my.txt" in called.out

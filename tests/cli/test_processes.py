@@ -270,7 +270,7 @@ def test_what_needs_torch_says_how_to_get_it(here):
         "eval runs/lstm --on held-out.txt",
         "generate runs/lstm --strategy contrastive",
         "generate runs/lstm --mix runs/lstm",
-        "generate runs/lstm --adapt cache",
+        "generate runs/lstm --adapt dynamic",
         "filter runs/lstm held-out.txt",
         "compare poem.txt --models ngram,lstm --minutes 0.1 -o runs/compared",
         "inspect gates runs/lstm",

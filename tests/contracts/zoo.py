@@ -150,12 +150,6 @@ def _dynamic(inner, **settings) -> LanguageModel:
     return Dynamic(inner(), settings, gradient_rms(inner(), held_out, settings.segment))
 
 
-def _neural_cache(inner, lr=0.0, **settings) -> LanguageModel:
-    from lmlab.models.adaptive.neural_cache import NeuralCache
-
-    return NeuralCache(_dynamic(inner, lr=lr, segment=3), NeuralCache.Settings(**settings))
-
-
 def _gated(*components) -> LanguageModel:
     from lmlab.models.adaptive.gate import Gate, Gated
 
@@ -188,6 +182,7 @@ ADAPTED = {
         "uniform": partial(_recount, lambda: Uniform(VOCAB), shortest=0, longest=2),
         "mixture": partial(_recount, partial(_mixture, "linear", _bigram, _lstm), shortest=1, longest=2, weight=0.9),
         "gated": partial(_recount, partial(_gated, _bigram, _lstm), shortest=1, longest=4),
+        "online": partial(_recount, partial(_online, _bigram, _lstm), shortest=1, longest=2),
     },
     "dynamic": {
         "lstm": partial(_dynamic, _lstm, lr=0.02, segment=3),
@@ -195,11 +190,6 @@ ADAPTED = {
         "sgd": partial(_dynamic, _cnn, rule="sgd", lr=0.3, segment=2, clip=0.5),
         "transformer": partial(_dynamic, _transformer, lr=0.01, segment=3),
         "tied": partial(_dynamic, partial(_neural, "rnn:GRU", hidden=8, embedding=8, input="tied"), lr=0.02, segment=2),
-    },
-    "neural-cache": {
-        "lstm": partial(_neural_cache, _lstm, theta=0.5, lam=0.3),
-        "narrow-window": partial(_neural_cache, _transformer, window=2, theta=0.2, lam=0.5),
-        "dynamic": partial(_neural_cache, _lstm, lr=0.02, lam=0.3),
     },
 }
 """Models around models that adapt to what they read: never trained as such, so not in the registry."""

@@ -20,8 +20,6 @@ from tests.texts import TEXT, TINY, some_text
 
 ADAPTATIONS = [
     "dynamic:segment=16",
-    "cache",
-    "dynamic+cache:segment=16",
     "dynamic:rule=sgd,segment=16",
     "counts",
     "dynamic+counts:segment=16",
@@ -69,7 +67,8 @@ def never(*args, **named):
         ("dynamic:lr", UsageError, "setting=value, not 'lr'"),
         ("dynamic:lr=fast", SettingError, "dynamic.lr is 'fast'"),
         ("dynamic:lr=-1", SettingError, "lr is -1"),
-        ("cache:lam=1", SettingError, "lam is 1"),
+        ("counts:weight=2", SettingError, "weight is 2"),
+        ("dynamic+cache", UsageError, "--adapt cache is no more: take counts"),
     ],
 )
 def test_wrong_adaptations(spec, error, named):
@@ -103,9 +102,8 @@ def test_what_does_not_fit_is_refused(lm, runs):
         lm.composed(mix=[str(runs / "other-split")])
     with pytest.raises(ArtifactError, match="no such folder"):
         lm.composed(mix=["nowhere"])
-    for adapt in ("dynamic", "cache"):
-        with pytest.raises(UsageError, match=f"{adapt} needs a neural model, but this run's is ngram"):
-            lmlab.load(runs / "kn").composed(adapt)
+    with pytest.raises(UsageError, match="dynamic needs a neural model, but this run's is ngram"):
+        lmlab.load(runs / "kn").composed("dynamic")
 
 
 def test_a_composition_is_neither_saved_nor_composed_again(lm, runs, tmp_path):
@@ -114,7 +112,7 @@ def test_a_composition_is_neither_saved_nor_composed_again(lm, runs, tmp_path):
         composed.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     with pytest.raises(UsageError, match="composed already"):
-        composed.composed("cache")
+        composed.composed("counts")
     assert lm.composed() is lm
 
 
@@ -194,7 +192,7 @@ def test_a_model_that_counts_as_it_reads_goes_on_with_it():
     assert set(online.composition["adaptation"]) == {"online", "counts"}
     assert scoring.evaluate(online.model, valid).nats_per_token < scoring.evaluate(cm.model, valid).nats_per_token
     with pytest.raises(UsageError, match="online"):
-        cm.composed("online+cache")
+        cm.composed("online+dynamic")
 
 
 def test_a_mixture_learns_online_with_what_is_in_it(lm, runs, tmp_path):
@@ -209,8 +207,9 @@ def test_a_mixture_learns_online_with_what_is_in_it(lm, runs, tmp_path):
     assert set(composed.composition["adaptation"]) == {"dynamic", "online"}
     assert nats["online"] < nats[None]
     assert len(composed.plot.mixture("the").rows) == 4
-    with pytest.raises(UsageError, match="leave counts out"):
-        lm.composed("online+counts", [f"{cm}:0.5"])
+    counted = lm.composed("online+counts", [f"{cm}:0.5"])
+    assert set(counted.composition["adaptation"]) == {"online", "counts"}
+    assert counted.score(text).total["total_nats"] <= nats["online"] + 0.1  # weighed as the validation split wants
 
 
 def test_only_such_a_model_does(lm):
@@ -219,13 +218,13 @@ def test_only_such_a_model_does(lm):
 
 
 def test_what_is_named_is_not_chosen(lm):
-    adaptation = lm.composed("dynamic+cache:lr=0.003,theta=2,segment=8").composition["adaptation"]
+    adaptation = lm.composed("dynamic+counts:lr=0.003,discount=0.6,segment=8").composition["adaptation"]
     assert (adaptation["dynamic"]["lr"], adaptation["dynamic"]["segment"]) == (0.003, 8)
-    assert adaptation["cache"]["theta"] == 2
-    assert adaptation["cache"]["lam"] != 0.1  # the default, which the search leaves on a text of so few words
+    assert adaptation["counts"]["discount"] == 0.6
+    assert adaptation["counts"]["weight"] != 0.4  # the default, which the fit leaves on a text of so few words
 
 
-@pytest.mark.parametrize("adapt", ["dynamic:segment=16", "cache"])
+@pytest.mark.parametrize("adapt", ["dynamic:segment=16", "counts"])
 def test_it_is_fitted_once(lm, runs, monkeypatch, tmp_path, adapt):
     spec = adapt, [str(runs / "kn")]
     first = lm.composed(*spec)
@@ -252,7 +251,7 @@ def test_without_a_validation_split(runs, lm):
     alone = lmlab.load(runs / "lstm")
     assert alone.held_out("valid") is None
     assert alone.composed("dynamic").composition["adaptation"]["dynamic"]["rule"] == "sgd"
-    assert alone.composed("cache").composition["adaptation"]["cache"]["lam"] == 0.1
+    assert alone.composed("counts").composition["adaptation"]["counts"]["weight"] == 0.4
     with pytest.raises(UsageError, match="take rule=sgd"):
         alone.composed("dynamic:rule=rms")
     with pytest.raises(UsageError, match=r"--mix RUN:0\.3"):
@@ -292,7 +291,7 @@ def test_a_search_leaves_what_explodes(lm):
 # -- a composed lm -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("adapt", [None, "dynamic:lr=0.01,decay=0.01,segment=4", "cache:theta=1,lam=0.3"])
+@pytest.mark.parametrize("adapt", [None, "dynamic:lr=0.01,decay=0.01,segment=4", "counts:weight=0.3"])
 def test_it_scores_and_writes_as_any_other(lm, runs, adapt):
     composed = lm.composed(adapt, [f"{runs / 'kn'}:0.4"])
     scores = composed.score(some_text(3, seed=5))

@@ -133,7 +133,7 @@ def test_models_that_cannot_are_refused(models):
     with pytest.raises(UsageError, match="sum to one"):
         lmlab.train(text=TEXT, model="ngram", smoothing="stupid-backoff").filter(LINES)
     with pytest.raises(UsageError, match="learns"):
-        models["cnn"].composed("cache:lam=0.1,theta=0.1").filter(LINES)
+        models["cnn"].composed("counts:weight=0.1").filter(LINES)
 
 
 def test_files_of_every_kind_come_out_as_they_went_in(models, tmp_path, capsys):

@@ -1,7 +1,6 @@
 import gzip
 import io
 import json
-import lzma
 import math
 import os
 import signal
@@ -48,13 +47,6 @@ class Compiles(Silent):
         for begins in (True, False):
             engine.note_compiling(begins=begins)
         return super().stage(*title)
-
-
-def added_by_xz(splits):
-    """Bits a byte by which the compressed training text grows where the validation text is put after it."""
-    train, valid = splits["train"]["bytes"], splits["valid"]["bytes"]
-    before, after = (len(lzma.compress(TEXT.encode()[:end])) for end in (train, train + valid))
-    return 8 * (after - before) / valid
 
 
 def written(folder):
@@ -215,12 +207,11 @@ def test_nothing_is_written_where_a_setting_is_wrong(tmp_path, poem):
         assert not (tmp_path / "run").exists()
 
 
-def test_each_run_shows_an_ngram_and_xz_beside(poem):
-    manifest = lmlab.train(poem, **{**TINY, "baseline": True}).manifest
-    results = manifest["results"]
+def test_each_run_shows_an_ngram_beside(poem):
+    results = lmlab.train(poem, **{**TINY, "baseline": True}).manifest["results"]
     assert results["baselines"]["ngram"]["nats_per_token"] < results["valid"]["nats_per_token"]
     assert results["baselines"]["ngram"]["tokens"] == results["valid"]["tokens"]
-    assert results["baselines"]["xz"]["bits_per_byte"] == pytest.approx(added_by_xz(manifest["data"]["splits"]))
+    assert list(results["baselines"]) == ["ngram"]  # no clock says that there are seconds for context mixing
 
 
 def test_a_run_without_time_says_on_what_its_figures_are_taken_and_that_its_steps_are_few(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ EXAMPLES = """\
   lmlab generate runs/lstm --prompt "In the year " --regex "[0-9]{4}"
   lmlab generate runs/lstm --json-schema person.json --max-tokens 300
   lmlab generate runs/lstm --prompts openings.txt --json
-  lmlab generate runs/lstm --prompt "ROMEO:" --mix runs/kn6 --adapt cache"""
+  lmlab generate runs/lstm --prompt "ROMEO:" --mix runs/kn6 --adapt counts"""
 
 
 class _InOrder(argparse.Action):

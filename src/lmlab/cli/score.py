@@ -21,7 +21,7 @@ EXAMPLES = """\
   lmlab score runs/lstm poem.txt
   lmlab score runs/lstm sentences.txt --unit line --by word -o surprisal.csv
   lmlab score runs/news papers.jsonl --template "{title} ; {summary}" --by document
-  lmlab score runs/lstm poem.txt --adapt cache --mix runs/kn6:0.3
+  lmlab score runs/lstm poem.txt --adapt counts --mix runs/kn6:0.3
   lmlab score runs/lstm poem.txt --colour
   echo "To be, or not to be" | lmlab score runs/lstm - --json"""
 

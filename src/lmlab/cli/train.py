@@ -108,11 +108,10 @@ def _show(lm: Any, options: argparse.Namespace) -> int:
 def _table(lm: Any, results: dict[str, Any], kind: str) -> None:
     rows = []
     baselines = results.get("baselines", {})
-    if "xz" in baselines:
-        rows.append(figures_row("xz", baselines["xz"], seconds=None, MB=None))
-    if "ngram" in baselines:
-        ngram = baselines["ngram"]
-        rows.append(figures_row(f"{ngram['order']}-gram (baseline)", ngram, seconds=ngram["seconds"], MB=None))
+    for name in (name for name in ("ngram", "cm") if name in baselines):
+        beside = baselines[name]
+        called = f"{beside['order']}-gram" if name == "ngram" else name
+        rows.append(figures_row(f"{called} (baseline)", beside, seconds=beside["seconds"], MB=None))
     size = lm.model.nbytes / 1e6
     rows.append(figures_row(kind, results.get("valid", {}), seconds=results["train_seconds"], MB=size))
     note = "\n".join([PROTOCOL, *unknown_lines(results.get("valid", {}))])

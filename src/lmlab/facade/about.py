@@ -103,10 +103,10 @@ def _quality(results: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(("how good", f"{figures['bits_per_byte']:.3f} bits/byte, {each}, on {scored}"))
     beside = results.get("baselines", {})
     if "ngram" in beside and "valid" in results:
-        ngram, xz = beside["ngram"], beside.get("xz")
+        ngram, cm = beside["ngram"], beside.get("cm")
         better = 1 - results["valid"]["bits_per_byte"] / ngram["bits_per_byte"]
         said = f"a {ngram['order']}-gram has {ngram['bits_per_byte']:.3f} bits/byte"
-        said += f", xz {xz['bits_per_byte']:.3f}" if xz else ""
+        said += f", context mixing {cm['bits_per_byte']:.3f}" if cm else ""
         rows.append(("beside it", f"{said}: {abs(better):.1%} {'better' if better > 0 else 'worse'} than the n-gram"))
     return rows
 

@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
 _SHARE = 0.08  # of a timed model's budget, for scoring the held-out split
 _LEAST_SECONDS = 5.0  # for it, however short the budget
-_XZ_SHARE = 0.04  # of it for xz
-_XZ_BYTES = 8 << 20  # that it reads, of the training split and of the held-out one
+_BASELINE_SHARE = 0.04  # of it for each baseline
 _FITTED_TOKENS = 200_000  # of the validation split, that a mixture's weights are fitted on
-_BASELINES = {"uniform": "no knowledge: every byte alike", "xz": "a compressor that knows the training text"}
+_BASELINES = {
+    "uniform": "no knowledge: every byte alike",
+    "PPMd": "a compressor that knows the training text",
+    "cm": "context mixing, one pass",
+}
 MIXTURE = "mixture"
 DEFAULT_KINDS = ("ngram", "cnn", "lstm")
 
@@ -52,7 +55,8 @@ class Comparison(Sequence[TextModel]):
     Attributes:
         models: in the order named; where there are several that can be mixed, their mixture is the last.
         title: the text, and how much of which split was scored.
-        baselines: bits per byte of what was not trained: bytes that are all equally likely, and xz.
+        baselines: bits per byte of what was not asked for: bytes that are all equally likely; PPMd, where pyppmd is
+            installed; context mixing, where the budget has a few seconds for it.
         held_out: what was scored.
     """
 
@@ -224,10 +228,15 @@ def _compared(
         mixture = _mixed(lms, prepared, tokens, reporter)
         blended_N = np.concatenate([*mixture.blend((), iter([np.stack(logp_MN)]))])
         lms.append(_kept(mixture, lms, prepared, test | _report(blended_N, held_out), out))
-    seconds = _XZ_SHARE * Budget.of(configs[0].train).seconds
-    with reporter.stage("compressing with xz"):
-        before = corpus.text("train", max_bytes=_XZ_BYTES)
-        xz = baseline.xz_bits_per_byte(*baseline.affordable(before, _beginning(corpus, split, held_out), seconds))
+    beside = {"uniform": 8.0}
+    seconds = _BASELINE_SHARE * Budget.of(configs[0].train).seconds
+    with reporter.stage("fitting baselines"):
+        before = corpus.text("train", max_bytes=baseline.MOST_BYTES)
+        ppmd = baseline.ppmd_bits_per_byte(before, _beginning(corpus, split, held_out), seconds)
+        beside |= {"PPMd": ppmd} if ppmd is not None else {}
+        if "cm" not in kinds:
+            mixed = baseline.cm_baseline(prepared.stores["train"], held_out, prepared.tokenizer, seconds)
+            beside |= {"cm": mixed.report.bits_per_byte} if mixed is not None else {}
     for lm in ready:
         every = encode_held_out(corpus, lm.tokenizer, split, reporter)
         others = Prepared(corpus, lm.tokenizer, {split: every})
@@ -237,12 +246,12 @@ def _compared(
         lm.manifest["results"] |= {"train_seconds": 0.0, "test": results}
         lms.append(lm)
     part = f", its first {held_out.tokens:,} of {whole.tokens:,} tokens" if held_out.tokens < whole.tokens else ""
-    return Comparison(lms, f"{corpus.name}, {split} split{part}", {"uniform": 8.0, "xz": xz}, held_out)
+    return Comparison(lms, f"{corpus.name}, {split} split{part}", beside, held_out)
 
 
 def _beginning(corpus: Corpus, split: str, tokens: TokenStore) -> bytes:
     """The text that was scored, or the first megabytes of it."""
-    parts, room = [], min(tokens.text_bytes, _XZ_BYTES)
+    parts, room = [], min(tokens.text_bytes, baseline.MOST_BYTES)
     for document in corpus.documents(split):
         parts.append(document.text.encode() + b"\n" * document.last)
         room -= len(parts[-1])

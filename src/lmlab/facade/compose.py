@@ -3,7 +3,7 @@
     dynamic:lr=0.001,decay=0.01    an adaptation, and those of its settings that are not to be fitted
     runs/kn6:0.3                   another run, and its weight
 
-The run's own model adapts first (dynamic, cache, online), then it is mixed with the others; counts lie around the
+The run's own model adapts first (dynamic, online), then it is mixed with the others; counts lie around the
 whole. With online those mixed in that can learn as they read do so too, and so do the weights, of a log-linear mixture.
 What is not named is fitted on the run's own validation split, never on the text to be scored: weights by expectation
 maximisation, learning rates and the like by a small search. The results are kept, so that each is fitted once.
@@ -30,18 +30,16 @@ from lmlab.errors import SettingError, UnknownNameError, UsageError
 from lmlab.facade.fitting import Fitting, Found, Run, head, identity, mean_nats, tensors
 from lmlab.models.adaptive.dynamic import Dynamic, gradient_rms
 from lmlab.models.adaptive.gate import Gate, Gated, fit_gate
-from lmlab.models.adaptive.neural_cache import NeuralCache
 from lmlab.models.adaptive.online import Online
 from lmlab.models.adaptive.recount import Recount, fit_counts
 from lmlab.models.base import LanguageModel
 from lmlab.models.mixture import Mixture, fit_weights
 from lmlab.models.neural.base import NeuralModel
-from lmlab.models.scorers import documents
+from lmlab.models.scorers import Blend, documents
 from lmlab.progress import Reporter
 
 ADAPTATIONS: dict[str, type[Settings]] = {
     "dynamic": Dynamic.Settings,
-    "cache": NeuralCache.Settings,
     "counts": Recount.Settings,
     "online": Online.Settings,
 }
@@ -58,7 +56,7 @@ def compose(
 
     Args:
         lm: the run.
-        adapt: `NAME[:setting=value,...]`, NAME being dynamic, cache, online, counts, or several joined by +.
+        adapt: `NAME[:setting=value,...]`, NAME being dynamic, online, counts, or several joined by +.
         mixed: `RUN[:weight]` each.
         reporter: receives progress.
 
@@ -73,15 +71,13 @@ def compose(
     others = [_opened(run, lm) for run, _ in specs]
     given = _all_weights([weight for _, weight in specs])
     fitting, protocol = Fitting(lm, reporter), dict[str, Any]()
-    if others and {"online", "counts"} <= set(named):
-        raise UsageError("--adapt online with --mix counts what it reads already", "leave counts out")
     own = _adapted(fitting, named, protocol, alone=not others)
     models = [_online(other.model) if "online" in named else other.model for other in others]
     components = _Components(fitting, (own, *models), others, {**protocol})
     mixed_model = _mixed(components, given, named.get("online"), protocol) if others else None
     model = mixed_model or own
     if "counts" in named:
-        model = _recounted(components, cast(Mixture | Gated | None, mixed_model), named["counts"], protocol)
+        model = _recounted(components, mixed_model, named["counts"], protocol)
     if named:
         protocol["adapted"] = f"what is learned is {scoring.ADAPTED}"
     return model, protocol
@@ -96,12 +92,14 @@ def parse_adaptation(spec: str) -> dict[str, dict[str, str]]:
     Raises:
         UsageError: no such adaptation, or no such setting.
 
-    >>> parse_adaptation("dynamic+cache:lr=0.001,lam=0.2")
-    {'dynamic': {'lr': '0.001'}, 'cache': {'lam': '0.2'}}
+    >>> parse_adaptation("dynamic+counts:lr=0.001,weight=0.2")
+    {'dynamic': {'lr': '0.001'}, 'counts': {'weight': '0.2'}}
     """
     kinds, _, values = spec.partition(":")
     named: dict[str, dict[str, str]] = {}
     for kind in kinds.split("+"):
+        if kind == "cache":
+            raise UsageError("--adapt cache is no more", "take counts, which were better on every text measured")
         if kind not in ADAPTATIONS:
             raise UnknownNameError("adaptation", kind, ADAPTATIONS)
         named[kind] = {}
@@ -176,28 +174,23 @@ def _adapted(
     fitting: Fitting, named: Mapping[str, Mapping[str, str]], protocol: dict[str, Any], *, alone: bool
 ) -> LanguageModel:
     """The run's own model, adapted as named."""
-    wanted = [kind for kind in named if kind not in ("counts", "online")]
     own: LanguageModel = fitting.lm.model
     if "online" in named:
         learning = _online(own)
-        if wanted if learning is not own else alone:
+        if "dynamic" in named if learning is not own else alone:
             problem = f"--adapt {'+'.join(named)}: online is the way of models that learn by counting, and of mixtures"
             raise UsageError(problem, "train one with --model cm, and name no other way for it but counts")
         own, protocol["adaptation"] = learning, {"online": {}}
-    if not wanted:
+    if "dynamic" not in named:
         return own
     if fitting.lm.model.family != "neural":
         kind = fitting.lm.config.model.kind
-        problem = f"--adapt {'+'.join(wanted)} needs a neural model, but this run's is {kind}"
+        problem = f"--adapt dynamic needs a neural model, but this run's is {kind}"
         raise UsageError(problem, "mix one in with --mix")
     network = cast(NeuralModel, fitting.lm.model)
-    dynamic = _dynamic(fitting, network, named["dynamic"]) if "dynamic" in named else None
-    adapted: Dynamic | NeuralCache = dynamic or Dynamic(network, Dynamic.Settings(lr=0))
-    protocol.setdefault("adaptation", {}).update({} if dynamic is None else {"dynamic": dynamic.settings.dump()})
-    if "cache" in named:
-        adapted = _cached(fitting, cast(Dynamic, adapted), named["cache"])
-        protocol["adaptation"]["cache"] = adapted.settings.dump()
-    return adapted
+    dynamic = _dynamic(fitting, network, named["dynamic"])
+    protocol.setdefault("adaptation", {})["dynamic"] = dynamic.settings.dump()
+    return dynamic
 
 
 def _dynamic(fitting: Fitting, network: NeuralModel, named: Mapping[str, str]) -> Dynamic:
@@ -226,23 +219,6 @@ def _dynamic(fitting: Fitting, network: NeuralModel, named: Mapping[str, str]) -
 
     found = fitting.once([settings.dump(), sorted(free)], fit)
     return Dynamic(network, _with(settings, {name: found[name].item() for name in free}), found.get("rms_P"))
-
-
-def _cached(fitting: Fitting, dynamic: Dynamic, named: Mapping[str, str]) -> NeuralCache:
-    """A neural cache with the settings named, the others fitted, or at their defaults without a validation split."""
-    settings = NeuralCache.Settings.make(named, "cache")
-    free = {name: getattr(settings, name) for name in ("theta", "lam") if name not in named and fitting.text}
-    if not free:
-        return NeuralCache(dynamic, settings)
-
-    def fit() -> Found:
-        observed = list(dynamic.observe(fitting.trial()))
-        return fitting.search(
-            "cache", free, lambda values: mean_nats(NeuralCache(dynamic, _with(settings, values)).rescored(observed))
-        )
-
-    found = fitting.once([settings.dump(), sorted(free), dynamic.settings.dump()], fit)
-    return NeuralCache(dynamic, _with(settings, {name: found[name].item() for name in free}))
 
 
 def _with(settings: Any, values: Mapping[str, float]) -> Any:
@@ -331,7 +307,7 @@ def _may_have_seen(lm: Run, other: Run) -> str:
 
 
 def _recounted(
-    components: _Components, mixed: Mixture | Gated | None, named: Mapping[str, str], protocol: dict[str, Any]
+    components: _Components, mixed: Mixture | Gated | Online | None, named: Mapping[str, str], protocol: dict[str, Any]
 ) -> Recount:
     """The whole with counts of the text around it: the settings named, the others fitted on held-out text."""
     fitting, settings = components.fitting, Recount.Settings.make(named, "counts")
@@ -341,7 +317,12 @@ def _recounted(
 
     def fit() -> Found:
         text, logp_MN = components.scores
-        logp_N = logp_MN[0] if mixed is None else np.concatenate([*mixed.blend(text, iter([logp_MN]))])
+        logp_N = logp_MN[0]
+        if mixed is not None:
+            scorer, ids_N = cast(Blend, mixed.scorer()), np.concatenate(text)
+            blend = scorer.blend
+            given = scorer.token_logp(ids_N) if blend is None else blend(text, iter([logp_MN]))
+            logp_N = np.concatenate([*given])
         with fitting.reporter.stage("choosing how counts are weighed"):
             return tensors(fit_counts(text, logp_N, settings, free).dump())
 

@@ -25,7 +25,7 @@ CALIBRATION, SCORING, SAVING = "calibration", "scoring", "saving"
 FEW_STEPS = 20
 LEAST_SCORED = 1_000
 """Tokens, however little time is left; how long they take shows the speed."""
-_BASELINE_SHARE = 0.04  # of a timed run's budget, for the n-gram and for xz
+_BASELINE_SHARE = 0.04  # of a timed run's budget, for each baseline
 _WORTH = 0.4  # of the budget must be left for baselines
 _SHARES = {CALIBRATION: 0.04, SCORING: 0.08, SAVING: 0.02}  # at most
 _SAVING_SECONDS = 1.0  # besides
@@ -51,28 +51,30 @@ def afterwards(prepared: Prepared) -> dict[str, float]:
     return {CALIBRATION: _READINGS[CALIBRATION] * min(ENOUGH, tokens), SCORING: _READINGS[SCORING] * tokens}
 
 
-def baselines(prepared: Prepared, budget: Budget, reporter: Reporter) -> tuple[dict[str, Any], Baseline | None]:
-    """What an n-gram and xz make of the validation split: their figures, and the n-gram's token by token."""
-    from lmlab.training.baseline import affordable, ngram_baseline, xz_bits_per_byte
+def baselines(prepared: Prepared, budget: Budget, reporter: Reporter) -> dict[str, Baseline]:
+    """What an n-gram and, in timed runs that are long enough for it, context mixing make of the validation split."""
+    from lmlab.training.baseline import cm_baseline, ngram_baseline
 
     if "valid" not in prepared.stores:
-        return {}, None
+        return {}
     if budget.left < _WORTH * budget.seconds:
         reporter.say("no time is left for the baselines")
-        return {}, None
-    seconds = _BASELINE_SHARE * budget.seconds
-    train, kind = prepared.stores["train"], prepared.tokenizer.kind
+        return {}
+    seconds, train, text = _BASELINE_SHARE * budget.seconds, prepared.stores["train"], prepared.head("valid")
+    tokenizer = prepared.tokenizer
     with budget.stage("baselines"), reporter.stage("fitting the n-gram baseline"):
-        ngram = ngram_baseline(train, prepared.head("valid"), kind, prepared.tokenizer.vocab_size, seconds)
-        texts = prepared.corpus.text("train", max_bytes=8 << 20), prepared.corpus.text("valid", max_bytes=4 << 20)
-        before, text = affordable(*texts, seconds)
-        xz = xz_bits_per_byte(before, text)
-    part = f" (of {ngram.learned:,} of {train.tokens:,} tokens)" if ngram.learned < train.tokens else ""
-    reporter.say(
-        f"baseline on the validation split: {ngram.order}-gram{part} {ngram.report.nats_per_token:.4f} nats/token, "
-        f"{ngram.report.bits_per_byte:.3f} bits/byte in {ngram.seconds:.1f} s; xz {xz:.3f} bits/byte"
-    )
-    return {"ngram": ngram.figures(ngram.report), "xz": {"bits_per_byte": xz, "bytes": len(text)}}, ngram
+        found = {"ngram": ngram_baseline(train, text, tokenizer.kind, tokenizer.vocab_size, seconds)}
+    with budget.stage("baselines"), reporter.stage("fitting the context-mixing baseline"):
+        mixed = cm_baseline(train, text, tokenizer, seconds)
+        found |= {"cm": mixed} if mixed is not None else {}
+    for name, each in found.items():
+        called = f"{each.about['order']}-gram" if name == "ngram" else "context mixing"
+        part = f" (of {each.learned:,} of {train.tokens:,} tokens)" if each.learned < train.tokens else ""
+        reporter.say(
+            f"baseline on the validation split: {called}{part} {each.report.nats_per_token:.4f} nats/token, "
+            f"{each.report.bits_per_byte:.3f} bits/byte in {each.seconds:.1f} s"
+        )
+    return found
 
 
 def calibrated(

@@ -29,8 +29,8 @@ from lmlab.tokens.id_store import TokenStore
 
 Found = dict[str, Tensor]
 _VERSION = 3  # of what is kept: changes when it is fitted otherwise
-_LARGEST = {"lr": 1.0, "decay": 0.5, "theta": 1e3, "lam": 0.8}  # that the search tries
-_TRIALS = {"dynamic": 9, "cache": 16}
+_LARGEST = {"lr": 1.0, "decay": 0.5}  # that the search tries
+_TRIALS = 9
 _TRIAL_TOKENS = 20_000  # for a model of up to a million weights or so; a larger one reads fewer
 _LEAST_TOKENS = 2_000
 _WORK = 24e9  # weights times tokens of a trial
@@ -88,7 +88,7 @@ class Fitting:
         """Double each value, or else halve it, as long as that lowers the cost.
 
         Args:
-            title: what the values belong to, "dynamic" or "cache".
+            title: what the values belong to.
             start: the values to begin with, by name.
             cost: nats per token with such values; infinite where they are unusable.
 
@@ -96,9 +96,9 @@ class Fitting:
             The best values found.
         """
         best, least, done = dict(start), cost(start), 1
-        with self.reporter.stage(f"choosing {', '.join(start)} of {title}", _TRIALS[title], " trials") as advance:
+        with self.reporter.stage(f"choosing {', '.join(start)} of {title}", _TRIALS, " trials") as advance:
             for name, factor in ((name, factor) for name in start for factor in (2.0, 0.5)):
-                while done < _TRIALS[title] and best[name] * factor <= _LARGEST[name]:
+                while done < _TRIALS and best[name] * factor <= _LARGEST[name]:
                     tried = best | {name: best[name] * factor}
                     nats, done = cost(tried), done + 1
                     advance(done)

@@ -43,6 +43,7 @@ from lmlab.training.ranks import Ranks, joined
 if TYPE_CHECKING:
     from lmlab.facade.keywords import Keywords
     from lmlab.train_settings import TrainSettings
+    from lmlab.training.baseline import Baseline
     from lmlab.training.checkpoint import Checkpoint
     from lmlab.training.events import Listener
 
@@ -308,9 +309,11 @@ def _fit(
     model = _new_model(config, prepared.tokenizer.vocab_size)
     batches = training_batches(prepared.stores["train"], settings, seed)
     validation = validation_batches(prepared.stores.get("valid"), batches, settings)
-    results, ngram = manifest["results"], None
+    results = manifest["results"]
+    beside: dict[str, Baseline] = {}
     if ranks.first and settings.baseline and "baselines" not in results:
-        results["baselines"], ngram = baselines(prepared, budget, reporter)
+        beside = baselines(prepared, budget, reporter)
+        results["baselines"] = {name: each.figures(each.report) for name, each in beside.items()}
         expect(results, tokens, reporter)
     levels = _levels(results.get("baselines", {}))
     for name, nats in levels.items():
@@ -357,8 +360,7 @@ def _fit(
             results["calibration_temperature"] = calibrated(model, named, few, out, budget, reporter)
             if "valid" in prepared.stores:
                 results["valid"], scored = held_out(model, prepared, "valid", budget, reporter)
-                if ngram is not None:
-                    results["baselines"]["ngram"] = ngram.on(scored)
+                results.get("baselines", {}).update({name: each.on(scored) for name, each in beside.items()})
         if budget.timed:
             account(results, Plan.parse(outcome.progress.plan).changes[0][1], budget, reporter)
     if out is not None:

@@ -92,7 +92,7 @@ class TextModel:
         What is not named is fitted on the run's validation split and kept in the cache.
 
         Args:
-            adapt: "dynamic", "cache" or "dynamic+cache", with settings if wanted: "dynamic:lr=0.001,decay=0.01".
+            adapt: "dynamic", "counts", "online", or several, with settings if wanted: "dynamic+counts:lr=0.001".
             mix: other runs of the same vocabulary, each with its weight if wanted: "runs/kn6:0.3".
             reporter: shows progress.
 

@@ -16,7 +16,7 @@ from lmlab.errors import UnknownNameError
 PLOTS = {
     "beams": "the tree of a beam: every hypothesis, where it was pruned and why, beside greedy",
     "temperature": "the next token under several temperatures, and what a cut leaves",
-    "curves": "learning curves of runs, beside what an n-gram and xz make of the same text",
+    "curves": "learning curves of runs, beside what an n-gram and context mixing make of the same text",
     "surprisal": "a text on the colour of its surprisal",
     "context": "how far back models look: bits per byte against truncated history",
     "calibration": "whether what is predicted with probability p comes true so often",

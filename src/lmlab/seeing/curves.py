@@ -119,7 +119,7 @@ _AGAINST = {"steps": "optimiser steps", "tokens": "tokens learned from", "minute
 def curves(lm: Seen, *others: Seen, against: str = "steps") -> Picture:
     """Learning curves of one or several runs in bits per byte, so that tokenizers compare.
 
-    What an n-gram and xz make of the same validation split are level lines, and so are runs that were counted.
+    Level lines are what an n-gram and context mixing make of the same validation split, and runs that were counted.
 
     Args:
         lm: a run that was trained by steps and kept.
@@ -138,7 +138,7 @@ def curves(lm: Seen, *others: Seen, against: str = "steps") -> Picture:
     for name, each in zip(names(lms), lms, strict=True):
         results = each.manifest["results"]
         for kind, figures in results.get("baselines", {}).items():
-            label = f"{figures['order']}-gram baseline" if kind == "ngram" else kind
+            label = f"{figures['order']}-gram baseline" if kind == "ngram" else f"{kind} baseline"
             levels.setdefault(label, figures["bits_per_byte"])
         if each.folder is not None and (each.folder / METRICS).is_file():
             drawn[name] = _points(each)

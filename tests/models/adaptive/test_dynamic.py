@@ -135,7 +135,7 @@ def test_rows_share_weights_until_they_learn_otherwise():
 def test_a_step_is_clipped():
     adapted = dynamic(make("lstm"), rule="sgd", lr=1.0, decay=0.0, segment=5, clip=0.01)
     begun = adapted.fresh()
-    *_, (_, _, after) = adapted.read(DOCUMENTS[0][:6].tolist(), begun)
+    *_, (_, after) = adapted.read(DOCUMENTS[0][:6].tolist(), begun)
     assert (after.weights_P - begun.weights_P).norm() == pytest.approx(0.01, rel=1e-3)
 
 

@@ -11,7 +11,7 @@ Every token is predicted before it is learned from. The trained model itself nev
 
     model = Dynamic(lstm, Dynamic.Settings(lr=5e-4), rms_P)
 
-Shapes: B texts, T positions, V the vocabulary, H features, N ids of a document, P all weights laid end to end.
+Shapes: B texts, T positions, V the vocabulary, N ids of a document, P all weights laid end to end.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class Reading:
 
 
 class _Reader(nn.Module):
-    """A model's logits and features in one call."""
+    """A model's logits and state in one call."""
 
     def __init__(self, model: NeuralModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, Tensor, TensorState]:
+    def forward(self, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         features_BTH, state = self.model.read(ids_BT, state)
-        return self.model.output(features_BTH), features_BTH, state
+        return self.model.output(features_BTH), state
 
 
 class Dynamic:
@@ -126,12 +126,12 @@ class Dynamic:
         if not prompts:
             raise UsageError("start was given no prompts", "an empty prompt is [[]]")
         last = [[*self.read([self.bos, *prompt], self.fresh())][-1] for prompt in prompts]
-        logits_BV = torch.stack([logits_TV[-1] for logits_TV, _, _ in last])
-        return logits_BV.float().log_softmax(-1), Rows(tuple(reading for _, _, reading in last))
+        logits_BV = torch.stack([logits_TV[-1] for logits_TV, _ in last])
+        return logits_BV.float().log_softmax(-1), Rows(tuple(reading for _, reading in last))
 
     def step(self, state: Rows[Reading], tokens_B: Tensor) -> tuple[Tensor, Rows[Reading]]:
         """logp_BV one token further, and where the texts then stand."""
-        logits_BV, _, readings = self.advance(state.rows, tokens_B.tolist())
+        logits_BV, readings = self._advance(state.rows, tokens_B.tolist())
         return logits_BV.float().log_softmax(-1), Rows(readings)
 
     def scorer(self) -> Scorer:
@@ -140,34 +140,27 @@ class Dynamic:
 
     def logp_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The log-probabilities of all tokens of documents (ids_N, `<bos>` first) but `<bos>`, piece by piece."""
-        for logp_T, _, _ in self.observe(documents):
-            yield logp_T.numpy()
+        for logits_TV, ids_T in self._observe(documents):
+            yield -F.cross_entropy(logits_TV.float(), ids_T, reduction="none").numpy()
 
     def rows_stream(self, documents: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The log-probabilities of all tokens where `logp_stream` gives that of one: rows_TV, piece by piece."""
-        for logits_TV, _, _ in self.observe_logits(documents):
+        for logits_TV, _ in self._observe(documents):
             yield logits_TV.float().log_softmax(-1).numpy()
 
-    def observe(self, documents: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Read documents in order, piece by piece: logp_T of the tokens, the features_TH before them, their ids_T."""
-        for logits_TV, features_TH, ids_T in self.observe_logits(documents):
-            yield -F.cross_entropy(logits_TV.float(), ids_T, reduction="none"), features_TH, ids_T
-
-    def observe_logits(self, documents: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Read documents in order, piece by piece: logits_TV, features_TH, and the ids_T that follow."""
+    def _observe(self, documents: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read documents in order, piece by piece: logits_TV, and the ids_T that follow."""
         weights_P = self._trained_P
         for ids_N in documents:
             ids, at, reading = ids_N.tolist(), 1, Reading(weights_P)
-            for logits_TV, features_TH, after in self.read(ids[:-1], reading, then=ids[-1]):
+            for logits_TV, after in self.read(ids[:-1], reading, then=ids[-1]):
                 ids_T = torch.tensor(ids[at : at + len(logits_TV)])
-                yield logits_TV, features_TH, ids_T
+                yield logits_TV, ids_T
                 at, weights_P = at + len(ids_T), after.weights_P
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def read(
-        self, ids: Sequence[int], reading: Reading, then: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Reading]]:
+    def read(self, ids: Sequence[int], reading: Reading, then: int | None = None) -> Iterator[tuple[Tensor, Reading]]:
         """Read one text on, in pieces, learning from each segment once its last token is known.
 
         Args:
@@ -176,7 +169,7 @@ class Dynamic:
             then: the token after the last, if the text ends with it: then the rest of a segment is learned from too.
 
         Yields:
-            logits_TV of what follows each id, features_TH, and where the text then stands.
+            logits_TV of what follows each id, and where the text then stands.
         """
         known, at = [*ids] if then is None else [*ids, then], 0
         while at < len(ids):
@@ -184,17 +177,17 @@ class Dynamic:
             size = min(self.settings.segment - len(reading.ids) if self._learns else _CHUNK, len(ids) - at)
             piece, targets = known[at : at + size], known[at + 1 : at + size + 1]
             if self._learns and not reading.ids and len(targets) == size:
-                logits_BTV, features_BTH, reading = self._learned(reading, piece, targets)
+                logits_BTV, reading = self._learned(reading, piece, targets)
             else:
-                logits_BTV, features_BTH, now = self._read(reading.weights_P, torch.tensor([piece]), reading.now)
+                logits_BTV, now = self._read(reading.weights_P, torch.tensor([piece]), reading.now)
                 reading = self._read_on(reading, piece, now)
-            yield logits_BTV[0], features_BTH[0], reading
+            yield logits_BTV[0], reading
             at += size
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def advance(self, readings: Sequence[Reading], tokens: Sequence[int]) -> tuple[Tensor, Tensor, tuple[Reading, ...]]:
-        """One token further in each text: logits_BV, features_BH, and where they stand.
+    def _advance(self, readings: Sequence[Reading], tokens: Sequence[int]) -> tuple[Tensor, tuple[Reading, ...]]:
+        """One token further in each text: logits_BV, and where they stand.
 
         Equal rows are read once and stay one; rows of the same weights are read together.
         """
@@ -207,13 +200,13 @@ class Dynamic:
         for group in groups.values():
             ids_B1 = torch.tensor([[token] for _, _, token in group])
             before = TensorState.cat([ready.now for _, ready, _ in group if ready.now is not None])
-            logits_B1V, features_B1H, now = self._read(group[0][1].weights_P, ids_B1, before)
+            logits_B1V, now = self._read(group[0][1].weights_P, ids_B1, before)
             for row, (key, ready, token) in enumerate(group):
                 own = TensorState(tuple(tensor[row : row + 1] for tensor in now.tensors))
-                answers[key] = logits_B1V[row, 0], features_B1H[row, 0], self._read_on(ready, [token], own)
+                answers[key] = logits_B1V[row, 0], self._read_on(ready, [token], own)
         rows = [answers[id(reading), token] for reading, token in zip(readings, tokens, strict=True)]
-        logits, features, after = zip(*rows, strict=True)
-        return torch.stack(logits), torch.stack(features), after
+        logits, after = zip(*rows, strict=True)
+        return torch.stack(logits), after
 
     # -- reading and learning -------------------------------------------------------------------------------------
 
@@ -230,34 +223,34 @@ class Dynamic:
         *_, learned = self._learned(replace(reading, now=reading.before), reading.ids, [*reading.ids[1:], next_id])
         return replace(learned, now=reading.now)
 
-    def _read(self, weights_P: Tensor, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, Tensor, TensorState]:
+    def _read(self, weights_P: Tensor, ids_BT: Tensor, state: TensorState | None) -> tuple[Tensor, TensorState]:
         views = {} if weights_P is self._trained_P else self._views(weights_P)
-        answer: tuple[Tensor, Tensor, TensorState] = functional_call(self._reader, views, (ids_BT, state))
+        answer: tuple[Tensor, TensorState] = functional_call(self._reader, views, (ids_BT, state))
         return answer
 
-    def _learned(self, reading: Reading, ids: Sequence[int], targets: Sequence[int]) -> tuple[Tensor, Tensor, Reading]:
-        """Read a segment and take the step: its logits and features with the weights before it."""
-        grads, logits_BTV, features_BTH, now = self._gradient(reading, ids, targets)
+    def _learned(self, reading: Reading, ids: Sequence[int], targets: Sequence[int]) -> tuple[Tensor, Reading]:
+        """Read a segment and take the step: its logits with the weights before it."""
+        grads, logits_BTV, now = self._gradient(reading, ids, targets)
         share = len(ids) / self.settings.segment
         weights_P = reading.weights_P.lerp(self._trained_P, self._decay_P * share if share < 1 else self._decay_P)
         for weight, grad, rate in zip(self._split(weights_P), grads, self._split(self._rate_P), strict=True):
             weight.addcmul_(grad.flatten(), rate, value=-1)
-        return logits_BTV, features_BTH, Reading(weights_P, now)
+        return logits_BTV, Reading(weights_P, now)
 
     def _gradient(
         self, reading: Reading, ids: Sequence[int], targets: Sequence[int]
-    ) -> tuple[Sequence[Tensor], Tensor, Tensor, TensorState]:
+    ) -> tuple[Sequence[Tensor], Tensor, TensorState]:
         """Of the segment's summed nats over the length of a full one, clipped."""
         with torch.enable_grad():
             views = {name: view.requires_grad_() for name, view in self._views(reading.weights_P.detach()).items()}
-            logits_BTV, features_BTH, now = functional_call(self._reader, views, (torch.tensor([ids]), reading.now))
+            logits_BTV, now = functional_call(self._reader, views, (torch.tensor([ids]), reading.now))
             nats = F.cross_entropy(logits_BTV[0].float(), torch.tensor(targets), reduction="sum")
             grads = torch.autograd.grad(
                 nats / self.settings.segment, list(views.values()), allow_unused=True, materialize_grads=True
             )
         if self.settings.clip is not None and (norm := nn.utils.get_total_norm(grads)) > self.settings.clip:
             grads = tuple(grad * (self.settings.clip / norm) for grad in grads)
-        return grads, logits_BTV.detach(), features_BTH.detach(), now.detach()
+        return grads, logits_BTV.detach(), now.detach()
 
     def _split(self, flat_P: Tensor) -> Iterable[Tensor]:
         sizes = [shape.numel() for shape in self._shapes.values()]
@@ -286,7 +279,7 @@ def gradient_rms(
         ids, reading = ids_N.tolist(), still.fresh()
         for at in range(0, len(ids) - 1, segment):
             piece = ids[at : at + segment + 1]
-            grads, _, _, now = still._gradient(reading, piece[:-1], piece[1:])
+            grads, _, now = still._gradient(reading, piece[:-1], piece[1:])
             reading = replace(reading, now=now)
             for sum_, grad in zip(still._split(total_P), grads, strict=True):
                 sum_.addcmul_(grad.flatten(), grad.flatten())
