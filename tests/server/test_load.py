@@ -126,6 +126,27 @@ def test_what_came_meanwhile_comes_at_once_and_whole(worker: Any) -> None:
     assert len(blocks) < 500
 
 
+def test_an_answer_that_is_whole_is_not_kept_with_the_tokens_of_streams(worker: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lmlab.server.worker._WORK_PER_TELLING", 1e12)  # tokens are kept for good
+    monkeypatch.setattr("lmlab.server.worker._LONGEST_HOLD", 60.0)
+    answered, late = threading.Event(), time.monotonic() + 15
+
+    def tokens() -> Iterator[int]:
+        while not answered.is_set() and time.monotonic() < late:
+            time.sleep(0.001)
+            yield 1
+
+    async def both() -> None:
+        streaming = asyncio.create_task(worker.last(tokens))
+        await asyncio.sleep(0.05)
+        assert await worker.call(lambda: 5) == 5
+        assert not streaming.done()
+        answered.set()
+        await streaming
+
+    asyncio.run(both())
+
+
 def test_texts_share_the_batch(worker: Any) -> None:
     async def texts() -> Any:
         def begin(length: int) -> Any:

@@ -8,7 +8,8 @@ batch of those that grow already. An iterator that nobody waits for any more is 
 
 Answers are made in the event loop's thread, which takes turns with this one (Python's lock). So that telling costs a
 bounded share of the time, however many clients there are, the thread keeps what it found until it has worked for
-`_WORK_PER_TELLING` times as long as the last telling took, or an answer is whole, and then hands over all at once.
+`_WORK_PER_TELLING` times as long as the last telling took, and then hands over all at once; an answer that is whole it
+does not keep.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ class Worker:
                         ended.add(turn)
             if ended:
                 running = [turn for turn in running if turn not in ended]
-            if held and (ended or not running or time.monotonic() >= self._quiet_until):
+                self._tell({turn: held.pop(turn) for turn in ended})
+            if held and time.monotonic() >= self._quiet_until:
                 self._tell(held)
                 held = {}
 
