@@ -184,6 +184,39 @@ def test_models_make_room(runs: Any) -> None:
     house.end()
 
 
+def test_a_model_is_built_in_a_thread_that_ends(runs: Any, monkeypatch: Any) -> None:
+    """Else that thread's team of OpenMP threads waits on, and the worker's has to sleep between operations."""
+    from lmlab.facade.text_model import TextModel
+    from lmlab.models.neural.rnn import LSTM
+    from lmlab.server.bounds import Bounds
+    from lmlab.server.house import House, entries_of
+
+    threads: dict[str, threading.Thread] = {}
+
+    def noted(what: str, function: Any) -> Any:
+        def called(*given: Any, **named: Any) -> Any:
+            threads[what] = threading.current_thread()
+            return function(*given, **named)
+
+        return called
+
+    house = House(entries_of([str(runs / "lstm")]), Bounds())
+    monkeypatch.setattr(TextModel, "load", noted("read", TextModel.load))
+    monkeypatch.setattr(LSTM, "of", noted("built", LSTM.of))
+
+    async def use() -> None:
+        async with house.using("lstm") as served:
+            await served.worker.call(lambda: served.lm.evaluate(["a dog"]))
+
+    asyncio.run(use())
+    house.end()
+    assert set(threads) == {"read", "built"}
+    for thread in threads.values():
+        assert thread is not threading.main_thread()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 @asynccontextmanager
 async def gone_after(messages: int) -> AsyncIterator[Any]:
     """A client that sends its request, takes so many messages, and goes away."""
