@@ -46,16 +46,14 @@ def files(count: int) -> Iterator[bytes]:
 
 def campaign(count: int) -> int:
     """How many files another process makes again; it stops at one that it does not."""
-    other = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name, "--other"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdin is not None
-    assert other.stdout is not None
-    for number, data in enumerate(files(count)):
-        print(json.dumps(lmlab.compress(data, memory="1M").hex()), file=other.stdin, flush=True)
-        assert bytes.fromhex(json.loads(other.stdout.readline())) == data, f"file {number} came back otherwise"
-    other.stdin.close()
-    assert other.wait() == 0
+    words = [sys.executable, "-m", __spec__.name, "--other"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        for number, data in enumerate(files(count)):
+            print(json.dumps(lmlab.compress(data, memory="1M").hex()), file=other.stdin, flush=True)
+            assert bytes.fromhex(json.loads(other.stdout.readline())) == data, f"file {number} came back otherwise"
+    assert other.returncode == 0
     return count
 
 
