@@ -184,6 +184,13 @@ def test_the_command_line(tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that opens and cannot be read")
+def test_what_cannot_be_read_is_told_by_its_own_name(tmp_path, capsys):
+    assert main(["compress", "/proc/self/mem", "-o", str(tmp_path / "a.lmz")]) == 1
+    assert "/proc/self/mem cannot be read (Input/output error)" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_standard_streams():
     data, command = TEXT.encode(), [sys.executable, "-m", "lmlab.cli"]
     packed = subprocess.run([*command, "compress", "-", "--memory", "1M"], input=data, capture_output=True, check=True)

@@ -76,6 +76,20 @@ def test_wrong_adaptations(spec, error, named):
         parse_adaptation(spec)
 
 
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"mix": [None]}, r"mix is \[None\], but must be a list of runs"),
+        ({"mix": "runs/kn6"}, r"mix is 'runs/kn6', but must be a list of runs"),
+        ({"mix": 5}, "mix is 5, but must be a list of runs"),
+        ({"adapt": ["counts"]}, r"adapt is \['counts'\], but must be text"),
+    ],
+)
+def test_what_is_no_text_is_refused(lm, named, told):
+    with pytest.raises(SettingError, match=told):
+        lm.composed(**named)
+
+
 def test_a_weight_is_a_share(tmp_path):
     assert parse_component("a:b:1") == ("a:b", 1.0)
     for weight in ("2", "-0.1", "nan", "half", ""):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lmlab import store
 from lmlab.compression.coders import Bytes, Coder, Tokens, damaged
-from lmlab.errors import ArtifactError, SettingError, UsageError, check_integer, shown
+from lmlab.errors import ArtifactError, DataError, SettingError, UsageError, check_integer, shown
 from lmlab.integrity import json_sum
 from lmlab.memory import parse_size
 from lmlab.models.base import whole
@@ -103,7 +103,7 @@ def pack(
         coded = coder.encode(piece)
         return piece, coded if len(coded) < len(piece) else piece, coder.bits - before
 
-    pieces = iter(lambda: file.read(header.get("block", _SIZE)), b"")
+    pieces = iter(lambda: _read(file, header.get("block", _SIZE)), b"")
     for piece, coded, cost in _each(work, pieces, _coders(header, lm), packing.jobs):
         out.write(_PIECE.pack(len(piece), len(coded), zlib.crc32(piece)))
         out.write(coded)
@@ -114,6 +114,15 @@ def pack(
     out.write(bytes(_PIECE.size) + digest.digest())
     header_bytes = len(begun) + pieces_written * _PIECE.size + _PIECE.size + digest.digest_size
     return {"bytes": read, "packed_bytes": packed + header_bytes, "header_bytes": header_bytes, "model_bits": bits}
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """The next bytes of what is packed, whose faults are not those of the file that is written."""
+    try:
+        return file.read(size)
+    except OSError as error:
+        name = getattr(file, "name", "the source")
+        raise DataError(f"{name} cannot be read ({error.strerror or error})", "name a file that can") from error
 
 
 def unpack(

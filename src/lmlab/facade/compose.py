@@ -66,8 +66,12 @@ def compose(
     """
     if lm.composition:
         raise UsageError("this model is composed already", "name its adaptation and all its components at once")
+    if adapt is not None and not isinstance(adapt, str):
+        raise SettingError("adapt", adapt, "text, as 'dynamic+counts'")
+    if not isinstance(mixed, list | tuple) or not all(isinstance(spec, str | Path) for spec in mixed):
+        raise SettingError("mix", mixed, "a list of runs, each with its weight if wanted, as ['runs/kn6:0.3']")
     named = parse_adaptation(adapt) if adapt is not None else {}
-    specs = [parse_component(spec) for spec in mixed]
+    specs = [parse_component(str(spec)) for spec in mixed]
     others = [_opened(run, lm) for run, _ in specs]
     given = _all_weights([weight for _, weight in specs])
     fitting, protocol = Fitting(lm, reporter), dict[str, Any]()
