@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _SHARE = 0.08  # of a timed model's budget, for scoring the held-out split
 _LEAST_SECONDS = 5.0  # for it, however short the budget
-_BASELINE_SHARE = 0.04  # of it for each baseline
+_PPMD_SHARE = 0.04  # of it for PPMd
 _FITTED_TOKENS = 200_000  # of the validation split, that a mixture's weights are fitted on
 _BASELINES = {
     "uniform": "no knowledge: every byte alike",
@@ -229,12 +229,13 @@ def _compared(
         blended_N = np.concatenate([*mixture.blend((), iter([np.stack(logp_MN)]))])
         lms.append(_kept(mixture, lms, prepared, test | _report(blended_N, held_out), out))
     beside = {"uniform": 8.0}
-    seconds = _BASELINE_SHARE * Budget.of(configs[0].train).seconds
+    budget = Budget.of(configs[0].train).seconds
     with reporter.stage("fitting baselines"):
         before = corpus.text("train", max_bytes=baseline.MOST_BYTES)
-        ppmd = baseline.ppmd_bits_per_byte(before, _beginning(corpus, split, held_out), seconds)
+        ppmd = baseline.ppmd_bits_per_byte(before, _beginning(corpus, split, held_out), _PPMD_SHARE * budget)
         beside |= {"PPMd": ppmd} if ppmd is not None else {}
         if "cm" not in kinds:
+            seconds = baseline.MIXED_SHARE * budget
             mixed = baseline.cm_baseline(prepared.stores["train"], held_out, prepared.tokenizer, seconds)
             beside |= {"cm": mixed.report.bits_per_byte} if mixed is not None else {}
     for lm in ready:

@@ -25,7 +25,7 @@ CALIBRATION, SCORING, SAVING = "calibration", "scoring", "saving"
 FEW_STEPS = 20
 LEAST_SCORED = 1_000
 """Tokens, however little time is left; how long they take shows the speed."""
-_BASELINE_SHARE = 0.04  # of a timed run's budget, for each baseline
+_BASELINE_SHARE = 0.04  # of a timed run's budget, for the n-gram
 _WORTH = 0.4  # of the budget must be left for baselines
 _SHARES = {CALIBRATION: 0.04, SCORING: 0.08, SAVING: 0.02}  # at most
 _SAVING_SECONDS = 1.0  # besides
@@ -53,7 +53,7 @@ def afterwards(prepared: Prepared) -> dict[str, float]:
 
 def baselines(prepared: Prepared, budget: Budget, reporter: Reporter) -> dict[str, Baseline]:
     """What an n-gram and, in timed runs that are long enough for it, context mixing make of the validation split."""
-    from lmlab.training.baseline import cm_baseline, ngram_baseline
+    from lmlab.training.baseline import MIXED_SHARE, cm_baseline, ngram_baseline
 
     if "valid" not in prepared.stores:
         return {}
@@ -65,7 +65,7 @@ def baselines(prepared: Prepared, budget: Budget, reporter: Reporter) -> dict[st
     with budget.stage("baselines"), reporter.stage("fitting the n-gram baseline"):
         found = {"ngram": ngram_baseline(train, text, tokenizer.kind, tokenizer.vocab_size, seconds)}
     with budget.stage("baselines"), reporter.stage("fitting the context-mixing baseline"):
-        mixed = cm_baseline(train, text, tokenizer, seconds)
+        mixed = cm_baseline(train, text, tokenizer, MIXED_SHARE * budget.seconds)
         found |= {"cm": mixed} if mixed is not None else {}
     for name, each in found.items():
         called = f"{each.about['order']}-gram" if name == "ngram" else "context mixing"
