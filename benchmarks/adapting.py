@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lmlab
-from common import machine
+from common import machine, table
 from lmlab.corpora import Corpus, DataSettings
 from lmlab.errors import LmlabError
 from lmlab.facade.prepare import open_source
@@ -110,18 +110,9 @@ def column(
     return found
 
 
-def table(columns: dict[str, dict[str, Any]]) -> str:
-    """Markdown: nats a token (seconds to fit + to score)."""
-    lines = [f"| nats/token (seconds) | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for name in WAYS:
-        cells = [
-            f"{one[name]['nats']:.4f} ({one[name]['composing']:.0f} + {one[name]['scoring']:.1f})"
-            if name in one
-            else "-"
-            for one in columns.values()
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def cell(found: dict[str, Any] | None) -> str:
+    """Nats a token (seconds to fit + to score)."""
+    return "-" if found is None else f"{found['nats']:.4f} ({found['composing']:.0f} + {found['scoring']:.1f})"
 
 
 def main() -> None:
@@ -141,7 +132,8 @@ def main() -> None:
             columns[name] = column(TEXTS[name], left, options.limit, options.minutes, Path(folder))
         if options.json:
             Path(options.json).write_text(json.dumps(columns), encoding="utf-8")
-    print(f"{machine()}\n\n{table(columns)}")
+    rows = [[name, *(cell(one.get(name)) for one in columns.values())] for name in WAYS]
+    print(machine(), table(["nats/token (seconds)", *columns], rows), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lmlab
-from common import machine
+from common import machine, table
 from lmlab.models.cm.contexts import CHARACTERS
 from lmlab.training.baseline import ORDERS
 
@@ -82,14 +82,12 @@ def ingredients(text: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def table(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown, nats a token with the seconds to learn."""
-    names = list(next(iter(rows.values())))
-    lines = [f"| nats/token (seconds to learn) | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    for text, found in rows.items():
-        cells = (f"{one['nats']:.4f} ({one['seconds']:.0f})" for one in found.values())
-        lines.append(f"| {text} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def shown(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Nats a token, with the seconds to learn."""
+    rows = [
+        [text, *(f"{each['nats']:.4f} ({each['seconds']:.0f})" for each in row.values())] for text, row in found.items()
+    ]
+    return table(["nats/token (seconds to learn)", *next(iter(found.values()))], rows)
 
 
 def main() -> None:
@@ -109,7 +107,7 @@ def main() -> None:
     found = ingredients(texts["python-stdlib, characters"]) if options.only in ("", "ingredients") else {}
     if options.json:
         Path(options.json).write_text(json.dumps({"rows": rows, "ingredients": found}), encoding="utf-8")
-    print("\n\n".join([machine(), *(table(each) for each in (rows, found) if each)]))
+    print("\n\n".join([machine(), *(shown(each) for each in (rows, found) if each)]))
 
 
 if __name__ == "__main__":

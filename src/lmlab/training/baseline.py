@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,16 +100,17 @@ def cm_baseline(train: TokenStore, held_out: TokenStore, tokenizer: Tokenizer, s
     ids_N = np.asarray(train.ids[:_MIXED_IDS])
     if not _LOADING <= seconds < math.inf or len(ids_N) < _TRIED_IDS:
         return None
-    model_class, spellings = registry.resolve("model", "cm"), tokenizer.spellings()
+    model_class = registry.resolve("model", "cm")
+    learned = partial(estimated, model_class, model_class.Settings(), tokenizer.spellings())
     for _ in range(2):  # the first pays for loading the loops, and for memory that nobody has touched
         start = time.perf_counter()
-        estimated(model_class, model_class.Settings(), spellings, ids_N[:_TRIED_IDS])
+        learned(ids_N[:_TRIED_IDS])
     a_token = _SLOWER * (time.perf_counter() - start) / _TRIED_IDS
     affordable = int((seconds - (time.perf_counter() - began)) / a_token) - len(held_out.ids)
     if 2 * affordable < len(ids_N):
         return None
     ids_N = ids_N[:affordable]
-    return _scored(estimated(model_class, model_class.Settings(), spellings, ids_N), ids_N, held_out, began, {})
+    return _scored(learned(ids_N), ids_N, held_out, began, {})
 
 
 def _scored(model: Any, ids_N: np.ndarray, held_out: TokenStore, began: float, about: Mapping[str, Any]) -> Baseline:
